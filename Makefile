@@ -1,0 +1,140 @@
+# Maestro's make targets. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# Where to run: local (a one-node Kubernetes on this machine), minikube, or current (whatever kubectl points at).
+CLUSTER ?= $(if $(shell command -v minikube),minikube,local)
+RELEASE ?= maestro
+NAMESPACE ?= maestro
+# Where images are pushed to and pulled from with CLUSTER=current, for example REGISTRY=registry.example.com/maestro
+REGISTRY ?= localhost/maestro
+DATASET ?= shuttle
+VALUES ?= charts/maestro/values-minikube.yaml
+
+# Everything below is Python's; a fresh Debian need not have it.
+ifeq ($(shell command -v python3),)
+$(info $(shell infrastructure/packages python3))
+endif
+
+BUILD := .build
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+UV_VERSION := 0.13.8
+
+cluster_local := python3 infrastructure/local
+cluster_minikube := infrastructure/minikube/cluster
+cluster_current := infrastructure/production/cluster
+cluster := $(cluster_$(CLUSTER))
+ifeq ($(cluster),)
+$(error CLUSTER=$(CLUSTER) is not known: use local, minikube or current)
+endif
+
+engine_local := --engine buildah --present "$(cluster_local) has-image" --load "$(cluster_local) load {archive}"
+engine_minikube := --engine minikube
+engine_current := --engine docker --push
+
+export PATH := $(CURDIR)/$(BUILD)/bin:$(PATH)
+export PYTHONPATH := $(CURDIR)
+# Of these three only the local node has a kubeconfig of its own.
+export KUBECONFIG := $(if $(filter local,$(CLUSTER)),$(shell $(cluster_local) kubeconfig),$(KUBECONFIG))
+export CLUSTER RELEASE NAMESPACE DATASET
+
+##@ Start here
+.PHONY: demo
+demo: install data ## The main job: cluster, images, platform, data, then one run of ml_pipeline_dag to a served model
+	$(PYTHON) -m infrastructure.demo
+
+.PHONY: ui
+ui: $(VENV)/ready ## Forward the ports of Airflow, MLflow and MinIO to this machine until Ctrl-C
+	$(PYTHON) -m infrastructure.ui
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9%_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nSettings: CLUSTER=%s NAMESPACE=%s RELEASE=%s REGISTRY=%s DATASET=%s\n' '$(CLUSTER)' '$(NAMESPACE)' '$(RELEASE)' '$(REGISTRY)' '$(DATASET)'
+
+##@ Cluster
+.PHONY: cluster-up cluster-down cluster-delete cluster-status kubeconfig
+cluster-up: ## Create or start the cluster; does nothing when it runs
+	$(cluster) up
+	@mkdir -p $(BUILD)/bin
+	@if [ '$(CLUSTER)' = local ]; then for tool in kubectl helm; do ln -sf "$$($(cluster_local) bin)/$$tool" $(BUILD)/bin/$$tool; done; fi
+
+cluster-down: ## Stop the cluster and keep its data
+	$(cluster) down
+
+cluster-delete: ## Stop the cluster and remove its data
+	$(cluster) delete
+
+cluster-status: ## Tell how the cluster is
+	$(cluster) status
+
+kubeconfig: ## Print the path of the cluster's kubeconfig
+	@$(cluster) kubeconfig
+
+##@ Images
+.PHONY: images
+images: cluster-up ## Build all images that changed, and bring them to the cluster
+	python3 images/build.py --registry $(REGISTRY) $(engine_$(CLUSTER))
+
+image-%: cluster-up ## Build one image and what it stands on, as in image-task
+	python3 images/build.py $* --registry $(REGISTRY) $(engine_$(CLUSTER))
+
+##@ Platform
+.PHONY: install uninstall data dags check
+install: images $(VENV)/ready ## Install the platform into the cluster, or upgrade it
+	$(PYTHON) -m infrastructure.install $(VALUES) $(BUILD)/images.yaml
+
+uninstall: ## Remove the platform; volumes and their secrets stay
+	helm uninstall $(RELEASE) --namespace $(NAMESPACE) --wait
+
+data: install ## Put the data sets into the object store
+	$(PYTHON) -m infrastructure.data
+
+dags: ## Copy dags/ into the running release, until its next change of image
+	for part in dag-processor scheduler; do \
+	  tar -C dags --exclude __pycache__ -cf - $$(ls dags) | kubectl --namespace $(NAMESPACE) exec -i deployment/$(RELEASE)-airflow-$$part -c $$part -- tar -C /opt/maestro/dags -xf -; \
+	done
+
+check: ## Check every service of the installed platform
+	helm test $(RELEASE) --namespace $(NAMESPACE) || { kubectl --namespace $(NAMESPACE) logs --selector app.kubernetes.io/part-of=maestro --field-selector status.phase=Failed --prefix; exit 1; }
+
+##@ Development
+.PHONY: lint test e2e bench constraints
+lint: $(VENV)/ready $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell and charts
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/hadolint images/*/Dockerfile infrastructure/local/node/Dockerfile
+	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/builder/*-*
+	for chart in charts/*/; do helm lint --quiet "$$chart"; done
+
+test: $(VENV)/ready $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
+	$(VENV)/bin/pytest tests/unit tests/dags tests/contract tests/charts
+
+e2e: data ## Tests on the running cluster
+	$(VENV)/bin/pytest -v tests/e2e --timeout 1200
+
+bench: data ## Measure the installed platform: one table, and JSON beside it
+	$(PYTHON) -m tests.bench
+
+constraints: $(VENV)/bin/uv ## Compile constraints.txt anew
+	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --python-version 3.11 --upgrade --no-header --no-emit-index-url -q -o constraints.txt
+
+$(VENV)/bin/uv:
+	infrastructure/packages python3-venv
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install -q uv==$(UV_VERSION)
+
+# Everything of constraints.txt: the tests import what the images hold.
+$(VENV)/ready: $(VENV)/bin/uv constraints.txt infrastructure/packages
+	infrastructure/packages git shellcheck postgresql-15 redis-server chromium
+	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -q --compile-bytecode -r constraints.txt
+	touch $@
+
+$(BUILD)/bin/helm:
+	python3 infrastructure/local build
+	mkdir -p $(BUILD)/bin
+	for tool in kubectl helm; do ln -sf "$$($(cluster_local) bin)/$$tool" $(BUILD)/bin/$$tool; done

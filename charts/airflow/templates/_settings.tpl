@@ -1,0 +1,78 @@
+{{/*
+A value of `connections` or `variables` as JSON {"v": ...}: each string rendered as a template, and in place of a
+secretKeyRef the name of the environment variable that holds it.
+  (dict "root" $ "value" value)
+*/}}
+{{- define "airflow.rendered" -}}
+{{- $rendered := .value -}}
+{{- if kindIs "string" .value -}}
+{{- $rendered = tpl .value .root -}}
+{{- else if kindIs "map" .value -}}
+{{- $rendered = dict -}}
+{{- if hasKey .value "secretKeyRef" -}}
+{{- $rendered = dict "environment" (include "airflow.secretVariable" .value.secretKeyRef) -}}
+{{- else -}}
+{{- range $key, $value := .value -}}
+{{- $_ := set $rendered $key (include "airflow.rendered" (dict "root" $.root "value" $value) | fromJson).v -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- dict "v" $rendered | toJson -}}
+{{- end -}}
+
+{{/*
+The secretKeyRefs in a value, as JSON: environment variable -> secretKeyRef.
+*/}}
+{{- define "airflow.secretRefs" -}}
+{{- $refs := dict -}}
+{{- if kindIs "map" . -}}
+{{- if hasKey . "secretKeyRef" -}}
+{{- $_ := set $refs (include "airflow.secretVariable" .secretKeyRef) .secretKeyRef -}}
+{{- else -}}
+{{- range . -}}
+{{- $refs = merge $refs (include "airflow.secretRefs" . | fromJson) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $refs -}}
+{{- end -}}
+
+{{- define "airflow.secretVariable" -}}
+SECRET_{{ printf "%s/%s" .name .key | sha256sum | trunc 8 | upper }}
+{{- end -}}
+
+{{/*
+Entries of the environment that hold the Secrets which connections and variables name.
+*/}}
+{{- define "airflow.settingsEnv" -}}
+{{- range $name, $ref := include "airflow.secretRefs" (dict "connections" .Values.connections "variables" .Values.variables) | fromJson }}
+- name: {{ $name }}
+  valueFrom:
+    secretKeyRef:
+      {{- toYaml $ref | nindent 6 }}
+{{- end }}
+{{- end -}}
+
+{{/*
+The file that mlops.airflow.setup applies.
+*/}}
+{{- define "airflow.settings" -}}
+{{- $declared := dict "connections" .Values.connections "variables" .Values.variables -}}
+{{- $declared = (include "airflow.rendered" (dict "root" . "value" $declared) | fromJson).v -}}
+{{- $_ := set $declared "owner" (printf "Helm release %s" .Release.Name) -}}
+{{- $_ := set $declared "adminUser" (omit .Values.adminUser "existingSecret") -}}
+{{- $_ := set $declared "pools" .Values.pools -}}
+{{- toYaml $declared -}}
+{{- end -}}
+
+{{/*
+What the setup Job marks and pods wait for. A new image may bring a new schema: all pods wait for it. New settings need
+no restart: one pod waits for them, so that `helm upgrade --wait` ends when they hold.
+*/}}
+{{- define "airflow.schemaRevision" -}}
+{{- include "common.image" (dict "root" . "name" "airflow") | sha256sum | trunc 8 -}}
+{{- end -}}
+
+{{- define "airflow.settingsRevision" -}}
+{{- printf "%s %s" (include "common.image" (dict "root" . "name" "airflow")) (include "airflow.settings" .) | sha256sum | trunc 8 -}}
+{{- end -}}

@@ -1,0 +1,36 @@
+{{/*
+The pod that every task pod starts from. The operator adds name, command, size and image.
+*/}}
+{{- define "airflow.podTemplate" -}}
+apiVersion: v1
+kind: Pod
+metadata:
+  labels:
+    app.kubernetes.io/instance: {{ .Release.Name }}
+    app.kubernetes.io/part-of: maestro
+    app.kubernetes.io/component: task
+spec:
+  restartPolicy: Never
+  serviceAccountName: {{ include "airflow.taskServiceAccount" . }}
+  {{- include "common.podDefaults" (dict "root" . "values" .Values.taskPods) | nindent 2 }}
+  containers:
+    - name: base
+      imagePullPolicy: {{ .Values.global.images.pullPolicy }}
+      terminationMessagePath: /dev/termination-log
+      terminationMessagePolicy: FallbackToLogsOnError
+      env:
+        - name: HOME
+          value: /tmp
+        {{- include "common.taskEnv" (dict "root" .) | nindent 8 }}
+        {{- with .Values.taskPods.env }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      securityContext:
+        {{- include "common.containerSecurityContext" (dict "root" .) | nindent 8 }}
+      volumeMounts:
+        - name: tmp
+          mountPath: /tmp
+  volumes:
+    - name: tmp
+      emptyDir: {}
+{{- end -}}

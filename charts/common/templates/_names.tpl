@@ -1,0 +1,42 @@
+{{/*
+The name of a component's objects: <release>-<component>, or <release> where the release is called like the component.
+At most 52 characters, so that a Job's hash and a StatefulSet's revision still fit into a label.
+  (dict "root" $ "component" "mlflow")
+*/}}
+{{- define "common.fullname" -}}
+{{- $release := .root.Release.Name -}}
+{{- $name := ternary $release (printf "%s-%s" $release .component) (eq $release .component) -}}
+{{- if gt (len $name) 52 -}}
+{{- fail (printf "the name %q has %d characters and may have 52: install under a release name of at most %d characters" $name (len $name) (sub 51 (len .component))) -}}
+{{- end -}}
+{{- $name -}}
+{{- end -}}
+
+{{/*
+What a selector matches. Never changes over the life of a release: selectors and volume claim templates are immutable.
+  (dict "root" $ "component" "mlflow")
+*/}}
+{{- define "common.selectorLabels" -}}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{/*
+All labels of an object.
+  (dict "root" $ "component" "mlflow")
+*/}}
+{{- define "common.labels" -}}
+{{ include "common.selectorLabels" . }}
+app.kubernetes.io/part-of: maestro
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+{{- end -}}
+
+{{/*
+The name of a Job, with a hash of its spec: a Job is immutable, so one that changed has to be another object.
+  (dict "root" $ "component" "mlflow-migrate" "spec" "the rendered spec")
+*/}}
+{{- define "common.jobName" -}}
+{{ include "common.fullname" . }}-{{ sha256sum .spec | trunc 8 }}
+{{- end -}}

@@ -1,0 +1,59 @@
+{{/*
+The host of PostgreSQL, the platform's own or an external one.
+  (dict "root" $)
+*/}}
+{{- define "common.postgresql.host" -}}
+{{- $external := .root.Values.global.postgresql.external -}}
+{{- if $external.enabled -}}
+{{- required "global.postgresql.external.enabled is true and its host is empty: set global.postgresql.external.host" $external.host -}}
+{{- else -}}
+{{- include "common.serviceHost" (dict "root" .root "service" "postgresql") -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The port of PostgreSQL.
+  (dict "root" $)
+*/}}
+{{- define "common.postgresql.port" -}}
+{{- $external := .root.Values.global.postgresql.external -}}
+{{- ternary $external.port .root.Values.global.services.postgresql.port $external.enabled -}}
+{{- end -}}
+
+{{/*
+The Secret with a key <database>-password for each database.
+  (dict "root" $)
+*/}}
+{{- define "common.postgresql.secretName" -}}
+{{- $postgresql := .root.Values.global.postgresql -}}
+{{- if and $postgresql.external.enabled (not $postgresql.existingSecret) -}}
+{{- fail (printf "an external PostgreSQL needs its passwords: create a Secret with the keys %s-password and set global.postgresql.existingSecret to its name" (join "-password, " $postgresql.databases)) -}}
+{{- end -}}
+{{- $postgresql.existingSecret | default (include "common.fullname" (dict "root" .root "component" "postgresql")) -}}
+{{- end -}}
+
+{{/*
+The address of a database without the password, which libpq takes from PGPASSWORD: so any character may be in it, and no
+argument or log shows it. A database belongs to the user of the same name.
+  (dict "root" $ "database" "mlflow" "scheme" "postgresql+psycopg2"), the scheme "postgresql" where none is given
+*/}}
+{{- define "common.postgresql.url" -}}
+{{- if not (has .database .root.Values.global.postgresql.databases) -}}
+{{- fail (printf "database %q is not in global.postgresql.databases: add it there" .database) -}}
+{{- end -}}
+{{ .scheme | default "postgresql" }}://{{ .database }}@{{ include "common.postgresql.host" . }}:{{ include "common.postgresql.port" . }}/{{ .database }}
+{{- end -}}
+
+{{/*
+Entries of a container's environment: DATABASE_URL and PGPASSWORD.
+  (dict "root" $ "database" "mlflow")
+*/}}
+{{- define "common.postgresql.env" -}}
+- name: DATABASE_URL
+  value: {{ include "common.postgresql.url" (dict "root" .root "database" .database) | quote }}
+- name: PGPASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "common.postgresql.secretName" . }}
+      key: {{ .database }}-password
+{{- end -}}

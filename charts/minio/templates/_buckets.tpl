@@ -1,0 +1,40 @@
+{{/*
+The spec of the Job that creates the missing buckets. A store that is still starting makes it try again.
+*/}}
+{{- define "minio.bucketsSpec" -}}
+backoffLimit: 10
+template:
+  metadata:
+    labels:
+      {{- include "common.labels" (dict "root" . "component" "minio-buckets") | nindent 6 }}
+  spec:
+    restartPolicy: OnFailure
+    {{- include "common.podDefaults" (dict "root" . "values" .Values) | nindent 4 }}
+    containers:
+      - name: buckets
+        image: {{ include "common.image" (dict "root" . "name" "task") }}
+        imagePullPolicy: {{ .Values.global.images.pullPolicy }}
+        args:
+          - python
+          - -m
+          - mlops
+          - ingestion
+          - buckets
+          {{- range values .Values.global.buckets | sortAlpha | uniq }}
+          - --name
+          - {{ . }}
+          {{- end }}
+        env:
+          {{- include "common.taskEnv" (dict "root" .) | nindent 10 }}
+        resources:
+          requests: {cpu: 50m, memory: 128Mi}
+          limits: {memory: 512Mi}
+        securityContext:
+          {{- include "common.containerSecurityContext" (dict "root" .) | nindent 10 }}
+        volumeMounts:
+          - name: tmp
+            mountPath: /tmp
+    volumes:
+      - name: tmp
+        emptyDir: {}
+{{- end -}}

@@ -1,0 +1,36 @@
+{{/*
+Its keys are the fields of mlops.config.ModelServerSettings.
+*/}}
+{{- define "model-server.env" -}}
+- name: HOME
+  value: /tmp
+- name: MLFLOW_TRACKING_URI
+  value: {{ include "common.serviceUrl" (dict "root" . "service" "mlflow") | quote }}
+- name: MODEL_NAME
+  value: {{ .Values.modelName | quote }}
+# Empty until a version is deployed.
+- name: MODEL_VERSION
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.annotations['maestro/model-version']
+- name: MLFLOW_DISABLE_TELEMETRY
+  value: "true"
+{{- end -}}
+
+{{- define "model-server.probes" -}}
+startupProbe:
+  httpGet: {path: /ping, port: http}
+  periodSeconds: 2
+  timeoutSeconds: 5
+  # Six minutes: the server waits five for MLflow, then loads the model.
+  failureThreshold: 180
+readinessProbe:
+  httpGet: {path: /ping, port: http}
+  periodSeconds: 5
+  timeoutSeconds: 5
+livenessProbe:
+  httpGet: {path: /ping, port: http}
+  periodSeconds: 10
+  timeoutSeconds: 10
+  failureThreshold: 6
+{{- end -}}

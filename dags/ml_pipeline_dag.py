@@ -1,0 +1,89 @@
+"""
+### From raw data to a served model, every night
+
+Downloads a declared dataset, validates it, trains a classifier, compares it with the majority class, the thresholds
+and the model in production, and rolls the model server to it if it passed. Each task is a pod. Data passes between
+tasks as keys in the object store that are derived from the run, so a retry or a backfill overwrites its own data only.
+
+Choose the dataset in the trigger form. Thresholds are the Variables `model_accuracy_threshold`, `model_f1_threshold`
+and `model_baseline_margin`.
+"""
+
+from datetime import timedelta
+from functools import partial
+
+from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param
+
+from mlops.airflow.alerts import deadline_missed, task_failed
+from mlops.airflow.operator import task_pod
+from mlops.datasets import names
+
+DEPLOYED = """{% set it = ti.xcom_pull(task_ids='deploy_model') -%}
+{{ it.skipped if it.skipped is defined else 'version %s is in production' % it.version }}"""
+
+with DAG(
+    dag_id="ml_pipeline_dag",
+    description="From raw data to a served model",
+    doc_md=__doc__,
+    schedule="0 2 * * *",
+    # No start date: the first run is the next one due, not one of last night before there is any data.
+    catchup=False,
+    max_active_runs=1,  # two runs at once would race for the alias `production`
+    is_paused_upon_creation=False,
+    params={"dataset": Param("shuttle", type="string", enum=names(), description="A dataset of mlops/datasets")},
+    default_args={"on_failure_callback": task_failed},
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,  # the logical date of a backfilled run lies long ago
+        interval=timedelta(hours=1),
+        callback=AsyncCallback(deadline_missed),
+    ),
+    tags=["ml", "training"],
+):
+    step = partial(task_pod, dataset="{{ params.dataset }}", timeout=timedelta(minutes=15))
+    download = step("download_data", "ingestion", "download")
+    validate = step("validate_data", "validation", "validate", data=download.result("data"))
+    preprocess = step("preprocess_data", "features", "preprocess", data=download.result("data"))
+    engineer = step("feature_engineering", "features", "engineer", data=preprocess.result("data"))
+    train = step(
+        "train_model",
+        "training",
+        "fit",
+        train=engineer.result("train"),
+        data_version=download.result("data_version"),
+        size="medium",
+        pool="training",
+        timeout=timedelta(minutes=30),
+    )
+    evaluate = step(
+        "evaluate_model",
+        "training",
+        "evaluate",
+        run_id=train.result("run_id"),
+        test=engineer.result("test"),
+        accuracy_threshold="{{ var.value.model_accuracy_threshold }}",
+        f1_threshold="{{ var.value.model_f1_threshold }}",
+        baseline_margin="{{ var.value.model_baseline_margin }}",
+    )
+    deploy = step(
+        "deploy_model",
+        "inference",
+        "deploy",
+        run_id=train.result("run_id"),
+        passed=evaluate.result("passed"),
+        reasons=evaluate.result("reasons"),
+        identity="deployer",
+    )
+    score = evaluate.result
+    notify = task_pod(
+        "send_notification",
+        "notify",
+        "send",
+        text=[
+            "{{ dag.dag_id }}, {{ params.dataset }}, run {{ run_id }}",
+            f"accuracy {score('accuracy')}, majority class {score('baseline_accuracy')}, F1 {score('f1')}",
+            DEPLOYED,
+        ],
+        trigger_rule="none_failed",  # a model that is not deployed is news as well
+        timeout=timedelta(minutes=5),
+    )
+    download >> validate >> preprocess >> engineer >> train >> evaluate >> deploy >> notify

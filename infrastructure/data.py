@@ -1,0 +1,34 @@
+"""`make data`: put the data sets of image `datasets` into the object store, by a Job of the installed release."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from infrastructure.release import NotInstalled, kubectl, object_name, wait_until
+
+SECONDS = 300
+
+
+def _conditions(job: str) -> set[str]:
+    conditions = json.loads(kubectl("get", job, "-o", "json"))["status"].get("conditions", [])
+    return {condition["type"] for condition in conditions if condition["status"] == "True"}
+
+
+def main() -> int:
+    cron = object_name("datasets")
+    try:
+        job = kubectl("create", "job", f"{cron}-{int(time.time())}", f"--from=cronjob/{cron}", "-o", "name").strip()
+        ended = wait_until(
+            lambda: _conditions(job) & {"Complete", "Failed"}, SECONDS, "the job that loads the data sets"
+        )
+        print(kubectl("logs", job, check=False), end="")
+    except (NotInstalled, TimeoutError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0 if "Complete" in ended else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""`make install`: install the platform, or upgrade it, from whatever state an interrupted attempt left it in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from infrastructure.release import NAMESPACE, RELEASE
+
+
+def _state() -> str | None:
+    """Helm's word for the state of the release, or None when there is none."""
+    listing = subprocess.run(
+        ["helm", "list", "--all", "--namespace", NAMESPACE, "--filter", f"^{RELEASE}$", "--output", "json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    found = json.loads(listing)
+    return found[0]["status"] if found else None
+
+
+def main(values: list[str]) -> int:
+    """Run helm; returns its exit code. `values` are the files with values, the last of them counts most."""
+    state = _state()
+    if state == "pending-install":
+        # Helm takes no upgrade of what was never installed. Volumes and their secrets stay.
+        print("an earlier installation was interrupted: removing what it left", flush=True)
+        subprocess.run(["helm", "uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"], check=True)
+    elif state in ("pending-upgrade", "pending-rollback"):
+        print("an earlier upgrade was interrupted: going back to the revision before it", flush=True)
+        subprocess.run(["helm", "rollback", RELEASE, "--namespace", NAMESPACE], check=True)
+    command = ["helm", "upgrade", "--install", RELEASE, "charts/maestro"]
+    command += ["--namespace", NAMESPACE, "--create-namespace"]
+    for file in values:
+        command += ["--values", file]
+    done = subprocess.run([*command, "--wait", "--timeout", "10m"], stderr=subprocess.PIPE, text=True)
+    # A note for each symbolic link that a chart is found by.
+    complaints = [line for line in done.stderr.splitlines() if "found symbolic link in path" not in line]
+    print("\n".join(complaints), file=sys.stderr, end="\n" if complaints else "")
+    if done.returncode:
+        subprocess.run(["kubectl", "--namespace", NAMESPACE, "get", "pods"])
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

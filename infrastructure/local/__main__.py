@@ -1,0 +1,54 @@
+"""A one-node Kubernetes on this machine: `python3 infrastructure/local up`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import node
+from config import BIN, KUBECONFIG
+from steps import main
+
+
+def run() -> int | None:
+    parser = argparse.ArgumentParser(prog="infrastructure/local", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in (
+        ("up", "create or start the node; does nothing when it runs"),
+        ("down", "stop the node and keep its data"),
+        ("delete", "stop the node and remove its data"),
+        ("status", "tell how the node is; exits with 3 unless it is ready"),
+        ("build", "build the node's programs without starting it"),
+        ("kubeconfig", "print the path of the kubeconfig"),
+        ("bin", "print the directory of kubectl and helm"),
+    ):
+        commands.add_parser(name, help=text)
+    commands.add_parser("load", help="import an image archive").add_argument("archive", type=Path)
+    commands.add_parser("has-image", help="exit with 0 when the node has the image, otherwise with 1").add_argument(
+        "reference"
+    )
+    arguments = parser.parse_args()
+    match arguments.command:
+        case "up":
+            node.up()
+        case "down":
+            node.down()
+        case "delete":
+            node.delete()
+        case "status":
+            return node.status()
+        case "build":
+            node.build()
+        case "bin":
+            print(BIN)
+        case "kubeconfig":
+            print(KUBECONFIG)
+        case "load":
+            node.load(arguments.archive)
+        case "has-image":
+            return 0 if node.has_image(arguments.reference) else 1
+    return None
+
+
+if __name__ == "__main__":
+    main(run)

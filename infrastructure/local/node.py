@@ -1,0 +1,296 @@
+"""The life of the node: start it, stop it, find out how it is, run something in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import network
+import programs
+from config import BIN, HERE, INITIALISED, KUBECONFIG, LOGS, MOUNTS, NAME, NETNS, PID_FILE, STATE
+from preflight import preflight
+from steps import Failure, logged, step, wait_until
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def _started_at(pid: int) -> str | None:
+    """The tick a process started at, or None when there is no such process or it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _outer() -> int | None:
+    """The process that holds the node's pid namespace from outside, when it is the one that was recorded."""
+    try:
+        pid, started = PID_FILE.read_text().split()
+    except (FileNotFoundError, ValueError):
+        return None
+    return int(pid) if _started_at(int(pid)) == started else None
+
+
+def _inner() -> int | None:
+    """The node's first process, as the host numbers it."""
+    outer = _outer()
+    if outer is None:
+        return None
+    children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
+    return int(children[0]) if children else None
+
+
+def inside(command: Sequence[str | Path], **options: object) -> subprocess.CompletedProcess[bytes]:
+    """Run a command in the node's namespaces."""
+    pid = _inner()
+    if pid is None:
+        raise Failure("the node is not running: start it with 'make cluster-up'")
+    return subprocess.run(["nsenter", "-t", str(pid), "--net", "--mount", "--pid", *map(str, command)], **options)  # type: ignore[call-overload,no-any-return]
+
+
+def kubectl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "kubectl"), f"--kubeconfig={KUBECONFIG}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def api_ready() -> bool:
+    return KUBECONFIG.exists() and kubectl("get", "--raw=/readyz", "--request-timeout=2s").returncode == 0
+
+
+def node_ready() -> bool:
+    jsonpath = "jsonpath={.items[*].status.conditions[?(@.type=='Ready')].status}"
+    return kubectl("get", "nodes", "-o", jsonpath, "--request-timeout=5s").stdout == "True"
+
+
+def _system_pods_run(since: datetime) -> bool:
+    """Whether each pod of the system runs in a container that was started since then.
+
+    After a restart the API server still tells what it was told before the node stopped.
+    """
+    pods = json.loads(
+        kubectl("-n", "kube-system", "get", "pods", "-o", "json", "--request-timeout=5s").stdout or '{"items": []}'
+    )["items"]
+    names = {pod["metadata"]["name"].partition("-")[0] for pod in pods}
+    statuses = [status for pod in pods for status in pod["status"].get("containerStatuses", [])]
+    started = [status["state"].get("running", {}).get("startedAt") for status in statuses]
+    recent = all(start and datetime.fromisoformat(start) >= since for start in started)
+    return (
+        {"coredns", "metrics", "etcd"} <= names
+        and len(statuses) >= len(pods)
+        and recent
+        and all(status["ready"] for status in statuses)
+    )
+
+
+def _statuses_are_of(since: datetime) -> bool:
+    """Whether no pod of the cluster is still told to run in a container from before: who waits for readiness can."""
+    listing = kubectl("get", "pods", "--all-namespaces", "-o", "json", "--request-timeout=5s")
+    if listing.returncode:
+        return False
+    for pod in json.loads(listing.stdout)["items"]:
+        for status in pod["status"].get("containerStatuses", []) + pod["status"].get("initContainerStatuses", []):
+            started = status["state"].get("running", {}).get("startedAt")
+            if started and datetime.fromisoformat(started) < since:
+                return False
+    return True
+
+
+def build() -> None:
+    """Build kubectl, helm and the node's other programs."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    programs.build_binaries()
+
+
+def up() -> None:
+    """Bring the node up from whatever state it is in. Does nothing when it runs."""
+    if _inner() and INITIALISED.exists() and api_ready() and node_ready():
+        print(f"[cluster] already running; KUBECONFIG={KUBECONFIG}")
+        return
+    with step("checking this machine"):
+        preflight()
+    STATE.mkdir(parents=True, exist_ok=True)
+    LOGS.mkdir(exist_ok=True)
+    programs.install_packages()
+    programs.build_binaries()
+    archives = programs.build_node_images()
+    with step("clearing what an earlier run left"):
+        _end()
+    first = not INITIALISED.exists()
+    if first:
+        _wipe()
+    images: dict[str, list[str]] = {}
+    for archive in archives:
+        target = archive.stem.rpartition("-")[0]
+        images[str(archive)] = [name for name, built_from in programs.node_images().items() if built_from == target]
+    (STATE / "images.json").write_text(json.dumps(images))
+    started = datetime.now(UTC).replace(microsecond=0)
+    with step("creating the control plane" if first else "starting the control plane"):
+        network.create()
+        _start()
+        wait_until(
+            lambda: _ended() or (STATE / "kubernetes" / "admin.conf").exists(),
+            120,
+            "kubeadm's kubeconfig",
+            LOGS / "kubeadm.log",
+        )
+        _write_kubeconfig()
+        wait_until(
+            lambda: _ended() or (INITIALISED.exists() and api_ready()),
+            240,
+            "an answer of the API server",
+            LOGS / "node.log",
+        )
+    with step("waiting for the node and its add-ons"):
+        _apply_addons(first)
+        wait_until(
+            lambda: _ended() or _system_pods_run(started), 240, "the start of the system's pods", LOGS / "kubelet.log"
+        )
+        wait_until(lambda: _ended() or node_ready(), 120, "a Ready node", LOGS / "kubelet.log")
+        wait_until(lambda: _ended() or _statuses_are_of(started), 180, "news of every pod", LOGS / "kubelet.log")
+    print(f"[cluster] ready; KUBECONFIG={KUBECONFIG}")
+
+
+def _ended() -> bool:
+    """Never true: raises Failure when the node has ended by itself."""
+    if _outer() is None:
+        raise Failure(f"the node ended by itself; read {LOGS / 'node.log'} and {LOGS / 'kubeadm.log'}")
+    return False
+
+
+def _start() -> None:
+    with (LOGS / "node.log").open("ab") as log:
+        # nsenter first: 'ip netns exec' would hide the host's cgroups. A session of its own, so that neither a closed
+        # terminal nor a killed process group takes the node along.
+        process = subprocess.Popen(
+            [
+                *("nsenter", f"--net=/run/netns/{NETNS}"),
+                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"),
+                *(sys.executable, str(HERE / "init.py")),
+            ],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+    PID_FILE.write_text(f"{process.pid} {_started_at(process.pid)}")
+
+
+def _write_kubeconfig() -> None:
+    KUBECONFIG.unlink(missing_ok=True)
+    KUBECONFIG.touch(mode=0o600)
+    KUBECONFIG.write_text((STATE / "kubernetes" / "admin.conf").read_text())
+
+
+def _apply_addons(first: bool) -> None:
+    addons = ["apply", "--server-side", "--force-conflicts", "-f", str(HERE / "addons")]
+    wait_until(lambda: kubectl(*addons).returncode == 0, 60, "the add-ons' creation")
+    if first:
+        kubectl("-n", "kube-system", "scale", "deployment/coredns", "--replicas=1")
+
+
+def down() -> None:
+    """Stop the node and keep its data. Does nothing when it does not run."""
+    with step("stopping the node"):
+        _end()
+
+
+def _end() -> None:
+    inner, outer = _inner(), _outer()
+    if inner:
+        os.kill(inner, signal.SIGTERM)
+        deadline = time.monotonic() + 15
+        while _started_at(inner) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    if outer and _started_at(outer):
+        os.kill(outer, signal.SIGKILL)  # its child goes with it
+        wait_until(lambda: not _started_at(outer), 10, "the end of the node's processes")
+    PID_FILE.unlink(missing_ok=True)
+    network.delete()
+    _remove_cgroups()
+
+
+def _remove_cgroups() -> None:
+    """Empty groups of the node. One that is still being emptied by the kernel is tried again by the next start."""
+    hierarchies = [CGROUPS / NAME, *(c / NAME for c in CGROUPS.iterdir() if c.is_dir())]
+    for top in hierarchies:
+        for group in sorted((g for g in top.rglob("*") if g.is_dir()), reverse=True) if top.is_dir() else ():
+            try:
+                group.rmdir()
+            except OSError:
+                continue
+
+
+def _wipe() -> None:
+    """Remove the cluster, not the programs it is made of."""
+    for name in MOUNTS:
+        shutil.rmtree(STATE / name, ignore_errors=True)
+    INITIALISED.unlink(missing_ok=True)
+    KUBECONFIG.unlink(missing_ok=True)
+
+
+def delete() -> None:
+    """Stop the node and remove its data: every volume, image and object of the cluster. Built programs stay."""
+    down()
+    with step("removing the cluster's data"):
+        _wipe()
+
+
+def status() -> int:
+    """Print how the node is; 0 when it is ready, 3 when it is not (as init scripts do)."""
+    pid = _inner()
+    if pid is None:
+        print(
+            "stopped: start it with 'make cluster-up'"
+            if INITIALISED.exists()
+            else "not created: create it with 'make cluster-up'"
+        )
+        return 3
+    if not api_ready():
+        print(
+            f"running (pid {pid}), but the API server does not answer: read {LOGS / 'node.log'}, "
+            "or restart it with 'make cluster-up'"
+        )
+        return 3
+    print(f"running (pid {pid}); KUBECONFIG={KUBECONFIG}")
+    print(kubectl("get", "nodes", "-o", "wide").stdout, end="")
+    print(kubectl("get", "pods", "-A").stdout, end="")
+    return 0 if node_ready() else 3
+
+
+def load(archive: Path) -> None:
+    """Import an image archive (docker or OCI) into the node."""
+    if not archive.is_file():
+        raise Failure(f"no image archive at {archive}")
+    pid = _inner()
+    if pid is None:
+        raise Failure("the node is not running: start it with 'make cluster-up'")
+    # By a path that the node's mount namespace has too: only /run is its own.
+    logged(
+        "images.log",
+        [
+            "nsenter",
+            "-t",
+            str(pid),
+            "--net",
+            "--mount",
+            "--pid",
+            "ctr",
+            "-n",
+            "k8s.io",
+            "images",
+            "import",
+            str(archive.resolve()),
+        ],
+    )
+
+
+def has_image(reference: str) -> bool:
+    listing = inside(["ctr", "-n", "k8s.io", "images", "ls", "-q", f"name=={reference}"], capture_output=True)
+    return reference.encode() in listing.stdout.split()

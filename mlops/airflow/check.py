@@ -1,0 +1,172 @@
+"""Does a running Airflow do its work? Its parts are healthy, the admin can log in, DAGs are there, connections work.
+
+    python -m mlops.airflow.check http://maestro-airflow-api-server:8080
+
+Run by `helm test` in a pod that has the environment and the service account of Airflow's own. Each line of its output
+is one check; a failed one says what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+USER, PASSWORD = "MAESTRO_ADMIN_USER", "MAESTRO_ADMIN_PASSWORD"  # environment keys
+
+_PARTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+_TIMEOUT = 10  # seconds for one request
+_FIRST_PARSE = 120.0  # seconds that the DAG processor may take to read all files after an install
+
+
+class Problem(Exception):
+    """What does not work, and the remedy."""
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code: 0 where every check holds."""
+    (address,) = arguments
+    results = list(check(address.rstrip("/"), os.environ[USER], os.environ[PASSWORD], _FIRST_PARSE))
+    return 0 if all(results) else 1
+
+
+def check(address: str, user: str, password: str, patience: float) -> Iterator[bool]:
+    """Prints each check as it ends; yields whether it held. patience: seconds to wait for the first DAG."""
+    yield _report("health", check_health, address)
+    yield (logged_in := _report("login", log_in, address, user, password))
+    if not logged_in:
+        return
+    api = Api(address, user, password)
+    yield _report("dags", check_dags, api, patience)
+    for connection in api.get("connections?limit=1000")["connections"]:
+        yield _report(f"connection {connection['connection_id']}", use, connection)
+
+
+def check_health(address: str) -> str:
+    """Raises Problem that names the parts without a recent heartbeat."""
+    state = _request("GET", f"{address}/api/v2/monitor/health")
+    ill = [part for part in _PARTS if (state.get(part) or {}).get("status") != "healthy"]
+    if ill:
+        raise Problem(f"{', '.join(ill)} not healthy: look at the log of that pod with kubectl logs")
+    return "all parts healthy"
+
+
+def log_in(address: str, user: str, password: str) -> str:
+    """Raises Problem where the login is refused."""
+    Api(address, user, password)
+    return f"as {user}"
+
+
+class Api:
+    """The public API as this user sees it."""
+
+    def __init__(self, address: str, user: str, password: str) -> None:
+        """Logs in. Raises Problem where that is refused."""
+        credentials = {"username": user, "password": password}
+        self._address = f"{address}/api/v2"
+        token = _request("POST", f"{address}/auth/token", json=credentials)["access_token"]
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    def get(self, path: str) -> Any:
+        return _request("GET", f"{self._address}/{path}", headers=self._headers)
+
+
+def check_dags(api: Api, patience: float) -> str:
+    """Raises Problem where files cannot be imported, or no DAG shows up within `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while not (count := api.get("dags?limit=1")["total_entries"]) and time.monotonic() < deadline:
+        time.sleep(2)
+    if errors := api.get("importErrors?limit=100")["import_errors"]:
+        files = ", ".join(sorted(error["filename"] for error in errors))
+        raise Problem(f"{files} cannot be imported: the UI shows the cause under 'Dag import errors'")
+    if not count:
+        raise Problem("there is no DAG: look whether the dag-processor finds files in [core] dags_folder")
+    return f"{count} listed"
+
+
+def use(connection: Mapping[str, Any]) -> str:
+    """Uses the connection for what its type is for, or at least reaches its host. Raises Problem where that fails."""
+    extra = json.loads(connection["extra"] or "{}")
+    if connection["conn_type"] == "aws":
+        return _list_buckets(extra)
+    if connection["conn_type"] == "kubernetes":
+        return _list_pods(extra)
+    if not (connection["host"] and connection["port"]):
+        return "has no host and port to reach: not used"
+    if connection["conn_type"] == "http":
+        return _get(f"http://{connection['host']}:{connection['port']}")
+    return _reach(connection["host"], int(connection["port"]))
+
+
+def _list_buckets(extra: Mapping[str, Any]) -> str:
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    endpoint = extra.get("endpoint_url")
+    try:
+        buckets = boto3.client("s3", endpoint_url=endpoint, region_name=extra.get("region_name")).list_buckets()
+    except (BotoCoreError, ClientError) as error:
+        raise Problem(f"{endpoint} does not list its buckets ({error}): compare the keys in the Secret") from error
+    return f"{len(buckets['Buckets'])} buckets at {endpoint}"
+
+
+def _list_pods(extra: Mapping[str, Any]) -> str:
+    from kubernetes import client, config
+    from urllib3.exceptions import HTTPError
+
+    namespace = extra.get("namespace") or "default"
+    try:
+        config.load_incluster_config()
+        client.CoreV1Api().list_namespaced_pod(namespace, limit=1, _request_timeout=_TIMEOUT)
+    except (client.ApiException, config.ConfigException, HTTPError) as error:
+        raise Problem(f"pods of {namespace} cannot be listed ({error}): look at the Role of Airflow") from error
+    return f"lists pods of {namespace}"
+
+
+def _get(url: str) -> str:
+    import requests
+
+    try:
+        status = requests.get(url, timeout=_TIMEOUT).status_code
+    except requests.RequestException as error:
+        raise Problem(f"{url} does not answer ({error}): look at the pods behind it with kubectl get pods") from error
+    if status >= 400:
+        raise Problem(f"{url} answers {status}: look at the log of the pods behind it with kubectl logs")
+    return f"{url} answers {status}"
+
+
+def _reach(host: str, port: int) -> str:
+    try:
+        socket.create_connection((host, port), timeout=_TIMEOUT).close()
+    except OSError as error:
+        raise Problem(f"{host}:{port} cannot be reached ({error}): compare the connection with the Service") from error
+    return f"{host}:{port} reached"
+
+
+def _request(method: str, url: str, **options: Any) -> Any:
+    import requests
+
+    try:
+        answer = requests.request(method, url, timeout=_TIMEOUT, **options)
+    except requests.RequestException as error:
+        raise Problem(f"{url} does not answer ({error}): look at the log of the api-server") from error
+    if answer.status_code >= 400:
+        raise Problem(f"{url} answers {answer.status_code}: {answer.text[:500]}")
+    return answer.json()
+
+
+def _report(name: str, run: Callable[..., str], *arguments: Any) -> bool:
+    try:
+        outcome, held = run(*arguments), True
+    except Problem as problem:
+        outcome, held = str(problem), False
+    print(f"{'ok    ' if held else 'FAILED'} {name}: {outcome}", flush=True)  # noqa: T201
+    return held
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

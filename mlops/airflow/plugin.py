@@ -1,0 +1,38 @@
+"""Imports the operator in the processes that fork, before they do.
+
+Importing KubernetesPodOperator takes half a second, which each task and each parse of a DAG file would spend anew in
+its own forked process. Imported once in the parent, it costs them nothing. It needs [core] lazy_load_plugins = False,
+which the chart sets: otherwise Airflow loads plugins only where something asks for one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+from airflow.plugins_manager import AirflowPlugin
+
+# The components whose child processes need it. The others, such as the api-server, would only hold its 60 MB.
+_MODULES = {
+    "scheduler": ("mlops.airflow.operator",),
+    "celery": ("mlops.airflow.operator",),
+    "dag-processor": ("mlops.airflow.operator",),
+    "triggerer": ("mlops.airflow.trigger", "airflow.providers.cncf.kubernetes.hooks.kubernetes"),
+}
+
+
+class MaestroPlugin(AirflowPlugin):
+    """Preloads; it adds nothing to Airflow."""
+
+    name = "maestro"
+
+    @classmethod
+    def on_load(cls, *args: Any, **kwargs: Any) -> None:
+        for module in _MODULES.get(component(sys.argv), ()):
+            importlib.import_module(module)
+
+
+def component(argv: list[str]) -> str:
+    """The Airflow component that a command line starts: its first word after the program's name."""
+    return argv[1] if len(argv) > 1 else ""

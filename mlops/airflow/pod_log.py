@@ -1,0 +1,201 @@
+"""The container's log in the task's log, whole: what breaks on the way is read again, and nothing is written twice.
+
+Airflow's triggerer hands log lines to its supervisor over a socket, which reads 4 KiB a round, and closes a task's log
+as soon as its trigger is done. So a trigger must not write faster than the supervisor reads, which would stop every
+trigger of the process, and must not finish before the supervisor has read everything, which would lose the tail.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import fcntl
+import re
+import termios
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from mlops.airflow.pod import CONTAINER
+from mlops.airflow.pod_api import PodApi
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+_FULL = 32 * 1024  # bytes that may lie in the socket, which takes about 200 KiB
+_POLL = 0.01  # seconds
+_SINGLE = 20  # so many lines at once are an event each, which reads better
+_JOINED = 3500  # characters of an event where more come at once: each event carries 250 bytes beside its text
+_PATIENCE = 60.0  # seconds over which the rest of a log is asked for, and for which the supervisor is waited for
+_SETTLING = 0.15  # seconds between the reads that have to agree on where a log ends
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 10.0  # seconds before a broken stream is opened again
+_STAMPED = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.?(\d*)(Z|[+-]\d\d:\d\d) ?(.*)", re.DOTALL)
+
+
+class Supervisor:
+    """The socket over which the triggerer's triggers, all together, send their log lines to its supervisor.
+
+    descriptor: None where there is no such socket; then nothing has to wait.
+    """
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+        self._draining = 0  # triggers that wait for the socket to be empty
+
+    async def ready(self) -> None:
+        """Waits until a line can be sent without blocking. Triggers that are about to end go first."""
+        await self._until(lambda: self._draining == 0 and self._unread() < _FULL)
+
+    async def drained(self) -> None:
+        """Waits until everything that was sent was read."""
+        self._draining += 1
+        try:
+            await self._until(lambda: self._unread() == 0)
+        finally:
+            self._draining -= 1
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + _PATIENCE
+        while not condition() and time.monotonic() < end:
+            await asyncio.sleep(_POLL)
+
+    def _unread(self) -> int:
+        return 0 if self._descriptor is None else _unread(self._descriptor)
+
+
+@cache
+def supervisor() -> Supervisor:
+    """The supervisor of this process.
+
+    Airflow keeps the socket in structlog's configuration, which is no interface: should it lie elsewhere one day, logs
+    are written without waiting, as by any other trigger.
+    """
+    import structlog
+
+    try:
+        descriptor: int = structlog.get_config()["logger_factory"].io.fileno()
+        _unread(descriptor)
+    except (AttributeError, KeyError, OSError, ValueError):
+        return Supervisor(None)
+    return Supervisor(descriptor)
+
+
+class Line(NamedTuple):
+    """A line of a log.
+
+    second: RFC 3339; time: what orders the lines of one log. whole: whether it was read with its time and its end; the
+    last line of a log that is still being written may be cut anywhere.
+    """
+
+    text: str
+    second: str
+    time: str
+    whole: bool = True
+
+    @classmethod
+    def of(cls, raw: bytes) -> Line:
+        whole = raw.endswith(b"\n")
+        text = raw.decode(errors="replace").rstrip("\r\n")
+        stamped = _STAMPED.fullmatch(text)
+        if stamped is None:
+            return cls(text, "", "", whole=False)  # the kubelet's own words, about a log that it cannot read
+        second, fraction, zone, rest = stamped.groups()
+        return cls(rest, second + zone, f"{second}.{fraction:0<9}", whole)
+
+
+class PodLog:
+    """Copies one container's log into a task's log."""
+
+    def __init__(self, api: PodApi, pod: str, logger: Logger, reader: Supervisor) -> None:
+        self._api = api
+        self._pod = pod
+        self._logger = logger
+        self._reader = reader
+        self._last = Line("", "", "")  # the last line that was written
+        self._cut: Line | None = None  # the one after it, if it was read without its end
+        self._following: asyncio.Task[None] | None = None
+
+    def follow(self) -> None:
+        """Begins to write lines as they come; a second call changes nothing."""
+        if self._following is None:
+            self._following = asyncio.create_task(self._follow())
+
+    async def finish(self) -> str | None:
+        """Writes what is left once the container has ended. None, or why the log is not complete."""
+        await self.stop()
+        try:
+            await self._rest()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    async def _rest(self) -> None:
+        """Reads until two reads in a row agree on the end.
+
+        The container runtime tells of a container's end a moment before it has written all of its output.
+        """
+        end: tuple[Line, Line | None] | None = None
+        while end != (end := await self._api.patiently(self._copy_to_its_end, _PATIENCE)):
+            await asyncio.sleep(_SETTLING)
+        if self._cut is not None:
+            await self._reader.ready()
+            self._logger.info("%s", self._cut.text)
+
+    async def _copy_to_its_end(self) -> tuple[Line, Line | None]:
+        await self._copy(follow=False)
+        return self._last, self._cut
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """Ends the following, `grace` seconds from now where it does not end by itself."""
+        if self._following is not None:
+            if grace:
+                await asyncio.wait([self._following], timeout=grace)
+            self._following.cancel()
+            await asyncio.wait([self._following])
+
+    async def _follow(self) -> None:
+        pause = _SHORTEST_PAUSE
+        while True:
+            try:
+                await self._copy(follow=True)
+                return
+            except Exception as error:
+                if not await self._api.passing(error):
+                    return  # there is no log, or not yet: finish() asks again and tells
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+
+    async def _copy(self, *, follow: bool) -> None:
+        """Writes the lines after the last one that was written."""
+        resumed, self._cut = self._last, None
+        stream = self._api.log(self._pod, CONTAINER, follow=follow, since=resumed.second or None)
+        async with contextlib.aclosing(stream) as chunks:
+            async for raw_lines in chunks:
+                lines = [line for line in map(Line.of, raw_lines) if not line.whole or line.time > resumed.time]
+                self._cut = next((line for line in lines if not line.whole), None)
+                for event in _events([line for line in lines if line.whole]):
+                    await self._reader.ready()
+                    self._logger.info("%s", "\n".join(line.text for line in event))
+                    self._last = event[-1]
+
+
+def _events(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
+    """The lines of each event in turn: one where few came at once, and as many as one round reads where many did."""
+    event: list[Line] = []
+    room = 0 if len(lines) <= _SINGLE else _JOINED
+    for line in lines:
+        event.append(line)
+        if sum(len(part.text) for part in event) >= room:
+            yield event
+            event = []
+    if event:
+        yield event
+
+
+def _unread(descriptor: int) -> int:
+    """Bytes that lie in the socket and were not read at its other end."""
+    count = array.array("i", [0])
+    fcntl.ioctl(descriptor, termios.TIOCOUTQ, count)
+    return count[0]

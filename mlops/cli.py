@@ -1,0 +1,84 @@
+"""The command line: a group a domain, a command a step. `parser()` is what DAG tests check arguments against."""
+
+import argparse
+import inspect
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mlops.datasets import commands as datasets
+from mlops.features import commands as features
+from mlops.inference import commands as inference
+from mlops.ingestion import commands as ingestion
+from mlops.notify import commands as notify
+from mlops.result import REFUSED, SKIPPED, Failure, Refused, Result, Skip, encode, hand_back, shorten
+from mlops.training import commands as training
+from mlops.validation import commands as validation
+
+GROUPS = {
+    "datasets": datasets,
+    "ingestion": ingestion,
+    "validation": validation,
+    "features": features,
+    "training": training,
+    "inference": inference,
+    "notify": notify,
+}
+
+log = logging.getLogger(__name__)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line, built without importing a heavy library."""
+    root = argparse.ArgumentParser(
+        prog="mlops", description="The steps that run in Maestro's pods.", allow_abbrev=False
+    )
+    groups = root.add_subparsers(title="groups", dest="group", metavar="GROUP", required=True)
+    for name, module in GROUPS.items():
+        summary = (inspect.getdoc(module) or "").splitlines()[0]
+        group = groups.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        commands = group.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+        for command, (run, add_options) in module.COMMANDS.items():
+            _add_command(commands, command, run, add_options)
+    return root
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command, hands its result or the cause of its failure back, and returns the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("mlops").setLevel(logging.INFO)
+    options = vars(parser().parse_args(arguments))
+    run = options.pop("run")
+    del options["group"], options["command"]
+    try:
+        message, code = encode(run(**options)), 0
+    except Skip as skip:
+        log.warning("skipped: %s", skip)
+        message, code = json.dumps({"skipped": shorten(str(skip), 2000)}, ensure_ascii=False), SKIPPED
+    except Failure as failure:
+        log.error("%s", failure, exc_info=failure.__cause__)
+        message, code = shorten(str(failure)), REFUSED if isinstance(failure, Refused) else 1
+    except Exception as error:
+        log.exception("the command failed")
+        message, code = shorten(f"{type(error).__name__}: {error}"), 1
+    hand_back(message)
+    return code
+
+
+def _add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[..., Result],
+    add_options: Callable[[argparse.ArgumentParser], Any],
+) -> None:
+    description = inspect.getdoc(run) or ""
+    command = commands.add_parser(
+        name,
+        help=description.splitlines()[0],
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_options(command)
+    command.set_defaults(run=run)

@@ -1,0 +1,113 @@
+"""What the chart tells a pod, read once from the environment. Nothing else in `mlops` reads the environment."""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from mlops.result import Failure
+
+_SEGMENT_LENGTH = 120  # characters of a slug; S3 look-alikes on a file system allow 255 bytes a path segment
+
+
+def _from(key: str, source: str, **options: Any) -> Any:
+    """A field read from the environment key, which the chart writes from the value `source`."""
+    return field(metadata={"key": key, "source": source}, **options)
+
+
+@dataclass(frozen=True)
+class _FromEnvironment:
+    """A frozen record whose fields are environment keys."""
+
+    @classmethod
+    def keys(cls) -> dict[str, str]:
+        """The environment key of each field."""
+        return {field.name: field.metadata["key"] for field in fields(cls)}
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Reads all fields; one with a default may be missing. Raises Failure that names every missing key."""
+        found = os.environ if environment is None else environment
+        values = {name: found[key] for name, key in cls.keys().items() if found.get(key)}
+        missing = [entry for entry in fields(cls) if entry.name not in values and entry.default is MISSING]
+        if missing:
+            names = "; ".join(f"{entry.metadata['key']} (from {entry.metadata['source']})" for entry in missing)
+            raise Failure(
+                f"not set in the environment: {names}. In a pod, set the value in parentheses and run helm upgrade; "
+                "outside of a pod, export the variable"
+            )
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Settings(_FromEnvironment):
+    """Where the platform's services are and what this pod may use, rendered by the chart's `common.taskEnv`."""
+
+    mlflow_tracking_uri: str = _from("MLFLOW_TRACKING_URI", "global.services.mlflow")
+    s3_endpoint: str = _from("AWS_ENDPOINT_URL_S3", "global.services.minio or global.s3.external.endpoint")
+    s3_region: str = _from("AWS_DEFAULT_REGION", "global.s3.external.region")
+    s3_access_key: str = _from("AWS_ACCESS_KEY_ID", "the Secret global.s3.existingSecret", repr=False)
+    s3_secret_key: str = _from("AWS_SECRET_ACCESS_KEY", "the Secret global.s3.existingSecret", repr=False)
+    data_bucket: str = _from("MAESTRO_DATA_BUCKET", "global.buckets.data")
+    reports_bucket: str = _from("MAESTRO_REPORTS_BUCKET", "global.buckets.reports")
+    namespace: str = _from("MAESTRO_NAMESPACE", "the pod's own namespace")
+    code_version: str = _from("MAESTRO_CODE_VERSION", "global.images.tags.task")
+    model_server_deployment: str = _from("MAESTRO_MODEL_SERVER_DEPLOYMENT", "global.services.modelServer")
+    model_server_url: str = _from("MAESTRO_MODEL_SERVER_URL", "global.services.modelServer")
+    slack_webhook_url: str | None = _from(
+        "MAESTRO_SLACK_WEBHOOK_URL", "the Secret global.notifications.slackWebhookSecret", default=None, repr=False
+    )
+
+
+@dataclass(frozen=True)
+class ModelServerSettings(_FromEnvironment):
+    """What a pod of the model server is told; without a version it serves the alias `production`."""
+
+    mlflow_tracking_uri: str = _from("MLFLOW_TRACKING_URI", "global.services.mlflow")
+    model_name: str = _from("MODEL_NAME", "modelServer.modelName")
+    model_version: str | None = _from("MODEL_VERSION", "the annotation maestro/model-version", default=None)
+
+
+def datasets_folder() -> Path:
+    """Where the image `datasets` holds one folder of files a dataset."""
+    return Path(os.environ.get("MAESTRO_DATASETS_DIR", "/datasets"))
+
+
+@dataclass(frozen=True)
+class RunIdentity(_FromEnvironment):
+    """Which try of which task instance this pod is, told by the operator."""
+
+    dag_id: str = _from("MAESTRO_DAG_ID", "the operator")
+    run_id: str = _from("MAESTRO_RUN_ID", "the operator")
+    task_id: str = _from("MAESTRO_TASK_ID", "the operator")
+    try_number: str = _from("MAESTRO_TRY_NUMBER", "the operator", default="1")
+    logical_date: str | None = _from("MAESTRO_LOGICAL_DATE", "the operator", default=None)
+    map_index: str = _from("MAESTRO_MAP_INDEX", "the operator, for a mapped task", default="-1")
+
+    @property
+    def folder(self) -> str:
+        """Where this task instance writes: the same for each of its tries, another for every other one."""
+        segments = [slug(self.dag_id), slug(self.run_id), slug(self.task_id)]
+        if self.map_index != "-1":
+            segments.append(slug(self.map_index))
+        return "runs/" + "/".join(segments)
+
+    @property
+    def run_key(self) -> str:
+        """Names the task instance in MLflow, whatever its try."""
+        return self.folder.removeprefix("runs/")
+
+    def key(self, name: str) -> str:
+        """The object key of the table `name` of this task instance."""
+        return f"{self.folder}/{name}.parquet"
+
+
+def slug(text: str) -> str:
+    """The text as one segment of an object key; two texts never share one, but for a collision of 48 hash bits."""
+    kept = re.sub(r"[^A-Za-z0-9_.=-]+", "-", text)[:_SEGMENT_LENGTH]
+    if kept == text and kept.strip("."):
+        return kept
+    return f"{kept.strip('.')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

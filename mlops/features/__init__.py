@@ -1,0 +1,1 @@
+"""Clean a table, choose the model's columns, and split it into training and test set."""

@@ -1,0 +1,53 @@
+"""Brings a model version to the model server, or leaves the server as it was."""
+
+import json
+import logging
+import time
+import urllib.error
+import urllib.request
+
+from mlops.result import Failure
+from mlops.stores.deployments import Deployment
+
+_SETTLING = 30.0  # seconds in which a Service may still send requests to a pod that is gone
+_REQUEST_TIMEOUT = 20.0  # seconds
+
+log = logging.getLogger(__name__)
+
+
+def roll_out(
+    deployment: Deployment, version: str, fallback: str | None, *, url: str, example: bytes, timeout: float
+) -> int:
+    """Returns how many predictions the server answered `example` with, once all its pods have the version.
+
+    fallback: the version to return to where that fails (None: whatever the alias `production` names); Failure is then
+    raised with the cause. url: the model server's; example: the JSON body of a request; timeout: seconds.
+    """
+    log.info("rolling the model server to version %s", version)
+    try:
+        deployment.set_model_version(version)
+        deployment.wait_for_rollout(version, timeout)
+        return predictions(url, example) if deployment.replicas() else 0
+    except Failure as failure:
+        if fallback == version:
+            raise
+        deployment.set_model_version(fallback)
+        kept = f"version {fallback}" if fallback else "no model, as before"
+        raise Failure(f"{failure}; the model server went back to {kept}") from failure
+
+
+def predictions(url: str, example: bytes) -> int:
+    """How many predictions a scoring server answers. Raises Failure where it gives none within 30 s."""
+    request = urllib.request.Request(f"{url}/invocations", example, {"Content-Type": "application/json"})
+    deadline = time.monotonic() + _SETTLING
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT) as answer:
+                return len(json.load(answer)["predictions"])
+        except urllib.error.HTTPError as error:
+            cause = f"{error.code} {error.read(500).decode(errors='replace')}"
+        except (OSError, ValueError, KeyError) as error:
+            cause = str(error)
+        if time.monotonic() > deadline:
+            raise Failure(f"the model server at {url} does not answer the model's input example: {cause}")
+        time.sleep(1)

@@ -1,0 +1,96 @@
+"""What a pod of the model server runs: MLflow's scoring server, or, without a model, a server that says so."""
+
+import json
+import logging
+import os
+import signal
+import tempfile
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import FrameType
+
+from mlops.config import ModelServerSettings
+from mlops.registry.promotion import PRODUCTION, production
+from mlops.result import Failure
+from mlops.stores.tracking import Tracking, scoring_command
+
+_POLL = 2.0  # seconds
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: ModelServerSettings, host: str, port: int, patience: float) -> None:
+    """Serves until it is told to stop. patience: seconds to wait for MLflow, which may start at the same time."""
+    _wait_for_mlflow(settings.mlflow_tracking_uri, patience)
+    tracking = Tracking(settings.mlflow_tracking_uri)
+    version = settings.model_version or production(tracking, settings.model_name)
+    if version is None:
+        wait_for_a_model(host, port, settings.model_name)
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="model-"))
+        run_scoring_server(tracking.download_model(f"models:/{settings.model_name}/{version}", folder), host, port)
+
+
+def run_scoring_server(model: Path, host: str, port: int) -> None:
+    """Becomes MLflow's scoring server, the process that `mlflow models serve --env-manager local` starts.
+
+    `mlflow models serve` itself would stay as its parent and end at SIGTERM before the requests under way are done,
+    and it takes 180 MB.
+    """
+    command, environment = scoring_command(model, host, port)
+    log.info("serving %s: %s", model, " ".join(command))
+    # A request holds few rows: several threads would only wait for each other.
+    os.execvpe(command[0], command, {"OMP_NUM_THREADS": "1", **environment})
+
+
+def wait_for_a_model(host: str, port: int, model: str) -> None:
+    """Answers /ping with 200, so that a fresh installation is ready, and all else with 503 and the remedy."""
+    log.info("model %s has no version with the alias %s: waiting for the first deployment", model, PRODUCTION)
+    body = json.dumps(
+        {
+            "error_code": "NO_MODEL",
+            "message": f"no version of model {model!r} is in production: run ml_pipeline_dag, "
+            f"or give a version the alias {PRODUCTION!r} in MLflow and restart this server",
+        }
+    ).encode()
+
+    class Waiting(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            ready = self.path == "/ping"
+            content = b"{}" if ready else body
+            self.send_response(200 if ready else 503)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = answer  # noqa: N815 - the names that BaseHTTPRequestHandler calls
+
+        def log_message(self, format: str, *values: object) -> None:  # noqa: A002 - its name there
+            log.debug(format, *values)
+
+    server = ThreadingHTTPServer((host, port), Waiting)
+
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        threading.Thread(target=server.shutdown).start()
+
+    signal.signal(signal.SIGTERM, stop)
+    server.serve_forever(poll_interval=0.1)
+    server.server_close()
+
+
+def _wait_for_mlflow(uri: str, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            with urllib.request.urlopen(f"{uri}/health", timeout=5):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                remedy = "check that it runs and that global.services.mlflow names it"
+                raise Failure(f"MLflow at {uri} is not healthy after {patience:.0f} s ({error}): {remedy}") from error
+        time.sleep(_POLL)

@@ -1,0 +1,1 @@
+"""The registered models: which version is in production, and which one was before."""

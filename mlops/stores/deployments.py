@@ -1,0 +1,130 @@
+"""A Kubernetes Deployment that is rolled from one model version to another."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mlops.result import Failure
+
+if TYPE_CHECKING:
+    from kubernetes.client import V1Deployment, V1Pod
+
+VERSION_ANNOTATION = "maestro/model-version"  # on the pod template; the downward API hands it on as MODEL_VERSION
+_POLL = 1.0  # seconds
+_HOPELESS = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError"}
+_RESTARTS = 2  # a container that ended this often will not come up by itself
+
+
+class Deployment:
+    """One Deployment. Each method raises Failure where the API refuses or there is no such Deployment."""
+
+    def __init__(self, namespace: str, name: str) -> None:
+        from kubernetes import client, config
+
+        if "KUBERNETES_SERVICE_HOST" in os.environ:
+            config.load_incluster_config()
+        else:
+            config.load_kube_config()
+        self._namespace = namespace
+        self._name = name
+        self._apps = client.AppsV1Api()
+        self._core = client.CoreV1Api()
+
+    def environment(self) -> dict[str, str]:
+        """The literal environment of the Deployment's containers."""
+        containers = self._read().spec.template.spec.containers
+        return {entry.name: entry.value for container in containers for entry in container.env or () if entry.value}
+
+    def replicas(self) -> int:
+        return self._read().spec.replicas or 0
+
+    def set_model_version(self, version: str | None) -> None:
+        """Starts a rollout, unless the pods have this version already. None lets them serve the alias `production`."""
+        template = {"metadata": {"annotations": {VERSION_ANNOTATION: version}}}
+        with self._explained():
+            self._apps.patch_namespaced_deployment(self._name, self._namespace, {"spec": {"template": template}})
+
+    def wait_for_rollout(self, version: str, timeout: float) -> None:
+        """Returns when every pod is of this version and ready; raises Failure with the pods' cause where it cannot be.
+
+        timeout: seconds from now.
+        """
+        deadline = time.monotonic() + timeout
+        while not is_rolled_out(self._read()):
+            pods = [pod for pod in self._pods() if (pod.metadata.annotations or {}).get(VERSION_ANNOTATION) == version]
+            cause = hopeless(pods)
+            if cause is None and time.monotonic() > deadline:
+                cause = f"not ready after {timeout:.0f} s ({waiting(pods) or 'its pods do not say why'})"
+            if cause is not None:
+                raise Failure(f"version {version} does not come up on deployment {self._name!r}: {cause}")
+            time.sleep(_POLL)
+
+    def _read(self) -> V1Deployment:
+        with self._explained():
+            return self._apps.read_namespaced_deployment(self._name, self._namespace)
+
+    def _pods(self) -> list[V1Pod]:
+        labels = self._read().spec.selector.match_labels
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        with self._explained():
+            pods: list[V1Pod] = self._core.list_namespaced_pod(self._namespace, label_selector=selector).items
+        return pods
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        from kubernetes.client.exceptions import ApiException
+
+        try:
+            yield
+        except ApiException as error:
+            where = f"deployment {self._name!r} in namespace {self._namespace!r}"
+            if error.status == 404:
+                remedy = "enable the model server (modelServer.enabled) or correct global.services.modelServer"
+                raise Failure(f"{where} not found: {remedy}") from error
+            if error.status == 403:
+                remedy = "run the step with the identity 'deployer', which the model server's chart makes"
+                raise Failure(f"this pod may not change {where}: {remedy}") from error
+            raise Failure(f"Kubernetes failed on {where}: {error.status} {error.reason}") from error
+
+
+def is_rolled_out(deployment: V1Deployment) -> bool:
+    """Whether all pods are of the newest template and ready, and no other pod is left."""
+    wanted, status = deployment.spec.replicas or 0, deployment.status
+    return (
+        (status.observed_generation or 0) >= deployment.metadata.generation
+        and (status.updated_replicas or 0) == wanted
+        and (status.available_replicas or 0) == wanted
+        and (status.replicas or 0) == wanted
+    )
+
+
+def hopeless(pods: list[V1Pod]) -> str | None:
+    """Why these pods will not become ready by themselves; None where they may."""
+    for pod in pods:
+        for container in _containers(pod):
+            state = container.state.waiting
+            if state is not None and state.reason in _HOPELESS:
+                return f"pod {pod.metadata.name}: {state.reason}: {state.message or ''}".rstrip(": ")
+            ended = container.last_state.terminated if container.last_state else None
+            if ended is not None and container.restart_count >= _RESTARTS:
+                said = (ended.message or ended.reason or "").strip()
+                return f"pod {pod.metadata.name} ended {container.restart_count} times, exit {ended.exit_code}: {said}"
+    return None
+
+
+def waiting(pods: list[V1Pod]) -> str:
+    """What each pod waits for, in one line."""
+    states = []
+    for pod in pods:
+        reasons = [entry.state.waiting.reason for entry in _containers(pod) if entry.state.waiting is not None]
+        unmet = [entry.message for entry in pod.status.conditions or () if entry.status == "False" and entry.message]
+        states.append(f"{pod.metadata.name}: {pod.status.phase}, {'; '.join(reasons + unmet) or 'no reason given'}")
+    return ", ".join(states)
+
+
+def _containers(pod: V1Pod) -> list[Any]:
+    return [*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())]

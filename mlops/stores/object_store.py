@@ -1,0 +1,151 @@
+"""The S3 buckets: tables as Parquet, everything else as bytes."""
+
+from __future__ import annotations
+
+import io
+import mimetypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlops.result import Failure
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlops.config import Settings
+
+_DIGEST = "sha256"  # metadata of an object: the digest of its content
+_REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403"}
+
+
+class ObjectStore:
+    """One bucket. Each method raises Failure where the store is away, refuses, or has no such thing."""
+
+    def __init__(self, settings: Settings, bucket: str) -> None:
+        self.bucket = bucket
+        self._endpoint = settings.s3_endpoint
+        self._client = _client(settings)
+
+    def read_bytes(self, key: str) -> bytes:
+        with self._explained(key):
+            content: bytes = self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        return content
+
+    def write_bytes(self, key: str, content: bytes, *, digest: str | None = None) -> None:
+        """Puts an object in one step: a reader sees the old content or the new, never half of it."""
+        with self._explained(key):
+            self._client.put_object(
+                Bucket=self.bucket,
+                Key=key,
+                Body=content,
+                ContentType=mimetypes.guess_type(key)[0] or "application/octet-stream",
+                Metadata={_DIGEST: digest} if digest else {},
+            )
+
+    def read_table(self, key: str) -> pd.DataFrame:
+        import pandas as pd
+        import pyarrow
+
+        content = self.read_bytes(key)
+        try:
+            return pd.read_parquet(io.BytesIO(content))
+        except pyarrow.ArrowInvalid as error:
+            raise Failure(f"{self._address(key)} is not a Parquet table: clear the task that wrote it") from error
+
+    def write_table(self, key: str, table: pd.DataFrame) -> None:
+        """Writes the table without its index."""
+        content = io.BytesIO()
+        table.to_parquet(content, index=False)
+        self.write_bytes(key, content.getvalue())
+
+    def digest(self, key: str) -> str | None:
+        """The digest given when the object was written; None where there is no such object or no digest."""
+        from botocore.exceptions import ClientError
+
+        with self._explained(key):
+            try:
+                head = self._client.head_object(Bucket=self.bucket, Key=key)
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "404":
+                    raise
+                return None
+        digest: str | None = head["Metadata"].get(_DIGEST)
+        return digest
+
+    def upload_folder(self, folder: Path, prefix: str) -> None:
+        """Writes each file below `folder` to the same place below `prefix`."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                self.write_bytes(f"{prefix}/{path.relative_to(folder)}", path.read_bytes())
+
+    def ensure(self) -> bool:
+        """Creates the bucket unless it is there; says whether it was created."""
+        from botocore.exceptions import ClientError
+
+        with self._explained():
+            try:
+                self._client.head_bucket(Bucket=self.bucket)
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "404":
+                    raise
+                self._client.create_bucket(Bucket=self.bucket)
+                return True
+        return False
+
+    def _address(self, key: str | None = None) -> str:
+        return f"s3://{self.bucket}/{key}" if key else f"bucket {self.bucket!r}"
+
+    @contextmanager
+    def _explained(self, key: str | None = None) -> Iterator[None]:
+        """Turns what the client raises into a Failure that names the object, the endpoint, and the remedy."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code == "NoSuchBucket":
+                remedy = "create it with 'python -m mlops ingestion buckets' or correct global.buckets"
+                raise Failure(f"bucket {self.bucket!r} not found at {self._endpoint}: {remedy}") from error
+            if code in ("NoSuchKey", "404"):
+                remedy = "run the step that writes it, or 'make data' for a dataset's file"
+                raise Failure(f"{self._address(key)} not found at {self._endpoint}: {remedy}") from error
+            if code in _REFUSED:
+                remedy = "check the keys in the Secret that global.s3.existingSecret names and their policy"
+                raise Failure(f"{self._endpoint} refuses {self._address(key)} ({code}): {remedy}") from error
+            raise Failure(f"{self._endpoint} failed on {self._address(key)}: {error}") from error
+        except BotoCoreError as error:
+            remedy = "check that the store runs and that global.services.minio or global.s3.external names it"
+            raise Failure(f"no answer from {self._endpoint} for {self._address(key)} ({error}): {remedy}") from error
+
+
+def data_bucket(settings: Settings) -> ObjectStore:
+    return ObjectStore(settings, settings.data_bucket)
+
+
+def reports_bucket(settings: Settings) -> ObjectStore:
+    return ObjectStore(settings, settings.reports_bucket)
+
+
+def _client(settings: Settings) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key,
+        aws_secret_access_key=settings.s3_secret_key,
+        config=Config(
+            connect_timeout=5,
+            read_timeout=60,
+            retries={"mode": "standard", "total_max_attempts": 5},
+            # A bucket is a host name only at AWS; and not every other store knows the newer checksums.
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )

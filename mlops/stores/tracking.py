@@ -1,0 +1,223 @@
+"""MLflow: runs, the model registry with its aliases, and models that are safe to load."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from mlops.result import Failure
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.entities import Run
+    from sklearn.pipeline import Pipeline
+
+MODEL_ARTIFACT = "model"
+# All that a stored model may hold beside what skops trusts by itself. A model is read from the artifact store, which
+# more people can write to than can change this code; skops builds these types and no other, where (cloud)pickle runs
+# whatever the file says.
+TRUSTED_TYPES = frozenset(
+    {
+        "functools.partial",
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.model_selection._split.StratifiedKFold",
+        "sklearn.utils.validation.check_array",
+    }
+)
+_CLIENT_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # nothing leaves the cluster
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # a task log is no terminal
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",  # about 30 s; after that the task's own retries are better
+    "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",  # the environment holds secrets
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output may be where the result goes
+    "GIT_PYTHON_REFRESH": "quiet",  # a task image has no git
+}
+
+
+class Tracking:
+    """The tracking server. Each method raises Failure where the server is away or refuses."""
+
+    def __init__(self, uri: str) -> None:
+        for key, value in _CLIENT_SETTINGS.items():
+            os.environ.setdefault(key, value)
+        import mlflow
+
+        mlflow.set_tracking_uri(uri)
+        self._uri = uri
+        self._client = mlflow.MlflowClient(uri)
+
+    def runs(self, experiment: str, tag: str, value: str) -> list[Run]:
+        """The experiment's runs that carry the tag with this value, newest first."""
+        with self._explained():
+            found = self._client.get_experiment_by_name(experiment)
+            if found is None:
+                return []
+            query = f"tags.`{tag}` = '{value}'"
+            return list(self._client.search_runs([found.experiment_id], query, order_by=["attributes.start_time DESC"]))
+
+    def run(self, run_id: str) -> Run:
+        with self._explained():
+            return self._client.get_run(run_id)
+
+    @contextmanager
+    def new_run(self, experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
+        """A new run, yielded by its id: finished at the end of the block, failed where the block raises."""
+        import mlflow
+
+        with self._explained():
+            mlflow.set_experiment(experiment)
+            with mlflow.start_run(run_name=name, tags=dict(tags)) as run:
+                yield run.info.run_id
+
+    def end_run(self, run_id: str, reason: str) -> None:
+        """Takes a run out of the finished and the running ones; it stays readable."""
+        with self._explained():
+            self._client.set_tag(run_id, "maestro.superseded", reason)
+            self._client.set_terminated(run_id, status="KILLED")
+
+    def log(
+        self,
+        run_id: str,
+        *,
+        params: Mapping[str, object] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        import mlflow
+
+        with self._explained():
+            if params:
+                mlflow.log_params(dict(params), run_id=run_id)
+            if metrics:
+                mlflow.log_metrics(dict(metrics), run_id=run_id)
+            for key, value in (tags or {}).items():
+                self._client.set_tag(run_id, key, value)
+
+    def log_model(self, model: Pipeline, example: pd.DataFrame, requirements: list[str]) -> None:
+        """Logs the model to the run of the enclosing `new_run`, with its signature and `example` as input example.
+
+        Raises Failure where the model holds a type that is not in TRUSTED_TYPES.
+        """
+        import mlflow
+        import skops.io
+
+        untrusted = set(skops.io.get_untrusted_types(data=skops.io.dumps(model))) - TRUSTED_TYPES
+        if untrusted:
+            raise Failure(
+                f"the model holds {', '.join(sorted(untrusted))}: leave it out, or read its source and add it to "
+                "TRUSTED_TYPES in mlops/stores/tracking.py"
+            )
+        with self._explained():
+            mlflow.sklearn.log_model(
+                model,
+                name=MODEL_ARTIFACT,
+                signature=mlflow.models.infer_signature(example, model.predict(example)),
+                input_example=example,
+                pip_requirements=requirements,
+                serialization_format="skops",
+                skops_trusted_types=sorted(TRUSTED_TYPES),
+            )
+
+    def download_model(self, model_uri: str, folder: Path) -> Path:
+        """The folder, below `folder`, of a model whose file is safe to load. Raises Failure for any other model."""
+        import mlflow
+
+        with self._explained(model_uri):
+            path = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=str(folder)))
+            _verify(path, model_uri)
+        return path
+
+    def load_model(self, model_uri: str) -> Pipeline:
+        """The fitted pipeline of `runs:/<run id>/model` or `models:/<name>/<version>`."""
+        import mlflow
+
+        with TemporaryDirectory() as folder:
+            model: Pipeline = mlflow.sklearn.load_model(str(self.download_model(model_uri, Path(folder))))
+        return model
+
+    def input_example(self, model_uri: str) -> bytes:
+        """The model's input example as the JSON body of a request to a scoring server."""
+        import mlflow
+
+        with TemporaryDirectory() as folder, self._explained(model_uri):
+            file = mlflow.artifacts.download_artifacts(f"{model_uri}/serving_input_example.json", dst_path=folder)
+            return Path(file).read_bytes()
+
+    def register(self, name: str, run_id: str) -> str:
+        """The version of the run's model in the registry: the one there is, else a new one."""
+        import mlflow
+
+        with self._explained():
+            versions = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+            if versions:
+                return str(min(int(version.version) for version in versions))
+            return str(mlflow.register_model(f"runs:/{run_id}/{MODEL_ARTIFACT}", name).version)
+
+    def aliased(self, name: str, alias: str) -> str | None:
+        """The version of the registered model that has the alias; None where no version or no such model has it."""
+        from mlflow.exceptions import RestException
+
+        with self._explained():
+            try:
+                return str(self._client.get_model_version_by_alias(name, alias).version)
+            except RestException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
+                raise
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        with self._explained():
+            self._client.set_registered_model_alias(name, alias, version)
+
+    @contextmanager
+    def _explained(self, subject: str | None = None) -> Iterator[None]:
+        """Turns what the client raises into a Failure that names the server and the remedy."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            subject = f" for {subject}" if subject else ""
+            if "403" in error.message or "Invalid Host header" in error.message:
+                remedy = "add the server's name to its --allowed-hosts"
+            elif "Max retries" in error.message or "request to" in error.message:
+                remedy = "check that MLflow runs and that global.services.mlflow names it"
+            else:
+                remedy = "see the log of the MLflow pod"
+            raise Failure(f"MLflow at {self._uri} failed{subject}: {error.message.strip()}: {remedy}") from error
+
+
+def scoring_command(model: Path, host: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """The command line and the environment of MLflow's scoring server for a downloaded model."""
+    from mlflow.pyfunc.scoring_server import get_cmd
+
+    command, environment = get_cmd(str(model), port, host)  # type: ignore[arg-type]  # its host is annotated as int
+    return shlex.split(command), environment
+
+
+def _verify(path: Path, model_uri: str) -> None:
+    """Raises Failure unless the model file can build nothing but TRUSTED_TYPES.
+
+    The file `MLmodel` beside a model names the code that loads it, so it is checked as well as the types.
+    """
+    from mlflow.models import Model
+
+    flavors: dict[str, dict[str, Any]] = Model.load(str(path)).flavors
+    sklearn, pyfunc = flavors.get("sklearn", {}), flavors.get("python_function", {})
+    safe = (
+        sklearn.get("serialization_format") == "skops"
+        and set(sklearn.get("skops_trusted_types") or ()) <= TRUSTED_TYPES
+        and pyfunc.get("loader_module") == "mlflow.sklearn"
+        and not sklearn.get("code")
+        and not pyfunc.get("code")
+    )
+    if not safe:
+        raise Failure(
+            f"{model_uri} may run code when it is loaded: log it with 'python -m mlops training fit', which writes "
+            "skops files of known types"
+        )

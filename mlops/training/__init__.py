@@ -1,0 +1,1 @@
+"""Fit a model, log it to MLflow, and decide whether it is good enough."""

@@ -1,0 +1,59 @@
+"""How well a model does on labelled rows, beside what always guessing the larger class would reach."""
+
+import warnings
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
+from sklearn.pipeline import Pipeline
+
+from mlops.training.threads import threads_for
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All of the positive class; NaN where undefined. Counts: what was predicted, and whether that was right."""
+
+    accuracy: float
+    f1: float
+    auc: float
+    baseline_accuracy: float
+    true_positives: int
+    false_positives: int
+    true_negatives: int
+    false_negatives: int
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """The finite ones, as MLflow metrics."""
+        return {f"{prefix}_{name}": float(value) for name, value in asdict(self).items() if np.isfinite(value)}
+
+
+def score(model: Pipeline, features: pd.DataFrame, labels: pd.Series) -> Scores:
+    """The model's scores on (n, features) rows with (n,) labels of 0 and 1."""
+    with threads_for(len(features)):
+        predicted, probability = model.predict(features), model.predict_proba(features)[:, 1]
+    return score_predictions(labels.to_numpy(), predicted, probability)
+
+
+def score_predictions(labels: np.ndarray, predicted: np.ndarray, probability: np.ndarray) -> Scores:
+    """labels and predicted: (n,) of 0 and 1; probability: (n,), that of class 1."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        f1 = float(f1_score(labels, predicted, zero_division=0.0))
+        auc = float("nan") if np.isnan(probability).any() else float(roc_auc_score(labels, probability))
+    true_negatives, false_positives, false_negatives, true_positives = confusion_matrix(
+        labels, predicted, labels=[0, 1]
+    ).ravel()
+    share = float(np.mean(labels))
+    return Scores(
+        accuracy=float(accuracy_score(labels, predicted)),
+        f1=f1,
+        auc=auc,
+        baseline_accuracy=max(share, 1 - share),
+        true_positives=int(true_positives),
+        false_positives=int(false_positives),
+        true_negatives=int(true_negatives),
+        false_negatives=int(false_negatives),
+    )

@@ -1,0 +1,85 @@
+"""Charts rendered by helm and read back as objects, so that a test asserts on fields and not on text."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+Object = dict[str, Any]
+
+# libyaml where PyYAML was built with it: ten times faster.
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Refused(Exception):
+    """Helm would not render. Its text holds helm's own words."""
+
+
+def render(
+    chart: str, values: Mapping[str, Any] | None = None, name: str = "maestro", namespace: str = "maestro"
+) -> list[Object]:
+    """The objects of a chart under charts/, hooks included. Raises Refused where helm refuses the values."""
+    command = ["helm", "template", name, str(ROOT / "charts" / chart), "--namespace", namespace, "--values", "-"]
+    result = subprocess.run(
+        command,
+        input=json.dumps(dict(values or {})),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{ROOT}/.build/bin:{os.environ['PATH']}"},
+    )
+    if result.returncode:
+        raise Refused(result.stderr)
+    return [document for document in yaml.load_all(result.stdout, Loader) if document]
+
+
+def find(objects: list[Object], kind: str, name: str) -> Object:
+    """The one object of this kind and name."""
+    (found,) = (entry for entry in objects if (entry["kind"], entry["metadata"]["name"]) == (kind, name))
+    return found
+
+
+def pod_specs(objects: list[Object]) -> Iterator[tuple[str, Object]]:
+    """Each pod that the objects are or make: `Kind/name` and its spec."""
+    paths: dict[str, Callable[[Object], Object]] = {
+        "Pod": lambda entry: entry["spec"],
+        "CronJob": lambda entry: entry["spec"]["jobTemplate"]["spec"]["template"]["spec"],
+    }
+    for entry in objects:
+        kind, spec = entry["kind"], entry.get("spec") or {}
+        if kind in paths:
+            yield f"{kind}/{entry['metadata']['name']}", paths[kind](entry)
+        elif "template" in spec:
+            yield f"{kind}/{entry['metadata']['name']}", spec["template"]["spec"]
+
+
+def containers(spec: Object) -> list[Object]:
+    return [*spec.get("initContainers", ()), *spec["containers"]]
+
+
+def environment(container: Object) -> dict[str, Any]:
+    """The environment of a container: a literal value, or where it is taken from."""
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container.get("env", ())}
+
+
+def unrestricted(objects: list[Object]) -> list[str]:
+    """What Pod Security "restricted" would refuse, and each container whose root file system can be written."""
+    faults = []
+    for where, spec in pod_specs(objects):
+        pod = spec.get("securityContext", {})
+        if not (pod.get("runAsNonRoot") and pod.get("seccompProfile", {}).get("type") == "RuntimeDefault"):
+            faults.append(f"{where}: securityContext of the pod")
+        if any(field in spec for field in ("hostNetwork", "hostPID", "hostIPC")):
+            faults.append(f"{where}: a namespace of the host")
+        faults += [f"{where}: volume {volume['name']}" for volume in spec.get("volumes", ()) if "hostPath" in volume]
+        for container in containers(spec):
+            own = container.get("securityContext", {})
+            restricted = own.get("allowPrivilegeEscalation") is False and own.get("capabilities") == {"drop": ["ALL"]}
+            if not (restricted and own.get("readOnlyRootFilesystem")):
+                faults.append(f"{where}: securityContext of container {container['name']}")
+    return faults

@@ -1,0 +1,380 @@
+"""charts/airflow: what its objects say to Kubernetes and to Airflow."""
+
+import base64
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mlops.config import Settings
+from tests.charts.conftest import ROOT, Object, Refused, containers, environment, find, pod_specs, render
+
+AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))  # type: ignore[union-attr, arg-type]
+SLACK = {"global": {"notifications": {"slackWebhookSecret": "slack"}}}
+COMBINED = {"scheduler": {"withApiServer": True}}
+
+
+def airflow(values: dict[str, Any] | None = None) -> list[Object]:
+    return render("airflow", values)
+
+
+def deployment(part: str, objects: list[Object]) -> Object:
+    return find(objects, "Deployment", f"maestro-airflow-{part}")
+
+
+def template_of(part: str, objects: list[Object]) -> Object:
+    template: Object = deployment(part, objects)["spec"]["template"]
+    return template
+
+
+def container(name: str, spec: Object) -> Object:
+    (found,) = (entry for entry in containers(spec) if entry["name"] == name)
+    return found
+
+
+def cfg(objects: list[Object]) -> ConfigParser:
+    parser = ConfigParser(interpolation=None)
+    parser.read_string(find(objects, "ConfigMap", "maestro-airflow-config")["data"]["airflow.cfg"])
+    return parser
+
+
+def settings(objects: list[Object]) -> Object:
+    loaded: Object = yaml.safe_load(find(objects, "Secret", "maestro-airflow-setup")["stringData"]["settings.yaml"])
+    return loaded
+
+
+def setup_job(objects: list[Object]) -> Object:
+    (job,) = (entry for entry in objects if entry["kind"] == "Job")
+    return job
+
+
+# Configuration
+
+
+def test_every_setting_of_airflow_cfg_is_one_that_airflow_knows() -> None:
+    known = yaml.safe_load((AIRFLOW / "config_templates/config.yml").read_text())
+    parser = cfg(airflow())
+    unknown = [
+        f"[{section}] {key}"
+        for section in parser.sections()
+        for key in parser[section]
+        if key not in known.get(section, {}).get("options", {})
+    ]
+    assert not unknown
+
+
+def test_airflow_is_told_addresses_from_the_one_place_that_holds_them() -> None:
+    services = {"airflow": {"name": "flow", "port": 81}, "statsd": {"name": "stats", "port": 82}}
+    parser = cfg(airflow({"global": {"services": services, "buckets": {"logs": "elsewhere"}}}))
+    assert parser["core"]["execution_api_server_url"] == "http://flow:81/execution/"
+    assert (parser["metrics"]["statsd_host"], parser["metrics"]["statsd_port"]) == ("stats", "82")
+    assert parser["logging"]["remote_base_log_folder"] == "s3://elsewhere"
+
+
+def test_no_password_stands_in_the_configuration_or_in_a_literal_of_the_environment() -> None:
+    objects = airflow()
+    secrets = find(objects, "Secret", "maestro-airflow")["data"]
+    values = [base64.b64decode(value).decode() for value in secrets.values()]
+    elsewhere = yaml.safe_dump([entry for entry in objects if entry["kind"] != "Secret"])
+    assert not [value for value in values if value in elsewhere]
+    assert ":@" not in cfg(objects)["database"]["sql_alchemy_conn"]
+    assert (
+        cfg(objects)["database"]["sql_alchemy_conn"] == "postgresql+psycopg2://airflow@maestro-postgresql:5432/airflow"
+    )
+
+
+def test_the_fernet_key_is_one() -> None:
+    from cryptography.fernet import Fernet
+
+    key = base64.b64decode(find(airflow(), "Secret", "maestro-airflow")["data"]["fernet-key"])
+    assert Fernet(key).decrypt(Fernet(key).encrypt(b"text")) == b"text"
+
+
+def test_existing_secrets_take_the_place_of_the_charts_own() -> None:
+    values = {
+        "fernetKeySecretName": "mine-1",
+        "apiSecretKeySecretName": "mine-2",
+        "jwtSecretName": "mine-3",
+        "adminUser": {"existingSecret": "mine-4"},
+    }
+    seen = environment(setup_job(airflow(values))["spec"]["template"]["spec"]["containers"][0])
+    for key, secret in (
+        ("AIRFLOW__CORE__FERNET_KEY", "mine-1"),
+        ("AIRFLOW__API__SECRET_KEY", "mine-2"),
+        ("AIRFLOW__API_AUTH__JWT_SECRET", "mine-3"),
+        ("MAESTRO_ADMIN_PASSWORD", "mine-4"),
+    ):
+        assert seen[key]["secretKeyRef"]["name"] == secret
+
+
+def test_pods_restart_when_their_configuration_changes_and_only_then() -> None:
+    before = airflow()
+    same = airflow()
+    changed = airflow({"config": {"core": {"parallelism": "2"}}})
+    for part in ("scheduler", "api-server", "dag-processor", "triggerer"):
+        assert template_of(part, before) == template_of(part, same)
+        assert template_of(part, before) != template_of(part, changed)
+
+
+# The setup Job and who waits for it
+
+
+def test_pods_wait_for_exactly_what_the_setup_job_marks() -> None:
+    objects = airflow()
+    _, _, script = setup_job(objects)["spec"]["template"]["spec"]["containers"][0]["args"]
+    marked = set(re.findall(r"release-gate mark (\S+ \S+)", script))
+    waited = set()
+    for part in ("scheduler", "api-server", "dag-processor", "triggerer"):
+        first = template_of(part, objects)["spec"]["initContainers"][0]
+        assert first["args"][:2] == ["release-gate", "wait"]
+        waited.add(f"{first['args'][2]} {first['args'][3]}")
+    assert waited == marked
+
+
+def test_new_settings_make_a_new_job_and_restart_nothing_but_the_pod_that_waits_for_them() -> None:
+    before, after = airflow(), airflow({"variables": {"model_f1_threshold": "0.9"}})
+    assert setup_job(before)["metadata"]["name"] != setup_job(after)["metadata"]["name"]
+    assert template_of("dag-processor", before) != template_of("dag-processor", after)
+    for part in ("scheduler", "api-server", "triggerer"):
+        assert template_of(part, before) == template_of(part, after)
+
+
+def test_a_new_airflow_image_makes_every_component_wait_for_its_migration() -> None:
+    before, after = airflow(), airflow({"global": {"images": {"tags": {"airflow": "new"}}}})
+    assert setup_job(before)["metadata"]["name"] != setup_job(after)["metadata"]["name"]
+    for part in ("scheduler", "api-server", "dag-processor", "triggerer"):
+        gates = [template_of(part, objects)["spec"]["initContainers"][0]["args"] for objects in (before, after)]
+        assert gates[0] != gates[1]
+
+
+def test_a_new_task_image_restarts_the_scheduler_alone() -> None:
+    before, after = airflow(), airflow({"global": {"images": {"tags": {"task": "new"}}}})
+    assert template_of("scheduler", before) != template_of("scheduler", after)
+    for part in ("api-server", "dag-processor", "triggerer"):
+        assert template_of(part, before) == template_of(part, after)
+
+
+def test_connections_are_templates_and_secrets_in_them_stay_in_their_secret() -> None:
+    values = {
+        "connections": {
+            "warehouse": {
+                "conn_type": "postgres",
+                "host": "{{ .Release.Name }}-db",
+                "password": {"secretKeyRef": {"name": "warehouse", "key": "password"}},
+                "extra": {"nested": {"secretKeyRef": {"name": "warehouse", "key": "token"}}},
+            }
+        },
+        "variables": {"hook": {"secretKeyRef": {"name": "slack", "key": "url", "optional": True}}},
+    }
+    objects = airflow(values)
+    declared = settings(objects)
+    warehouse = declared["connections"]["warehouse"]
+    assert warehouse["host"] == "maestro-db"
+    seen = environment(setup_job(objects)["spec"]["template"]["spec"]["containers"][0])
+    assert seen[warehouse["password"]["environment"]]["secretKeyRef"] == {"name": "warehouse", "key": "password"}
+    assert seen[warehouse["extra"]["nested"]["environment"]]["secretKeyRef"] == {"name": "warehouse", "key": "token"}
+    assert seen[declared["variables"]["hook"]["environment"]]["secretKeyRef"]["optional"] is True
+
+
+def test_a_value_removed_with_null_is_no_longer_declared() -> None:
+    declared = settings(airflow({"connections": {"mlflow_default": None}, "variables": {"alert_email": None}}))
+    assert "mlflow_default" not in declared["connections"]
+    assert "alert_email" not in declared["variables"]
+
+
+# Pods
+
+
+def test_only_the_containers_that_speak_to_kubernetes_hold_a_token() -> None:
+    for values in ({}, COMBINED):
+        holders = {
+            f"{where} {entry['name']}"
+            for where, spec in pod_specs(airflow(values))
+            for entry in containers(spec)
+            if any("serviceaccount" in mount["mountPath"] for mount in entry.get("volumeMounts", ()))
+        }
+        assert holders == {
+            "Deployment/maestro-airflow-scheduler scheduler",
+            "Deployment/maestro-airflow-triggerer triggerer",
+            "Pod/maestro-airflow-test test",
+        }
+
+
+def test_the_api_server_is_a_sidecar_that_the_service_finds_where_values_put_it_into_the_schedulers_pod() -> None:
+    objects = airflow(COMBINED)
+    assert "maestro-airflow-api-server" not in {e["metadata"]["name"] for e in objects if e["kind"] == "Deployment"}
+    template = template_of("scheduler", objects)
+    assert template["spec"]["initContainers"][-1]["name"] == "api-server"
+    assert template["spec"]["initContainers"][-1]["restartPolicy"] == "Always"
+    assert deployment("scheduler", objects)["spec"]["strategy"] == {"type": "Recreate"}
+    selector = find(objects, "Service", "maestro-airflow-api-server")["spec"]["selector"]
+    assert selector.items() <= template["metadata"]["labels"].items()
+
+
+def test_more_than_one_pod_gets_a_disruption_budget_that_selects_it() -> None:
+    values = {key: {"replicas": 2} for key in ("apiServer", "scheduler", "dagProcessor", "triggerer")}
+    assert not [entry for entry in airflow() if entry["kind"] == "PodDisruptionBudget"]
+    budgets = [entry for entry in airflow(values) if entry["kind"] == "PodDisruptionBudget"]
+    assert len(budgets) == 4
+    for budget in budgets:
+        selected = deployment(budget["metadata"]["name"].removeprefix("maestro-airflow-"), airflow(values))
+        assert budget["spec"]["selector"] == selected["spec"]["selector"]
+
+
+def test_probes_ask_for_the_job_that_the_container_runs() -> None:
+    jobs = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
+    for part, job in jobs.items():
+        probed = container(part, template_of(part, airflow())["spec"])
+        assert probed["args"] == ["airflow", part]
+        for probe in ("startupProbe", "livenessProbe"):
+            python, _, module, asked = probed[probe]["exec"]["command"]
+            assert (python, asked) == ("python", job)
+            assert importlib.util.find_spec(module)
+
+
+def test_probes_have_the_time_that_a_loaded_node_takes() -> None:
+    for part in ("scheduler", "api-server", "dag-processor", "triggerer"):
+        startup = container(part, template_of(part, airflow())["spec"])["startupProbe"]
+        assert startup["periodSeconds"] * startup["failureThreshold"] >= 300
+
+
+# Task pods
+
+
+def test_a_task_pod_is_told_every_setting_that_mlops_reads_and_nothing_else() -> None:
+    template = yaml.safe_load(find(airflow(SLACK), "ConfigMap", "maestro-airflow-pods")["data"]["pod-template.yaml"])
+    (base,) = template["spec"]["containers"]
+    assert environment(base).keys() == set(Settings.keys().values()) | {"HOME"}
+
+
+def test_the_operators_platform_reads_what_the_chart_renders(tmp_path: Path) -> None:
+    from mlops.airflow.platform import Platform
+
+    files = find(airflow({"taskPods": {"failedPodTTL": 7}}), "ConfigMap", "maestro-airflow-pods")["data"]
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    platform = Platform.load(tmp_path)
+    assert platform.namespace == "maestro"
+    assert platform.failed_pod_ttl == 7
+    assert {"small", "medium", "large", "gpu"} <= platform.sizes.keys()
+    assert platform.images["task"] == "localhost/maestro/task:latest"
+    assert platform.identities == {"deployer": "maestro-deployer"}
+    assert platform.template["spec"]["serviceAccountName"] == "maestro-task"
+    assert platform.template["spec"]["automountServiceAccountToken"] is False
+    assert platform.template["spec"]["containers"][0]["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_the_role_allows_what_the_operator_does_in_its_namespace_and_no_more() -> None:
+    objects = airflow()
+    rules = {tuple(rule["resources"]): set(rule["verbs"]) for rule in find(objects, "Role", "maestro-airflow")["rules"]}
+    assert rules == {
+        ("pods",): {"create", "get", "list", "watch", "patch", "delete"},
+        ("pods/log",): {"get"},
+        ("events",): {"list"},
+    }
+    assert not [entry for entry in objects if entry["kind"].startswith("Cluster")]
+
+
+# DAG files
+
+
+def test_the_image_fills_the_dags_volume_once_and_a_new_image_takes_its_old_files_back(tmp_path: Path) -> None:
+    image, volume, scratch = (tmp_path / name for name in ("image", "volume", "scratch"))
+    for folder in (image / "utils", volume, scratch):
+        folder.mkdir(parents=True)
+    (image / "a.py").write_text("a1")
+    (image / "utils/b.py").write_text("b1")
+
+    def fill(tag: str) -> None:
+        objects = airflow({"global": {"images": {"tags": {"airflow": tag}}}})
+        entry = container("dags-from-image", template_of("dag-processor", objects)["spec"])
+        shell, flags, script = entry["args"]
+        places = {"/opt/maestro/dags": image, "/dags": volume, "/tmp": scratch}  # noqa: S108 - of the container
+        script = re.sub("|".join(places), lambda match: str(places[match[0]]), script)
+        subprocess.run([shell, flags, script], check=True, env={**os.environ, **environment(entry)})
+
+    fill("one")
+    assert read(volume) == {"a.py": "a1", "utils/b.py": "b1"}
+
+    (volume / "a.py").write_text("edited")
+    (volume / "hand.py").write_text("hand")
+    fill("one")
+    assert read(volume) == {"a.py": "edited", "utils/b.py": "b1", "hand.py": "hand"}, "a restart keeps what was copied"
+
+    shutil.rmtree(image / "utils")
+    (image / "a.py").write_text("a2")
+    fill("two")
+    assert read(volume) == {"a.py": "a2", "hand.py": "hand"}
+
+
+def read(folder: Path) -> dict[str, str]:
+    """Content by path of the files that are not hidden."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
+
+
+def test_persistent_dags_lie_in_one_claim_that_outlives_the_release() -> None:
+    values = {"dags": {"persistence": {"enabled": True, "size": "3Gi", "subPath": "team"}}}
+    objects = airflow(values)
+    claim = find(objects, "PersistentVolumeClaim", "maestro-airflow-dags")
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert claim["spec"]["resources"]["requests"]["storage"] == "3Gi"
+    for part in ("scheduler", "dag-processor"):
+        spec = template_of(part, objects)["spec"]
+        assert {"name": "dags", "persistentVolumeClaim": {"claimName": "maestro-airflow-dags"}} in spec["volumes"]
+        mount = next(m for m in container(part, spec)["volumeMounts"] if m["name"] == "dags")
+        assert mount["subPath"] == "team"
+    existing = airflow({"dags": {"persistence": {"enabled": True, "existingClaim": "mine"}}})
+    assert not [entry for entry in existing if entry["kind"] == "PersistentVolumeClaim"]
+
+
+# Metrics
+
+
+def test_every_mapping_names_a_metric_that_airflow_emits() -> None:
+    registry = yaml.safe_load((AIRFLOW / "_shared/observability/metrics/metrics_template.yaml").read_text())
+    emitted = {"airflow." + re.sub(r"\{\w+\}", "x", metric["name"]) for metric in registry["metrics"]}
+    mapping = yaml.safe_load(find(airflow(), "ConfigMap", "maestro-airflow-statsd")["data"]["mapping.yaml"])
+    for entry in mapping["mappings"]:
+        pattern = re.escape(entry["match"]).replace(r"\*", r"[^.]+")
+        assert [name for name in emitted if re.fullmatch(pattern, name)], entry["match"]
+
+
+def test_without_statsd_nothing_is_sent_and_nothing_listens() -> None:
+    objects = airflow({"statsd": {"enabled": False}})
+    assert cfg(objects)["metrics"]["statsd_on"] == "False"
+    assert not [entry for entry in objects if "statsd" in entry["metadata"]["name"]]
+
+
+# Contradictions
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ({"executor": "CeleryExecutor"}, "set executor to LocalExecutor"),
+        (COMBINED | {"apiServer": {"replicas": 2}}, "set scheduler.withApiServer to false or apiServer.replicas to 1"),
+        ({"scheduler": {"withApiServer": True, "replicas": 2}}, "set scheduler.withApiServer to false"),
+        ({"dags": {"persistence": {"existingClaim": "mine"}}}, "set enabled to true or existingClaim"),
+        ({"global": {"postgresql": {"external": {"enabled": True}}}}, "set global.postgresql.external.host"),
+        ({"global": {"postgresql": {"databases": ["mlflow"]}}}, "add it there"),
+        ({"global": {"s3": {"external": {"enabled": True}}}}, "set global.s3.existingSecret"),
+        ({"pools": {"training": {"slotz": 1}}}, "slotz"),
+        ({"connections": {"x": {"host": "a"}}}, "conn_type"),
+        ({"variables": {"x": 0.5}}, "variables"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_with_the_remedy(values: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(Refused, match=re.escape(remedy)):
+        airflow(values)
+
+
+def test_the_folder_of_the_chart_holds_links_and_no_copies() -> None:
+    assert (ROOT / "charts/airflow/charts/common").is_symlink()

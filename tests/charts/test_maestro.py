@@ -1,0 +1,434 @@
+"""charts/maestro: all charts together, in each profile, and the joins between values, schemas, images and charts."""
+
+import base64
+import copy
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.charts.conftest import (
+    ROOT,
+    Object,
+    Refused,
+    containers,
+    environment,
+    find,
+    pod_specs,
+    render,
+    unrestricted,
+)
+
+CHARTS = ROOT / "charts"
+SUBCHARTS = {
+    "postgresql": "postgresql",
+    "minio": "minio",
+    "mlflow": "mlflow",
+    "modelServer": "model-server",
+    "airflow": "airflow",
+}
+CLUSTER_SCOPED = re.compile(
+    r"Cluster|Namespace$|PersistentVolume$|StorageClass|PriorityClass|CustomResource|WebhookConfig|Node"
+)
+
+# Values that switch on what the defaults leave out, so that it is rendered too.
+EVERYTHING: dict[str, Any] = {
+    "global": {"notifications": {"slackWebhookSecret": "slack"}, "images": {"pullSecrets": ["registry"]}},
+    "mlflow": {"replicas": 2},
+    "modelServer": {"replicas": 2},
+    "airflow": {
+        **{component: {"replicas": 2} for component in ("apiServer", "scheduler", "dagProcessor", "triggerer")},
+        "dags": {"persistence": {"enabled": True}},
+    },
+}
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+PROFILES = {"default": {}, "minikube": load(CHARTS / "maestro/values-minikube.yaml"), "everything": EVERYTHING}
+
+
+@cache
+def maestro(profile: str) -> list[Object]:
+    return render("maestro", PROFILES[profile])
+
+
+@pytest.fixture(params=PROFILES)
+def objects(request: pytest.FixtureRequest) -> list[Object]:
+    return maestro(request.param)
+
+
+def leaves(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(path, value) of each value that is not a map, and of each empty map."""
+    if isinstance(values, dict) and values:
+        for key, value in values.items():
+            yield from leaves(value, (*path, key))
+    else:
+        yield path, values
+
+
+def at(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    for key in reversed(path):
+        value = {key: value}
+    return dict(value)
+
+
+# What Kubernetes is given
+
+
+def test_pod_security_restricted_and_a_read_only_root_hold_for_every_pod(objects: list[Object]) -> None:
+    assert not unrestricted(objects)
+
+
+@pytest.mark.parametrize("version", ["1.35", "1.36", "1.37"])
+def test_every_object_fits_the_schema_of_the_kubernetes_api(objects: list[Object], version: str) -> None:
+    for entry in objects:
+        kubernetes_validate.validate(entry, version, strict=True)
+
+
+def test_every_object_belongs_to_its_namespace(objects: list[Object]) -> None:
+    assert not [entry["kind"] for entry in objects if CLUSTER_SCOPED.match(entry["kind"])]
+    foreign = {entry["metadata"].get("namespace", "maestro") for entry in objects}
+    assert foreign == {"maestro"}
+
+
+def test_two_releases_of_one_namespace_share_no_object() -> None:
+    one, two = ({(e["kind"], e["metadata"]["name"]) for e in render("maestro", name=name)} for name in ("one", "two"))
+    assert not one & two
+
+
+@pytest.mark.parametrize("name", ["airflow", "mlflow", "minio", "postgresql", "model-server", "task"])
+def test_a_release_may_be_called_like_one_of_its_components(name: str) -> None:
+    objects = render("maestro", name=name)
+    named = [(entry["kind"], entry["metadata"]["name"]) for entry in objects]
+    assert len(named) == len(set(named))
+
+
+def test_no_pod_mounts_a_token_by_default(objects: list[Object]) -> None:
+    assert [where for where, spec in pod_specs(objects) if spec.get("automountServiceAccountToken") is not False] == []
+
+
+def test_every_container_asks_for_memory_and_is_limited(objects: list[Object]) -> None:
+    for where, spec in pod_specs(objects):
+        for container in containers(spec):
+            assert "memory" in container["resources"]["requests"], f"{where} {container['name']}"
+            assert "memory" in container["resources"]["limits"], f"{where} {container['name']}"
+
+
+def test_what_pods_refer_to_exists(objects: list[Object]) -> None:
+    given = {(entry["kind"], entry["metadata"]["name"]) for entry in objects}
+    given |= {("Secret", "slack"), ("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
+    for where, spec in pod_specs(objects):
+        wanted = {("ServiceAccount", spec.get("serviceAccountName", "default"))}
+        for volume in spec.get("volumes", ()):
+            wanted |= {("ConfigMap", volume["configMap"]["name"])} if "configMap" in volume else set()
+            wanted |= {("Secret", volume["secret"]["secretName"])} if "secret" in volume else set()
+        for container in containers(spec):
+            for source in environment(container).values():
+                if isinstance(source, dict) and "secretKeyRef" in source:
+                    wanted.add(("Secret", source["secretKeyRef"]["name"]))
+        assert wanted <= given, where
+
+
+def test_keys_that_pods_read_are_in_their_secrets(objects: list[Object]) -> None:
+    secrets = {
+        entry["metadata"]["name"]: entry.get("data", {}).keys() | entry.get("stringData", {}).keys()
+        for entry in objects
+        if entry["kind"] == "Secret"
+    }
+    for where, spec in pod_specs(objects):
+        for container in containers(spec):
+            for name, source in environment(container).items():
+                if isinstance(source, dict) and source.get("secretKeyRef", {}).get("name") in secrets:
+                    reference = source["secretKeyRef"]
+                    assert reference["key"] in secrets[reference["name"]], f"{where} {name}"
+
+
+def test_every_service_selects_one_kind_of_pod_and_finds_its_ports(objects: list[Object]) -> None:
+    workloads = [entry for entry in objects if entry["kind"] in ("Deployment", "StatefulSet")]
+    for service in (entry for entry in objects if entry["kind"] == "Service"):
+        name, selector = service["metadata"]["name"], service["spec"]["selector"].items()
+        (selected,) = (w for w in workloads if selector <= w["spec"]["template"]["metadata"]["labels"].items())
+        ports = {
+            port.get("name", port["containerPort"])
+            for container in containers(selected["spec"]["template"]["spec"])
+            for port in container.get("ports", ())
+        }
+        for port in service["spec"]["ports"]:
+            assert port.get("targetPort", port["port"]) in ports, f"{name} {port}"
+
+
+def test_every_selector_matches_its_own_template_and_no_other(objects: list[Object]) -> None:
+    workloads = [entry for entry in objects if entry["kind"] in ("Deployment", "StatefulSet")]
+    for workload in workloads:
+        selector = workload["spec"]["selector"]["matchLabels"].items()
+        matched = [w for w in workloads if selector <= w["spec"]["template"]["metadata"]["labels"].items()]
+        assert matched == [workload]
+
+
+# Images
+
+
+def test_every_image_has_a_folder_in_images(objects: list[Object]) -> None:
+    images = {container["image"] for _, spec in pod_specs(objects) for container in containers(spec)}
+    platform = yaml.safe_load(find(objects, "ConfigMap", "maestro-airflow-pods")["data"]["platform.yaml"])
+    for image in images | set(platform["images"].values()):
+        registry, _, name = image.partition(":")[0].rpartition("/")
+        assert registry == "localhost/maestro"
+        assert (ROOT / "images" / name / "Dockerfile").is_file(), image
+
+
+def test_an_images_own_tag_wins() -> None:
+    objects = render(
+        "maestro", {"global": {"images": {"registry": "r.example.com/x", "tag": "1", "tags": {"mlflow": "2"}}}}
+    )
+    images = {container["image"] for _, spec in pod_specs(objects) for container in containers(spec)}
+    assert "r.example.com/x/mlflow:2" in images
+    assert "r.example.com/x/airflow:1" in images
+
+
+# Secrets
+
+
+def test_secrets_are_random_long_enough_and_outlive_the_release() -> None:
+    first, second = (
+        {entry["metadata"]["name"]: entry for entry in render("maestro") if entry["kind"] == "Secret"} for _ in range(2)
+    )
+    for name in ("maestro-postgresql", "maestro-minio", "maestro-airflow"):
+        assert first[name]["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+        for key, value in first[name]["data"].items():
+            assert second[name]["data"][key] != value, f"{name} {key}"
+            assert len(base64.b64decode(value)) >= 16, f"{name} {key}"
+
+
+def test_values_hold_no_secret() -> None:
+    for path in CHARTS.glob("*/values*.yaml"):
+        for keys, value in leaves(load(path)):
+            if re.search(r"password|secret|token|key$", keys[-1], re.IGNORECASE) and not re.search(
+                r"Secret(Name)?$", keys[-1]
+            ):
+                assert not value, f"{path.name}: {'.'.join(keys)}"
+
+
+# Values and schemas
+
+
+@pytest.mark.parametrize("path", [(), *((key,) for key in SUBCHARTS), ("global",), *(("global", key) for key in (
+    "images", "services", "buckets", "postgresql", "s3", "notifications"))], ids=".".join)  # fmt: skip
+def test_unknown_keys_are_errors(path: tuple[str, ...]) -> None:
+    with pytest.raises(Refused, match="notAKey"):
+        render("maestro", at((*path, "notAKey"), "x"))
+
+
+@pytest.mark.parametrize("chart", SUBCHARTS.values())
+def test_a_chart_alone_knows_of_the_platform_what_the_umbrella_does(chart: str) -> None:
+    shared = dict(leaves(load(CHARTS / "maestro/values.yaml")["global"]))
+    for path, value in leaves(load(CHARTS / chart / "values.yaml")["global"]):
+        assert shared[path] == value, f"charts/{chart}: global.{'.'.join(path)}"
+
+
+@pytest.mark.parametrize("chart", SUBCHARTS.values())
+def test_a_charts_schema_says_of_global_values_what_the_umbrellas_does(chart: str) -> None:
+    def types(schema: Any, definitions: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+        schema = definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+        if "properties" not in schema:
+            yield path, {key: value for key, value in schema.items() if key != "description"}
+        for key, value in schema.get("properties", {}).items():
+            yield from types(value, definitions, (*path, key))
+
+    def global_types(name: str) -> dict[tuple[str, ...], Any]:
+        schema = json.loads((CHARTS / name / "values.schema.json").read_text())
+        return dict(types(schema["properties"]["global"], schema["definitions"]))
+
+    shared = global_types("maestro")
+    for path, said in global_types(chart).items():
+        assert shared.get(path) == said, f"charts/{chart}: global.{'.'.join(path)}"
+
+
+def test_every_value_has_its_place_in_the_schema() -> None:
+    for chart in ("maestro", *SUBCHARTS.values()):
+        schema = json.loads((CHARTS / chart / "values.schema.json").read_text())
+        assert load(CHARTS / chart / "values.yaml").keys() <= schema["properties"].keys()
+        assert schema["additionalProperties"] is False
+
+
+def test_the_schema_has_no_key_that_values_do_not_explain() -> None:
+    for chart in ("maestro", *SUBCHARTS.values()):
+        schema = json.loads((CHARTS / chart / "values.schema.json").read_text())
+        unexplained = schema["properties"].keys() - load(CHARTS / chart / "values.yaml").keys()
+        assert unexplained <= {"enabled", "common", "global"}, f"charts/{chart}"
+
+
+# A value that is rendered only together with another.
+NEEDS: dict[str, dict[str, Any]] = {
+    "global.postgresql.external": {
+        "global": {"postgresql": {"external": {"enabled": True, "host": "db"}, "existingSecret": "x"}}
+    },
+    "global.s3.external": {"global": {"s3": {"external": {"enabled": True}, "existingSecret": "x"}}},
+    "minio.createExternalBuckets": {"global": {"s3": {"external": {"enabled": True}, "existingSecret": "x"}}},
+    "airflow.dags.persistence": {"airflow": {"dags": {"persistence": {"enabled": True}}}},
+}
+# Another value of those where the type alone does not tell one that the schema takes.
+OTHER: dict[str, Any] = {
+    "global.images.pullPolicy": "Always",
+    "global.images.tags": {"airflow": "x"},
+    "global.postgresql.databases": ["airflow", "mlflow", "more"],
+    "global.postgresql.external.enabled": None,  # by tests of its own: it needs host and Secret
+    "global.s3.external.enabled": None,
+    "global.s3.external.endpoint": "http://s3:1",
+    "airflow.executor": None,  # has one value so far
+    "airflow.dags.persistence.accessMode": "ReadWriteOnce",
+    "airflow.taskPods.images": ["task"],
+    "mlflow.corsAllowedOrigins": ["https://x.example.com"],
+    "mlflow.clusterDomain": "other.local",
+}
+
+
+def all_values() -> Iterator[Any]:
+    """Each value of the umbrella and of its charts, by the path under which the umbrella takes it."""
+    values = load(CHARTS / "maestro/values.yaml")
+    for key, chart in SUBCHARTS.items():
+        own = load(CHARTS / chart / "values.yaml")
+        own.pop("global")
+        values[key] = own | values[key]
+    for path, value in leaves(values):
+        yield pytest.param(path, value, id=".".join(path))
+
+
+def another(path: tuple[str, ...], value: Any) -> Any:
+    """A value that differs and that the schema takes."""
+    name = path[-1]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if re.fullmatch(r"\d+[MG]i|\d+m", str(value)) or name in ("memory", "cpu"):
+        return "777Mi" if "i" in str(value) else "777m"
+    if isinstance(value, list):
+        entries = {"pullSecrets": "x", "env": {"name": "X", "value": "y"}, "allowedHosts": "x"}
+        return [*value, entries.get(name, {"key": "x"})]
+    if isinstance(value, dict):
+        return {"other": "other"}
+    return f"{value}x" if value else "other"
+
+
+@pytest.mark.parametrize(("path", "value"), list(all_values()))
+def test_every_value_is_used(path: tuple[str, ...], value: Any) -> None:
+    name = ".".join(path)
+    changed = OTHER.get(name, another(path, value))
+    if changed is None:
+        return
+    base = next((needs for prefix, needs in NEEDS.items() if name.startswith(prefix) and path[-1] != "enabled"), {})
+    assert fixed(merge(base, at(path, changed))) != fixed(base)
+
+
+def merge(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
+    merged = copy.deepcopy(one)
+    for key, value in two.items():
+        merged[key] = (
+            merge(merged[key], value) if isinstance(merged.get(key), dict) and isinstance(value, dict) else value
+        )
+    return merged
+
+
+def fixed(values: dict[str, Any]) -> list[Object]:
+    """The objects without the data of random Secrets, which differs from one rendering to the next."""
+    return _fixed(json.dumps(values))
+
+
+@cache
+def _fixed(values: str) -> list[Object]:
+    objects = render("maestro", json.loads(values))
+    return [{**e, "data": sorted(e["data"])} if e["kind"] == "Secret" and "data" in e else e for e in objects]
+
+
+# Profiles
+
+
+def test_the_minikube_profile_is_the_small_one() -> None:
+    objects = maestro("minikube")
+    names = {entry["metadata"]["name"] for entry in objects if entry["kind"] == "Deployment"}
+    assert "maestro-airflow-api-server" not in names, "it is in the scheduler's pod"
+    workloads = [entry for entry in objects if entry["kind"] in ("Deployment", "StatefulSet")]
+    assert {workload["spec"]["replicas"] for workload in workloads} == {1}
+    requested = sum(
+        mebibytes(container["resources"]["requests"]["memory"])
+        for workload in workloads
+        for container in workload["spec"]["template"]["spec"]["containers"]
+    )
+    assert requested <= 4096
+
+
+def mebibytes(quantity: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", quantity).groups()  # type: ignore[union-attr]
+    return int(number) * {"Mi": 1, "Gi": 1024}[unit]
+
+
+@pytest.mark.parametrize("key", SUBCHARTS)
+def test_every_part_can_be_left_out(key: str) -> None:
+    names = {entry["metadata"]["name"] for entry in render("maestro", {key: {"enabled": False}})}
+    assert not [name for name in names if name.startswith(f"maestro-{SUBCHARTS[key]}")]
+    assert names
+
+
+@pytest.mark.parametrize("chart", SUBCHARTS.values())
+def test_every_chart_installs_alone_under_the_names_it_has_in_the_umbrella(chart: str) -> None:
+    alone = {(entry["kind"], entry["metadata"]["name"]) for entry in render(chart) if entry["kind"] != "Job"}
+    together = {(entry["kind"], entry["metadata"]["name"]) for entry in maestro("default")}
+    assert alone
+    assert alone <= together
+
+
+def test_an_external_database_and_store_replace_the_platforms_own() -> None:
+    values = {
+        "global": {
+            "postgresql": {
+                "external": {"enabled": True, "host": "db.example.com", "port": 6432},
+                "existingSecret": "db",
+            },
+            "s3": {"external": {"enabled": True, "endpoint": "https://s3.example.com"}, "existingSecret": "keys"},
+        }
+    }
+    objects = render("maestro", values)
+    assert not [entry for entry in objects if entry["kind"] == "StatefulSet"]
+    text = yaml.safe_dump(objects)
+    assert "maestro-postgresql" not in text
+    assert "maestro-minio" not in text
+    assert "airflow@db.example.com:6432/airflow" in text
+
+
+def test_the_notes_name_services_and_secrets_that_exist(tmp_path: Path) -> None:
+    # Helm prints the notes of an installation only, so here they are rendered as an object's text.
+    chart = tmp_path / "maestro"
+    shutil.copytree(CHARTS / "maestro", chart)
+    notes = chart / "templates/NOTES.txt"
+    lines = "".join(f"  {line}\n" for line in notes.read_text().splitlines())
+    (chart / "templates/notes.yaml").write_text(f"kind: Notes\nmetadata: {{name: notes}}\ntext: |\n{lines}")
+    notes.unlink()
+    objects = render(str(chart), PROFILES["minikube"])
+    text = find(objects, "Notes", "notes")["text"]
+    kinds = {"service": "Service", "secret": "Secret"}
+    named = re.findall(r"port-forward (service)/(\S+)|get (secret) (\S+)", text)
+    assert len(named) == 7
+    for pair in named:
+        kind, name = (part for part in pair if part)
+        assert find(objects, kinds[kind], name)
+
+
+def test_the_umbrella_is_made_of_links() -> None:
+    for chart in SUBCHARTS.values():
+        assert (CHARTS / "maestro/charts" / chart).resolve() == CHARTS / chart
+    packaged = subprocess.run(
+        ["git", "-C", str(ROOT), "config", "core.symlinks"], capture_output=True, text=True, check=False
+    )
+    assert packaged.stdout.strip() != "false", "git was told to check links out as files: git config core.symlinks true"

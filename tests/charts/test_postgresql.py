@@ -1,0 +1,126 @@
+"""charts/postgresql: what the server is told, and what stays when a release goes."""
+
+from typing import Any
+
+import pytest
+
+from tests.charts.conftest import ROOT, Object, Refused, containers, environment, find, render
+
+EXTERNAL = {"enabled": True, "host": "db.example.com"}
+
+
+def postgresql(values: dict[str, Any] | None = None, **shared: Any) -> list[Object]:
+    return render("postgresql", {**(values or {}), "global": {"postgresql": shared}})
+
+
+def stateful_set(objects: list[Object]) -> Object:
+    return find(objects, "StatefulSet", "maestro-postgresql")["spec"]
+
+
+def server(objects: list[Object]) -> Object:
+    (container,) = stateful_set(objects)["template"]["spec"]["containers"]
+    return container
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "argument"),
+    [
+        ("shared_buffers", "1GB", "shared_buffers=1GB"),
+        ("max_locks_per_transaction", 10_000_000, "max_locks_per_transaction=10000000"),
+        ("random_page_cost", 1.1, "random_page_cost=1.1"),
+        ("log_connections", True, "log_connections=true"),
+        ("search_path", "a, b", "search_path=a, b"),
+    ],
+)
+def test_a_setting_reaches_the_server_as_it_is_written(name: str, value: Any, argument: str) -> None:
+    program, *arguments = server(postgresql({"conf": {name: value}}))["args"]
+    assert program == "postgresql-start"
+    assert arguments[::2] == ["-c"] * len(arguments[::2])
+    assert argument in arguments[1::2]
+
+
+def test_each_database_has_a_user_a_password_and_a_check() -> None:
+    objects = postgresql(databases=["airflow", "mlflow", "feast_online"])
+    told = environment(server(objects))
+    assert told["POSTGRES_DATABASES"] == "airflow mlflow feast_online"
+    keys = {value["secretKeyRef"]["key"] for name, value in told.items() if name.endswith("_PASSWORD")}
+    assert told["FEAST_ONLINE_PASSWORD"]["secretKeyRef"]["key"] == "feast_online-password"
+    assert keys == set(find(objects, "Secret", "maestro-postgresql")["data"])
+    checks = containers(find(objects, "Pod", "maestro-postgresql-test")["spec"])
+    addresses = [environment(check)["DATABASE_URL"] for check in checks]
+    assert addresses == [f"postgresql://{n}@maestro-postgresql:5432/{n}" for n in ("airflow", "mlflow", "feast_online")]
+
+
+@pytest.mark.parametrize("name", ["postgres", "Airflow", "air-flow", "1st", "a b", ""])
+def test_a_name_that_is_no_plain_database_is_refused(name: str) -> None:
+    with pytest.raises(Refused, match="databases"):
+        postgresql(databases=[name])
+
+
+def test_the_superusers_password_is_nobody_elses() -> None:
+    objects = postgresql()
+    users = [
+        environment(check)["PGPASSWORD"]
+        for check in containers(find(objects, "Pod", "maestro-postgresql-test")["spec"])
+    ]
+    assert "postgres-password" not in {user["secretKeyRef"]["key"] for user in users}
+
+
+def test_an_existing_secret_takes_the_place_of_the_charts_own() -> None:
+    objects = postgresql(existingSecret="ours")
+    assert not [entry for entry in objects if entry["kind"] == "Secret"]
+    secrets = {
+        value["secretKeyRef"]["name"] for value in environment(server(objects)).values() if isinstance(value, dict)
+    }
+    assert secrets == {"ours"}
+
+
+def test_for_an_external_server_nothing_is_rendered() -> None:
+    assert postgresql(external=EXTERNAL, existingSecret="ours") == []
+
+
+@pytest.mark.parametrize(
+    ("shared", "remedy"),
+    [
+        ({"external": EXTERNAL}, "airflow-password, mlflow-password and set global.postgresql.existingSecret"),
+        ({"external": {"enabled": True}, "existingSecret": "ours"}, "set global.postgresql.external.host"),
+        ({"external": {"host": "db.example.com"}}, "set global.postgresql.external.enabled to true"),
+    ],
+)
+def test_an_external_server_that_is_half_told_is_refused_with_the_remedy(shared: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(Refused, match=remedy):
+        postgresql(**shared)
+
+
+def test_the_claim_has_nothing_that_an_upgrade_of_the_chart_would_change() -> None:
+    spec = stateful_set(postgresql())
+    (claim,) = spec["volumeClaimTemplates"]
+    assert claim["metadata"]["labels"] == spec["selector"]["matchLabels"]
+    assert "storageClassName" not in claim["spec"], "the cluster's default"
+
+
+def test_the_volume_is_as_values_ask() -> None:
+    (claim,) = stateful_set(postgresql({"persistence": {"size": "3Gi", "storageClass": "fast"}}))[
+        "volumeClaimTemplates"
+    ]
+    assert claim["spec"]["storageClassName"] == "fast"
+    assert claim["spec"]["resources"]["requests"]["storage"] == "3Gi"
+
+
+def test_probes_ask_by_tcp_which_opens_when_users_and_databases_are_there() -> None:
+    container = server(postgresql())
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert "--host=127.0.0.1" in container[probe]["exec"]["command"]
+
+
+def test_the_image_and_the_chart_agree_on_how_the_server_ends_and_where_its_data_lies() -> None:
+    dockerfile = (ROOT / "images/postgresql/Dockerfile").read_text()
+    assert "STOPSIGNAL SIGINT" in dockerfile, "SIGTERM would wait for the clients"
+    paths = {mount["name"]: mount["mountPath"] for mount in server(postgresql())["volumeMounts"]}
+    assert f"PGDATA={paths['data']}/" in dockerfile, "a folder below the mount, whose rights are PostgreSQL's"
+
+
+def test_a_release_name_that_leaves_no_room_is_refused_with_the_remedy() -> None:
+    assert render("postgresql", name="r" * 41)
+    with pytest.raises(Refused, match="release name of at most 41 characters"):
+        render("postgresql", name="r" * 42)

@@ -1,0 +1,76 @@
+"""What DAG files ask for is what the command line, the images and the charts offer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from airflow.dag_processing.dagbag import DagBag
+
+from mlops.airflow.operator import PodTask
+from mlops.cli import parser
+
+ROOT = Path(__file__).parents[2]
+VALUES = yaml.safe_load((ROOT / "charts/airflow/values.yaml").read_text())
+
+
+def tasks() -> Iterator[PodTask]:
+    for dag in DagBag(ROOT / "dags").dags.values():
+        for task in dag.tasks:
+            if isinstance(task, PodTask):
+                yield task
+
+
+TASKS = [pytest.param(task, id=f"{task.dag_id}.{task.task_id}") for task in tasks()]
+
+
+def test_there_are_pods_to_check() -> None:
+    assert len(TASKS) >= 8
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_pods_arguments_parse_with_the_real_command_line(
+    task: PodTask, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert task.arguments[:3] == ["python", "-m", "mlops"]
+    options = [rendered(argument) for argument in task.arguments[3:]]
+    try:
+        parser().parse_args(options)
+    except SystemExit:
+        pytest.fail(f"{' '.join(options)}: {capsys.readouterr().err}")
+
+
+def rendered(argument: str) -> str:
+    """The argument with a value in place of each template: one that reads as a number and as a truth does not exist,
+    so it is chosen by the option's name."""
+    name, separator, value = argument.partition("=")
+    if "{{" not in value and "{%" not in value:
+        return argument
+    if name == "--passed":
+        return f"{name}{separator}True"
+    return f"{name}{separator}0.5"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_pods_image_has_a_folder_and_is_declared(task: PodTask) -> None:
+    assert (ROOT / "images" / str(task.image) / "Dockerfile").is_file()
+    assert task.image in VALUES["taskPods"]["images"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_pods_size_and_identity_are_declared(task: PodTask) -> None:
+    assert task.size in VALUES["taskSizes"]
+    assert task.identity is None or task.identity in VALUES["taskPods"]["identities"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_tasks_pool_is_declared_and_counts_deferred_tasks(task: PodTask) -> None:
+    if task.pool != "default_pool":
+        assert VALUES["pools"][task.pool]["include_deferred"] is True
+
+
+def test_every_variable_that_a_template_reads_is_declared() -> None:
+    import re
+
+    text = " ".join(" ".join(task.arguments) for task in tasks())
+    assert set(re.findall(r"var\.value\.(\w+)", text)) <= VALUES["variables"].keys()

@@ -1,0 +1,66 @@
+"""An Airflow of its own for these tests, and a Kubernetes API that does as it is told."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+# Airflow reads its configuration when it is imported, so this stands above everything that imports it.
+os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-tests-")
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+
+from tests.dags.fake_kubernetes import FakeKubernetes
+
+NAMESPACE = "maestro"
+POD_TEMPLATE = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"labels": {"app.kubernetes.io/part-of": "maestro", "app.kubernetes.io/component": "task"}},
+    "spec": {
+        "restartPolicy": "Never",
+        "serviceAccountName": "maestro-task",
+        "automountServiceAccountToken": False,
+        "containers": [
+            {
+                "name": "base",
+                "env": [
+                    {"name": "MAESTRO_DATA_BUCKET", "value": "data"},
+                    {"name": "MAESTRO_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+                ],
+                "terminationMessagePolicy": "FallbackToLogsOnError",
+            }
+        ],
+    },
+}
+PLATFORM = {
+    "namespace": NAMESPACE,
+    "images": {"task": "localhost/maestro/task:abc", "datasets": "localhost/maestro/datasets:abc"},
+    "sizes": {
+        "small": {"requests": {"cpu": "100m"}, "limits": {"memory": "512Mi"}},
+        "medium": {"requests": {"cpu": "500m"}, "limits": {"memory": "1Gi"}},
+    },
+    "identities": {"deployer": "maestro-deployer"},
+    "failedPodTTL": 3600,
+}
+
+
+@pytest.fixture(autouse=True)
+def pod_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the chart mounts in Airflow's pods."""
+    (tmp_path / "platform.yaml").write_text(yaml.safe_dump(PLATFORM))
+    (tmp_path / "pod-template.yaml").write_text(yaml.safe_dump(POD_TEMPLATE))
+    monkeypatch.setenv("MAESTRO_POD_CONFIG", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def kubernetes(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubernetes]:
+    """An API server, and an Airflow connection `kubernetes_default` to it."""
+    with FakeKubernetes(NAMESPACE) as server:
+        connection = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(server.kubeconfig())}}
+        monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(connection))
+        yield server

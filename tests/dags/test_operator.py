@@ -1,0 +1,220 @@
+"""What a worker does: it creates one pod and hands the task to the triggerer."""
+
+import json
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, Asset
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, TaskDeferred
+from kubernetes.client.exceptions import ApiException
+
+from mlops.airflow import create
+from mlops.airflow.operator import PodTask, task_pod
+from mlops.airflow.pod import TRY
+from tests.dags.conftest import NAMESPACE
+from tests.dags.fake_kubernetes import FakeKubernetes, timestamp
+
+
+def context(try_number: int = 1, uid: uuid.UUID | None = None) -> dict[str, Any]:
+    ti = SimpleNamespace(
+        dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=try_number, id=uid or uuid.uuid4(), xcoms={}
+    )
+    ti.xcom_push = ti.xcoms.__setitem__
+    return {"ti": ti, "dag_run": SimpleNamespace(logical_date=datetime(2026, 1, 1, tzinfo=UTC))}
+
+
+def deferred(task: PodTask, of: dict[str, Any]) -> TaskDeferred:
+    with pytest.raises(TaskDeferred) as raised:
+        task.execute(of)
+    return raised.value
+
+
+def test_a_task_creates_its_pod_and_defers_at_once(kubernetes: FakeKubernetes) -> None:
+    task = task_pod("t", "training", "fit", size="medium", timeout=timedelta(minutes=5), data="key", depth=3)
+    start = time.time()
+    handed = deferred(task, context())
+    (pod,) = kubernetes.pods.values()
+    container = pod["spec"]["containers"][0]
+    assert container["args"] == ["python", "-m", "mlops", "training", "fit", "--data=key", "--depth=3"]
+    assert pod["spec"]["activeDeadlineSeconds"] == 360
+    settings = handed.trigger.serialize()[1]
+    assert settings["name"] == pod["metadata"]["name"]
+    assert settings["namespace"] == NAMESPACE
+    assert settings["deadline"] == pytest.approx(start + 300, abs=5)
+    assert settings["start_by"] == pytest.approx(start + 600, abs=5)
+    assert (settings["push"], settings["resume"]) == (True, False)
+    assert handed.timeout == timedelta(minutes=10), "Airflow's own limit comes after the trigger's and the kubelet's"
+    assert kubernetes.requests == {"create": 1}
+
+
+def test_repeating_a_create_adopts_the_tries_own_pod(kubernetes: FakeKubernetes) -> None:
+    of = context()
+    task = PodTask(task_id="t", arguments=["true"])
+    deferred(task, of)
+    deferred(task, of)
+    assert len(kubernetes.pods) == 1
+
+
+def test_a_pod_of_the_same_name_that_is_not_of_this_try_is_never_adopted(kubernetes: FakeKubernetes) -> None:
+    of = context()
+    deferred(PodTask(task_id="t", arguments=["true"]), of)
+    (pod,) = kubernetes.pods.values()
+    pod["metadata"]["labels"][TRY] = "another"
+    with pytest.raises(AirflowException, match="is not of this try"):
+        PodTask(task_id="t", arguments=["true"]).execute(of)
+
+
+def test_a_second_try_ends_what_the_first_left_before_it_begins(kubernetes: FakeKubernetes) -> None:
+    first = context()
+    deferred(PodTask(task_id="t", arguments=["true"]), first)
+    (left,) = list(kubernetes.pods)
+    deferred(PodTask(task_id="t", arguments=["true"]), context(try_number=2))
+    (only,) = kubernetes.pods
+    assert only != left
+
+
+def test_a_kept_pod_of_a_failed_try_stays(kubernetes: FakeKubernetes) -> None:
+    deferred(PodTask(task_id="t", arguments=["true"]), context())
+    (left,) = list(kubernetes.pods)
+    kubernetes.status(left, phase="Failed")
+    deferred(PodTask(task_id="t", arguments=["true"]), context(try_number=2))
+    assert left in kubernetes.pods
+    assert len(kubernetes.pods) == 2
+
+
+def test_a_try_does_not_begin_beside_an_earlier_one_that_does_not_end(
+    kubernetes: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(create, "_FENCE", 0.5)
+    deferred(PodTask(task_id="t", arguments=["true"]), context())
+    (left,) = list(kubernetes.pods)
+    kubernetes.terminate(left)
+    with pytest.raises(AirflowException, match=f"pods of an earlier try still run: .* delete pod {left}"):
+        PodTask(task_id="t", arguments=["true"]).execute(context(try_number=2))
+    assert list(kubernetes.pods) == [left]
+
+
+def test_a_pod_whose_node_is_gone_is_forced_out(kubernetes: FakeKubernetes) -> None:
+    deferred(PodTask(task_id="t", arguments=["true"]), context())
+    (left,) = list(kubernetes.pods)
+    kubernetes.pods[left]["metadata"]["deletionTimestamp"] = timestamp(time.time() - 100)
+    deferred(PodTask(task_id="t", arguments=["true"]), context(try_number=2))
+    assert left not in kubernetes.pods
+
+
+def test_an_api_that_is_away_for_a_moment_is_waited_for(kubernetes: FakeKubernetes) -> None:
+    kubernetes.refuse("create", 503, times=2)
+    kubernetes.refuse("create", 403)
+    deferred(PodTask(task_id="t", arguments=["true"]), context())
+    assert len(kubernetes.pods) == 1
+
+
+@pytest.mark.parametrize("status", [422, 403])
+def test_a_refused_pod_fails_the_task_in_the_api_servers_words(
+    kubernetes: FakeKubernetes, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(create, "_PATIENCE", 1.0)
+    kubernetes.refuse("create", status, times=9)
+    with pytest.raises(AirflowException, match=f"the Kubernetes API refused the pod: {status}: refused by the test"):
+        PodTask(task_id="t", arguments=["true"]).execute(context())
+
+
+def test_an_api_that_stays_away_fails_the_task(kubernetes: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(create, "_PATIENCE", 0.5)
+    kubernetes.refuse("create", 500, times=99)
+    with pytest.raises(AirflowException, match="500"):
+        PodTask(task_id="t", arguments=["true"]).execute(context())
+
+
+def test_a_worker_that_is_told_to_end_deletes_its_pod(kubernetes: FakeKubernetes) -> None:
+    task = PodTask(task_id="t", arguments=["true"])
+    task.on_kill()
+    deferred(task, context())
+    task.on_kill()
+    assert kubernetes.pods == {}
+    task.on_kill()
+
+
+def test_a_task_with_outlets_or_a_success_callback_is_resumed_on_a_worker(kubernetes: FakeKubernetes) -> None:
+    for options in ({"outlets": [Asset("features")]}, {"on_success_callback": print}, {"on_skipped_callback": print}):
+        handed = deferred(PodTask(task_id="t", arguments=["true"], **options), context())
+        assert handed.trigger.serialize()[1]["resume"] is True
+        assert handed.method_name == "resume"
+
+
+def test_a_resumed_task_returns_its_result_or_skips_or_fails_for_good() -> None:
+    task = PodTask(task_id="t", arguments=["true"])
+    assert task.resume(context(), {"state": "success", "cause": "", "result": {"a": 1}}) == {"a": 1}
+    of = context()
+    with pytest.raises(AirflowSkipException, match="too few rows"):
+        task.resume(of, {"state": "skipped", "cause": "too few rows", "result": {"skipped": "too few rows"}})
+    assert of["ti"].xcoms == {"return_value": {"skipped": "too few rows"}}
+    with pytest.raises(AirflowFailException, match="column f3 is missing"):
+        task.resume(context(), {"state": "failed", "cause": "column f3 is missing", "result": None})
+
+
+def test_options_become_arguments() -> None:
+    task = task_pod("t", "g", "c", a_name="x", none=None, repeated=["one", "two"], negative=-1, zero=0)
+    assert task.arguments[3:] == [
+        "g",
+        "c",
+        "--a-name=x",
+        "--repeated=one",
+        "--repeated=two",
+        "--negative=-1",
+        "--zero=0",
+    ]
+
+
+def test_arguments_and_environment_are_templated() -> None:
+    with DAG(dag_id="templated", schedule=None):
+        first = task_pod("first", "g", "c")
+        task = task_pod("t", "g", "c", data=first.result("data"), when="{{ ds }}", env={"RUN": "{{ run_id }}"})
+    results = {"first": {"data": "runs/a/b.parquet"}}
+    ti = SimpleNamespace(xcom_pull=lambda task_ids: results[task_ids])
+    task.render_template_fields({"ti": ti, "ds": "2026-01-01", "run_id": "r"})
+    assert task.arguments[-2:] == ["--data=runs/a/b.parquet", "--when=2026-01-01"]
+    assert task.env == {"RUN": "r"}
+
+
+def test_defaults_hold_unless_the_task_or_its_dag_says_otherwise() -> None:
+    plain = task_pod("t", "g", "c")
+    assert (plain.retries, plain.retry_delay, plain.retry_exponential_backoff) == (2, timedelta(minutes=1), 2.0)
+    assert (plain.execution_timeout, plain.owner, plain.do_xcom_push) == (timedelta(hours=1), "maestro", True)
+    assert task_pod("t", "g", "c", retries=5).retries == 5
+    with DAG(dag_id="patient", schedule=None, default_args={"retries": 7}):
+        assert task_pod("t", "g", "c").retries == 7
+        assert task_pod("u", "g", "c", retries=0).retries == 0
+
+
+def test_a_mapped_task_has_the_same_defaults() -> None:
+    with DAG(dag_id="mapped", schedule=None):
+        mapped = PodTask.partial(task_id="t", size="medium").expand(arguments=[["one"], ["two"]])
+    assert (mapped.retries, mapped.execution_timeout, mapped.owner) == (2, timedelta(hours=1), "maestro")
+    task = mapped.unmap({"arguments": ["one"]})
+    assert (task.arguments, task.size, task.do_xcom_push) == (["one"], "medium", True)
+
+
+@pytest.mark.parametrize("field", ["volumes", "node_selector", "cmds", "namespace", "service_account_name", "env_vars"])
+def test_kubernetes_fields_are_refused_in_a_dag_file(field: str) -> None:
+    with pytest.raises(AirflowException, match=f"{field} refused"):
+        PodTask(task_id="t", arguments=["true"], **{field: None})
+
+
+def test_a_missing_platform_is_told_before_any_pod_is_made(kubernetes: FakeKubernetes, pod_config: Path) -> None:
+    (pod_config / "pod-template.yaml").unlink()
+    with pytest.raises(AirflowException, match=r"pod-template.yaml cannot be read"):
+        PodTask(task_id="t", arguments=["true"]).execute(context())
+    assert kubernetes.pods == {}
+
+
+def test_the_words_of_an_answer_without_json_are_its_reason() -> None:
+    assert create._words(ApiException(status=502, reason="Bad Gateway")) == "502: Bad Gateway"
+    error = ApiException(status=422, reason="x")
+    error.body = json.dumps({"message": "spec is wrong"})
+    assert create._words(error) == "422: spec is wrong"

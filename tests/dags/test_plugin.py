@@ -1,0 +1,58 @@
+"""The operator is imported where processes fork, and nowhere else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+METADATA = """Metadata-Version: 2.1
+Name: maestro
+Version: 0.1.0
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A folder that makes the package look installed, with the entry points of pyproject.toml."""
+    import tomllib
+
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["airflow.plugins"]
+    info = tmp_path / "site" / "maestro-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(METADATA)
+    points = "".join(f"{name} = {target}\n" for name, target in declared.items())
+    (info / "entry_points.txt").write_text(f"[airflow.plugins]\n{points}")
+    return info.parent
+
+
+@pytest.mark.parametrize(
+    ("component", "loaded"),
+    [
+        ("scheduler", ["KubernetesPodOperator", "mlops.airflow.operator", "mlops.airflow.trigger"]),
+        ("dag-processor", ["KubernetesPodOperator", "mlops.airflow.operator", "mlops.airflow.trigger"]),
+        ("triggerer", ["mlops.airflow.trigger"]),
+        ("api-server", []),
+    ],
+)
+def test_a_component_that_forks_has_the_operator_before_it_does(
+    installed: Path, tmp_path: Path, component: str, loaded: list[str]
+) -> None:
+    code = (
+        f"import sys; sys.argv = ['airflow', '{component}']\n"
+        "import airflow\n"
+        "names = {'airflow.providers.cncf.kubernetes.operators.pod': 'KubernetesPodOperator'}\n"
+        "names |= {name: name for name in ('mlops.airflow.operator', 'mlops.airflow.trigger')}\n"
+        "print(sorted(title for name, title in names.items() if name in sys.modules))"
+    )
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{installed}{os.pathsep}{ROOT}",
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__CORE__LAZY_LOAD_PLUGINS": "False",
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().splitlines()[-1] == str(loaded), done.stderr
+    assert "Failed to" not in done.stdout + done.stderr

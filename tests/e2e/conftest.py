@@ -1,0 +1,89 @@
+"""The installed platform's services for end-to-end tests, by port-forward. `make e2e` brings it up first."""
+
+import os
+import subprocess
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+
+import boto3
+import pytest
+import requests
+
+from infrastructure.release import NAMESPACE, Airflow, kubectl, object_name, port_forward, secret, wait_until
+
+# Set before MLflow is imported by a fixture: a stopped server is told within seconds.
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "2"
+
+
+class Services:
+    """Connections to the platform's services, to be made anew after the pods behind them were replaced."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def connect(self) -> None:
+        self.close()
+        from mlflow import MlflowClient
+
+        forward = self._stack.enter_context
+        self.airflow = Airflow(forward(port_forward("airflow-api-server")))
+        self.mlflow = MlflowClient(forward(port_forward("mlflow")))
+        self.s3 = boto3.client(
+            "s3",
+            endpoint_url=forward(port_forward("minio")),
+            aws_access_key_id=secret("minio", "root-user"),
+            aws_secret_access_key=secret("minio", "root-password"),
+            region_name="us-east-1",
+        )
+
+    def close(self) -> None:
+        self._stack.close()
+        self._stack = ExitStack()
+
+
+@pytest.fixture(scope="session")
+def services():
+    services = Services()
+    services.connect()
+    yield services
+    services.close()
+
+
+# Who reads DAG files: one parses them, the other runs their tasks.
+DAG_READERS = (("airflow-dag-processor", "dag-processor"), ("airflow-scheduler", "scheduler"))
+
+
+@contextmanager
+def placed_dags(services, dag_ids, source: str):
+    """Puts a file with these DAGs into the release, ready to run, and takes them out of it afterwards."""
+    path = f"/opt/maestro/dags/{dag_ids[0]}.py"
+    since = datetime.now(UTC).isoformat()
+    for component, container in DAG_READERS:
+        place = ["kubectl", "-n", NAMESPACE, "exec", "-i", f"deployment/{object_name(component)}", "-c", container]
+        subprocess.run([*place, "--", "sh", "-c", f"cat > {path}"], input=source, text=True, check=True)
+
+    def parsed(dag_id: str) -> bool:
+        try:
+            dag = services.airflow.call("GET", f"/dags/{dag_id}")
+        except requests.HTTPError:
+            return False
+        # One of the same name may be known from an earlier session.
+        return not dag["is_stale"] and (dag["last_parsed_time"] or "") > since
+
+    try:
+        for dag_id in dag_ids:
+            wait_until(lambda dag_id=dag_id: parsed(dag_id), 180, f"the DAG {dag_id}", 1)
+            services.airflow.call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
+        yield
+    finally:
+        for component, container in DAG_READERS:
+            kubectl("exec", f"deployment/{object_name(component)}", "-c", container, "--", "rm", "-f", path)
+        for dag_id in dag_ids:
+            services.airflow.call("PATCH", f"/dags/{dag_id}", json={"is_paused": True})
+
+
+@pytest.fixture
+def dag_file(services):
+    """Puts a DAG's file into the release until the test ends."""
+    with ExitStack() as stack:
+        yield lambda dag_id, source: stack.enter_context(placed_dags(services, [dag_id], source))

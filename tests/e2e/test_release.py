@@ -1,0 +1,103 @@
+"""Helm's promises: beside another release, over upgrades, and again on the volumes of a release that was removed."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from infrastructure.release import NAMESPACE, RELEASE, kubectl, wait_until
+from tests.e2e.test_pipeline import DAG, REPOSITORY, assert_trained_once, deployed, running_pod
+
+__all__ = ["deployed"]  # a fixture
+SECOND = f"{NAMESPACE}-second"
+VALUES = ("-f", "charts/maestro/values-minikube.yaml", "-f", ".build/images.yaml")
+
+
+def helm(*arguments):
+    result = subprocess.run(["helm", *arguments], capture_output=True, text=True, cwd=REPOSITORY)
+    assert result.returncode == 0, f"helm {' '.join(arguments)}: {result.stderr[-2000:]}"
+    return result.stdout
+
+
+def secrets(namespace):
+    items = json.loads(kubectl("get", "secrets", "-n", namespace, "-o", "json"))["items"]
+    return {
+        item["metadata"]["name"]: item["data"]
+        for item in items
+        if item["type"] == "Opaque" and "setup" not in item["metadata"]["name"]
+    }
+
+
+def psql(namespace, statement):
+    script = f'PGPASSWORD="$POSTGRES_PASSWORD" psql -h /tmp -U postgres -d airflow -Atc "{statement}"'
+    return kubectl("exec", "-n", namespace, f"statefulset/{RELEASE}-postgresql", "--", "sh", "-c", script).strip()
+
+
+def test_every_service_answers_from_inside_the_cluster(services):
+    assert helm("test", RELEASE, "-n", NAMESPACE).count("Phase:          Succeeded") == 5
+
+
+def test_three_upgrades_keep_secrets_data_and_the_run_under_way(services, deployed):
+    before = secrets(NAMESPACE)
+    run_id = services.airflow.trigger(DAG)
+    running_pod(services, run_id, "validate_data")
+    for number in range(3):
+        helm(
+            "upgrade",
+            RELEASE,
+            "charts/maestro",
+            "-n",
+            NAMESPACE,
+            *VALUES,
+            "--set-string",
+            f"airflow.variables.upgrade_{number}=yes",
+            "--wait",
+            "--timeout",
+            "10m",
+        )
+        services.connect()
+        names = {variable["key"] for variable in services.airflow.call("GET", "/variables")["variables"]}
+        assert {name for name in names if name.startswith("upgrade_")} == {f"upgrade_{number}"}, "a removed one is gone"
+    helm("upgrade", RELEASE, "charts/maestro", "-n", NAMESPACE, *VALUES, "--wait", "--timeout", "10m")
+    services.connect()
+    assert secrets(NAMESPACE) == before
+    assert_trained_once(services, run_id)
+
+
+@pytest.fixture
+def second():
+    """Removes the second release with all it left."""
+    yield
+    subprocess.run(["helm", "uninstall", RELEASE, "-n", SECOND, "--ignore-not-found", "--wait"], check=False)
+    subprocess.run(["kubectl", "delete", "namespace", SECOND, "--ignore-not-found", "--timeout=180s"], check=True)
+
+
+@pytest.mark.skipif(
+    os.environ.get("CLUSTER", "local") == "current", reason="a stranger's cluster gets one release from us"
+)
+def test_a_second_release_beside_the_first_and_again_on_its_kept_volumes(services, second):
+    install = (
+        "install",
+        RELEASE,
+        "charts/maestro",
+        "-n",
+        SECOND,
+        "--create-namespace",
+        *VALUES,
+        "--wait",
+        "--timeout",
+        "10m",
+    )
+    helm(*install)
+    assert secrets(SECOND)[f"{RELEASE}-postgresql"] != secrets(NAMESPACE)[f"{RELEASE}-postgresql"]
+    psql(SECOND, "CREATE TABLE kept AS SELECT 42 AS answer")
+    fernet = secrets(SECOND)[f"{RELEASE}-airflow"]
+    helm("uninstall", RELEASE, "-n", SECOND, "--wait")
+    wait_until(
+        lambda: not json.loads(kubectl("get", "pods", "-n", SECOND, "-o", "json"))["items"], 120, "the end of all pods"
+    )
+    helm(*install)
+    assert psql(SECOND, "SELECT answer FROM kept") == "42"
+    assert secrets(SECOND)[f"{RELEASE}-airflow"] == fernet
+    helm("test", RELEASE, "-n", SECOND)

@@ -1,0 +1,140 @@
+"""The platform as a command in a pod sees it, without a cluster."""
+
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mlops import datasets
+from mlops.cli import main
+from mlops.config import Settings
+from mlops.features.engineer import engineer
+from mlops.features.preprocess import preprocess
+from mlops.features.split import split
+from mlops.ingestion.read import read_dataset
+from mlops.result import JSON
+from mlops.stores.object_store import ObjectStore, data_bucket
+from mlops.stores.tracking import Tracking
+from tests.conftest import ACCESS_KEY, SECRET_KEY
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Fresh buckets and a fresh model registry, and the command line as one pod after the other would run it."""
+
+    settings: Settings
+    run_id: str
+    result: Path
+    monkeypatch: pytest.MonkeyPatch
+
+    @property
+    def data(self) -> ObjectStore:
+        return data_bucket(self.settings)
+
+    @property
+    def tracking(self) -> Tracking:
+        return Tracking(self.settings.mlflow_tracking_uri)
+
+    def run(self, *arguments: str, task: str | None = None) -> tuple[int, str]:
+        """(exit code, termination message) of `python -m mlops` with these arguments, as the task (or command)."""
+        self.monkeypatch.setenv("MAESTRO_TASK_ID", task or arguments[1])
+        self.result.unlink(missing_ok=True)
+        code = main(arguments)
+        return code, self.result.read_text()
+
+    def result_of(self, *arguments: str, task: str | None = None) -> dict[str, JSON]:
+        """The result of a command that must succeed."""
+        code, message = self.run(*arguments, task=task)
+        assert code == 0, message
+        result: dict[str, JSON] = json.loads(message)
+        return result
+
+    def failure_of(self, *arguments: str, task: str | None = None, code: int = 1) -> str:
+        """The cause that a command hands back, which must fail with the code."""
+        found, message = self.run(*arguments, task=task)
+        assert found == code, message
+        return message
+
+    def as_run(self, run_id: str) -> "Platform":
+        """The same platform in another DAG run."""
+        self.monkeypatch.setenv("MAESTRO_RUN_ID", run_id)
+        return replace(self, run_id=run_id)
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """The environment of a task pod, whose services are all away."""
+    identity = uuid.uuid4().hex[:12]
+    values = {
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "MAESTRO_DATA_BUCKET": f"data-{identity}",
+        "MAESTRO_REPORTS_BUCKET": f"reports-{identity}",
+        "MAESTRO_NAMESPACE": "maestro",
+        "MAESTRO_CODE_VERSION": "0123abcd",
+        "MAESTRO_MODEL_SERVER_DEPLOYMENT": "maestro-model-server",
+        "MAESTRO_MODEL_SERVER_URL": "http://127.0.0.1:9",
+        "MAESTRO_DAG_ID": "ml_pipeline_dag",
+        "MAESTRO_RUN_ID": f"manual__2026-01-01T02:00:00+00:00_{identity}",
+        "MAESTRO_TASK_ID": "task",
+        "MAESTRO_TRY_NUMBER": "1",
+        "MAESTRO_RESULT_PATH": str(tmp_path / "termination-log"),
+    }
+    for key, value in values.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.delenv("MAESTRO_SLACK_WEBHOOK_URL", raising=False)
+    monkeypatch.delenv("MAESTRO_MAP_INDEX", raising=False)
+    return values
+
+
+@pytest.fixture
+def platform(
+    environment: dict[str, str], s3_endpoint: str, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Platform:
+    import mlflow
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    client = mlflow.MlflowClient(mlflow_uri)
+    for model in client.search_registered_models():
+        client.delete_registered_model(model.name)
+    found = Platform(
+        Settings.from_environment(), environment["MAESTRO_RUN_ID"], tmp_path / "termination-log", monkeypatch
+    )
+    found.result_of("ingestion", "buckets")
+    return found
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables that a DAG run makes of one data set, by the same functions and without a store between them."""
+
+    raw: pd.DataFrame
+    clean: pd.DataFrame
+    train: pd.DataFrame
+    test: pd.DataFrame
+
+
+@pytest.fixture(scope="session")
+def tables(datasets_dir: Path) -> Callable[[str], Tables]:
+    """The tables of a data set by its name, each made once."""
+    made: dict[str, Tables] = {}
+
+    def of(name: str) -> Tables:
+        if name not in made:
+            dataset = datasets.get(name)
+            files = {file: (datasets_dir / name / file).read_bytes() for file in dataset.source.files}
+            raw = read_dataset(dataset, files)
+            clean = preprocess(raw, dataset)
+            train, test = (engineer(part, dataset) for part in split(clean, dataset))
+            made[name] = Tables(raw, clean, train, test)
+        return made[name]
+
+    return of

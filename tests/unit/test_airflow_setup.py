@@ -1,0 +1,175 @@
+"""mlops.airflow.setup and the probe that reads what components write, against a real PostgreSQL and a real Airflow."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+import yaml
+from cryptography.fernet import Fernet
+
+from mlops.airflow import heartbeat
+from mlops.airflow.setup import resolve
+from tests.conftest import ROOT
+
+FERNET_KEY = base64.b64encode(os.urandom(32)).decode()  # as the chart makes it: in the standard alphabet
+PASSWORD = "first"
+ADMIN = {"username": "admin", "email": "a@example.com", "firstName": "Ada", "lastName": "Min", "role": "Admin"}
+
+
+@dataclass(frozen=True)
+class Airflow:
+    """An Airflow database, and setup as the chart's Job runs it."""
+
+    url: str
+    home: Path
+
+    def setup(self, password: str = PASSWORD, environment: dict[str, str] | None = None, **declared: Any) -> str:
+        """Runs it, hands back what it wrote; fails the test where it fails."""
+        process = self.try_setup(password, environment, **declared)
+        assert process.returncode == 0, process.stderr
+        return process.stderr
+
+    def try_setup(
+        self, password: str = PASSWORD, environment: dict[str, str] | None = None, **declared: Any
+    ) -> "subprocess.CompletedProcess[str]":
+        settings = {"owner": "Helm release test", "adminUser": ADMIN, "connections": {}, "variables": {}, "pools": {}}
+        path = self.home / "settings.yaml"
+        path.write_text(yaml.safe_dump(settings | declared))
+        return subprocess.run(
+            [sys.executable, "-m", "mlops.airflow.setup", str(path)],
+            cwd=ROOT,
+            env=self.environment | {"MAESTRO_ADMIN_PASSWORD": password} | (environment or {}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        own = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
+        return own | {
+            "AIRFLOW_HOME": str(self.home),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__FERNET_KEY": FERNET_KEY,
+            "AIRFLOW__CORE__AUTH_MANAGER": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.url.replace("postgresql:", "postgresql+psycopg2:"),
+        }
+
+    def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with closing(psycopg2.connect(self.url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def names(self, table: str, column: str) -> set[str]:
+        return {name for (name,) in self.query(f"SELECT {column} FROM {table}")}  # noqa: S608
+
+
+@pytest.fixture(scope="module")
+def airflow(postgresql: str, tmp_path_factory: pytest.TempPathFactory) -> Airflow:
+    with closing(psycopg2.connect(f"{postgresql}/postgres")) as connection:
+        connection.autocommit = True
+        connection.cursor().execute("CREATE DATABASE airflow_setup")
+    return Airflow(f"{postgresql}/airflow_setup", tmp_path_factory.mktemp("airflow"))
+
+
+def test_an_empty_database_gets_its_schema_an_admin_and_what_is_declared(airflow: Airflow) -> None:
+    airflow.setup(
+        environment={"SECRET_1": "s3cr/t:@"},
+        connections={
+            "mlflow_default": {"conn_type": "http", "host": "mlflow", "port": "5000"},
+            "warehouse": {"conn_type": "postgres", "password": {"environment": "SECRET_1"}, "extra": {"a": [1]}},
+        },
+        variables={"model_accuracy_threshold": "0.85", "absent": {"environment": "NOT_SET"}},
+        pools={"training": {"slots": 1, "include_deferred": True}},
+    )
+    ((port, note),) = airflow.query("SELECT port, description FROM connection WHERE conn_id = 'mlflow_default'")
+    assert port == 5000
+    assert "Helm release test" in note
+    ((password, extra),) = airflow.query("SELECT password, extra FROM connection WHERE conn_id = 'warehouse'")
+    assert decrypt(password) == "s3cr/t:@"
+    assert json.loads(decrypt(extra)) == {"a": [1]}
+    assert [(key, decrypt(value)) for key, value in airflow.query("SELECT key, val FROM variable")] == [
+        ("model_accuracy_threshold", "0.85")
+    ]
+    assert airflow.query("SELECT slots, include_deferred FROM slot_pool WHERE pool = 'training'") == [(1, True)]
+    assert airflow.query("SELECT username FROM ab_user") == [("admin",)]
+    assert airflow.query(
+        "SELECT r.name FROM ab_user u JOIN ab_user_role ur ON ur.user_id = u.id JOIN ab_role r ON r.id = ur.role_id"
+    ) == [("Admin",)]
+
+
+def test_what_is_no_longer_declared_is_removed_and_what_people_made_stays(airflow: Airflow) -> None:
+    airflow.setup(
+        connections={"old": {"conn_type": "http"}, "kept": {"conn_type": "http", "login": "me", "host": "a"}},
+        variables={"old": "1"},
+        pools={"old": {"slots": 1}, "default_pool": {"slots": 64}},
+    )
+    airflow.query(
+        "INSERT INTO connection (conn_id, conn_type, is_encrypted, is_extra_encrypted) VALUES ('hand','x',false,false)"
+    )
+    airflow.query("INSERT INTO variable (key, val, is_encrypted) VALUES ('hand', '1', false)")
+    airflow.query("INSERT INTO slot_pool (pool, slots, include_deferred) VALUES ('hand', 1, false)")
+
+    airflow.setup(connections={"kept": {"conn_type": "http", "host": "b"}})
+
+    assert airflow.names("connection", "conn_id") == {"kept", "hand"}
+    assert airflow.query("SELECT host, login FROM connection WHERE conn_id = 'kept'") == [("b", None)]
+    assert airflow.names("variable", "key") == {"hand"}
+    assert airflow.names("slot_pool", "pool") == {"hand", "default_pool"}
+
+
+def test_the_admin_gets_the_password_of_the_secret_and_no_second_account(airflow: Airflow) -> None:
+    airflow.setup(password="before")
+    ((hashed,),) = airflow.query("SELECT password FROM ab_user")
+    airflow.setup(password="before")
+    assert airflow.query("SELECT password FROM ab_user") == [(hashed,)], "an unchanged password would end the sessions"
+    said = airflow.setup(password="after")
+    assert airflow.query("SELECT password = %s FROM ab_user", hashed) == [(False,)]
+    assert "after" not in said
+
+
+def test_one_wrong_entry_is_named_and_nothing_of_the_rest_is_applied(airflow: Airflow) -> None:
+    before = airflow.names("variable", "key")
+    process = airflow.try_setup(variables={"new": "1"}, pools={"training": {"slots": 1, "slotz": 2}})
+    assert process.returncode != 0
+    assert "pools.training has unknown fields slotz" in process.stderr
+    assert airflow.names("variable", "key") == before
+
+
+def test_the_probe_tells_a_beating_component_from_a_hung_and_a_missing_one(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    airflow.setup()
+    monkeypatch.setenv("DATABASE_URL", airflow.url)
+    assert heartbeat.main(["TriggererJob"]) == 1
+    beat = """
+    INSERT INTO job (job_type, hostname, latest_heartbeat) VALUES ('TriggererJob', %s, now() - %s * interval '1 s')
+    """
+    airflow.query(beat, heartbeat.own_address(), 600)
+    assert heartbeat.main(["TriggererJob"]) == 1
+    airflow.query(beat, "10.0.0.1", 1)
+    assert heartbeat.main(["TriggererJob"]) == 1, "the beat of another pod"
+    airflow.query(beat, heartbeat.own_address(), 1)
+    assert heartbeat.main(["TriggererJob"]) == 0
+
+
+def test_the_probe_does_not_blame_its_component_for_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    assert heartbeat.main(["SchedulerJob"]) == 0
+
+
+def test_secrets_are_put_in_wherever_they_are_named() -> None:
+    declared = {"a": {"environment": "KEY"}, "b": [{"environment": "KEY"}], "c": {"environment": "UNSET"}, "d": 1}
+    assert resolve(declared, {"KEY": "value"}) == {"a": "value", "b": ["value"], "d": 1}
+
+
+def decrypt(text: str) -> str:
+    return Fernet(FERNET_KEY).decrypt(text.encode()).decode()

@@ -1,0 +1,151 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mlops import cli
+from mlops.result import LIMIT, Failure, Skip
+
+HEAVY = ["boto3", "great_expectations", "kubernetes", "mlflow", "numpy", "pandas", "pyarrow", "sklearn", "airflow"]
+COMMANDS = {
+    "datasets list": {},
+    "ingestion buckets --name a --name b": {"names": ["a", "b"]},
+    "ingestion load --dataset all": {"dataset": "all"},
+    "ingestion download --dataset shuttle": {"dataset": "shuttle"},
+    "validation validate --dataset shuttle --data k": {"data": "k"},
+    "features preprocess --dataset shuttle --data k": {"data": "k"},
+    "features engineer --dataset shuttle --data k": {"data": "k"},
+    "training fit --dataset shuttle --train k --data-version v": {"train": "k", "data_version": "v", "max_iter": 200},
+    "training fit --dataset s --train k --data-version v --learning-rate 0.5 --max-iter 3": {"learning_rate": 0.5},
+    "training evaluate --dataset s --run-id r --test k --accuracy-threshold 0.85 --f1-threshold 0.8 "
+    "--baseline-margin 0.02": {"accuracy_threshold": 0.85, "f1_threshold": 0.8, "baseline_margin": 0.02},
+    "inference deploy --dataset s --run-id r --passed True --reasons []": {"passed": True, "reasons": "[]"},
+    "inference deploy --dataset s --run-id r --passed false --timeout 5": {"passed": False, "timeout": 5.0},
+    "inference rollback --dataset s": {"timeout": 600.0},
+    "inference serve": {"host": "0.0.0.0", "port": 8080},
+    "notify send --text a --text b": {"text": ["a", "b"]},
+}
+
+
+@pytest.mark.parametrize(("line", "expected"), COMMANDS.items(), ids=list(COMMANDS))
+def test_each_command_parses_its_options(line, expected):
+    options = vars(cli.parser().parse_args(line.split()))
+    assert expected.items() <= options.items()
+
+
+def test_every_command_is_parsed_by_the_test_above():
+    known = {f"{group} {command}" for group, module in cli.GROUPS.items() for command in module.COMMANDS}
+    assert {" ".join(line.split()[:2]) for line in COMMANDS} == known
+
+
+@pytest.mark.parametrize(("group", "command"), [(g, c) for g, module in cli.GROUPS.items() for c in module.COMMANDS])
+def test_each_command_has_a_help_text(group, command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.parser().parse_args([group, command, "--help"])
+    assert exit_.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) > 3
+
+
+def test_no_heavy_library_is_imported_before_a_command_runs():
+    program = f"import sys; from mlops.cli import parser; parser(); print([m for m in {HEAVY} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_help_comes_at_once():
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "mlops", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    # The fastest of several: other work on the machine slows some of them.
+    assert min(seconds() for _ in range(5)) < 0.4
+
+
+def ended(monkeypatch: pytest.MonkeyPatch, tmp_path, run) -> tuple[int, str]:
+    """(exit code, termination message) of a command line whose one command is `run`."""
+    monkeypatch.setenv("MAESTRO_RESULT_PATH", str(tmp_path / "message"))
+    module = type(sys)("test commands")
+    module.__doc__ = "Test commands."
+    module.COMMANDS = {"run": (run, lambda parser: None)}
+    monkeypatch.setattr(cli, "GROUPS", {"test": module})
+    code = cli.main(["test", "run"])
+    return code, (tmp_path / "message").read_text()
+
+
+def test_a_result_is_handed_back_with_exit_code_0(monkeypatch, tmp_path):
+    def run():
+        """Succeeds."""
+        return {"rows": 3}
+
+    assert ended(monkeypatch, tmp_path, run) == (0, '{"rows": 3}')
+
+
+def test_a_failure_hands_its_cause_back_with_exit_code_1(monkeypatch, tmp_path):
+    def run():
+        """Fails."""
+        raise Failure("bucket 'data' not found: create it")
+
+    assert ended(monkeypatch, tmp_path, run) == (1, "bucket 'data' not found: create it")
+
+
+def test_an_unexpected_error_hands_its_type_and_text_back_and_logs_where_it_was(monkeypatch, tmp_path, caplog):
+    def run():
+        """Breaks."""
+        return {"share": 1 / 0}
+
+    assert ended(monkeypatch, tmp_path, run) == (1, "ZeroDivisionError: division by zero")
+    assert 'return {"share": 1 / 0}' in caplog.text
+
+
+def test_a_skip_hands_its_reason_back_with_exit_code_99(monkeypatch, tmp_path):
+    def run():
+        """Has nothing to do."""
+        raise Skip("too few rows: 3 ä" + "x" * 5000)
+
+    code, message = ended(monkeypatch, tmp_path, run)
+    assert code == 99
+    assert json.loads(message)["skipped"].startswith("too few rows: 3 ä")
+    assert len(message.encode()) <= LIMIT
+
+
+def test_a_result_that_is_too_large_fails_with_the_remedy(monkeypatch, tmp_path):
+    def run():
+        """Hands a table back."""
+        return {"rows": 3, "table": list(range(2000))}
+
+    code, message = ended(monkeypatch, tmp_path, run)
+    assert code == 1
+    assert "largest field: table" in message
+    assert "object store" in message
+
+
+def test_a_cause_longer_than_a_termination_message_is_cut(monkeypatch, tmp_path):
+    def run():
+        """Fails at length."""
+        raise Failure("cause " + "x" * 10_000 + " remedy")
+
+    code, message = ended(monkeypatch, tmp_path, run)
+    assert code == 1
+    assert len(message.encode()) <= LIMIT
+    assert message.startswith("cause")
+    assert message.endswith("remedy")
+
+
+def test_a_pod_without_its_settings_says_which_are_missing(environment, monkeypatch, tmp_path):
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
+    assert cli.main(["ingestion", "buckets"]) == 1
+    message = (tmp_path / "termination-log").read_text()
+    assert "AWS_ENDPOINT_URL_S3 (from global.services.minio" in message
+
+
+@pytest.mark.parametrize(
+    "line", ["", "training", "training tune", "notify send", "inference deploy --dataset s --run-id r --passed perhaps"]
+)
+def test_a_wrong_command_line_ends_with_exit_code_2(line, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(line.split())
+    assert exit_.value.code == 2
+    assert "error:" in capsys.readouterr().err

@@ -1,0 +1,87 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlops.config import ModelServerSettings, RunIdentity, Settings, slug
+from mlops.result import Failure
+
+IDENTITY = RunIdentity(dag_id="ml_pipeline_dag", run_id="scheduled__2026-01-01T02:00:00+00:00", task_id="train_model")
+
+
+def complete() -> dict[str, str]:
+    return {key: f"value of {key}" for key in Settings.keys().values()}
+
+
+def test_every_field_is_read_from_its_key():
+    settings = Settings.from_environment(complete())
+    assert vars(settings) == {name: f"value of {key}" for name, key in Settings.keys().items()}
+
+
+def test_all_missing_keys_are_named_at_once_with_the_values_they_come_from():
+    found = complete()
+    del found["MAESTRO_DATA_BUCKET"]
+    found["MLFLOW_TRACKING_URI"] = ""
+    with pytest.raises(Failure) as failure:
+        Settings.from_environment(found)
+    text = str(failure.value)
+    assert "MAESTRO_DATA_BUCKET (from global.buckets.data)" in text
+    assert "MLFLOW_TRACKING_URI (from global.services.mlflow)" in text
+    assert "helm upgrade" in text
+    assert "MAESTRO_NAMESPACE" not in text
+
+
+def test_the_webhook_may_be_missing():
+    found = complete()
+    del found["MAESTRO_SLACK_WEBHOOK_URL"]
+    assert Settings.from_environment(found).slack_webhook_url is None
+
+
+def test_secrets_do_not_show_in_a_log():
+    shown = repr(Settings.from_environment(complete()))
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MAESTRO_SLACK_WEBHOOK_URL"):
+        assert f"value of {key}" not in shown
+    assert "value of MAESTRO_DATA_BUCKET" in shown
+
+
+def test_a_model_server_without_a_version_is_complete():
+    settings = ModelServerSettings.from_environment(
+        {"MLFLOW_TRACKING_URI": "http://m", "MODEL_NAME": "a", "MODEL_VERSION": ""}
+    )
+    assert settings.model_version is None
+
+
+def test_a_retry_writes_to_the_same_key_and_another_task_to_another_one():
+    tries = {RunIdentity(**{**vars(IDENTITY), "try_number": str(number)}).key("data") for number in (1, 2, 3)}
+    assert len(tries) == 1
+    others = {
+        RunIdentity(**{**vars(IDENTITY), **change}).key("data")
+        for change in (
+            {"dag_id": "other"},
+            {"run_id": "other"},
+            {"task_id": "other"},
+            {"map_index": "0"},
+            {"map_index": "1"},
+        )
+    }
+    assert len(others | tries) == 6
+
+
+def test_a_key_is_readable():
+    assert IDENTITY.key("train").startswith("runs/ml_pipeline_dag/scheduled__2026-01-01T02-00-00-00-00-")
+    assert IDENTITY.key("train").endswith("/train_model/train.parquet")
+
+
+names = st.text(min_size=1, max_size=250)
+
+
+@given(names, names)
+def test_two_names_never_share_a_slug(one, other):
+    assert (slug(one) == slug(other)) == (one == other)
+
+
+@given(names)
+def test_a_slug_is_one_segment_of_an_object_key(name):
+    made = slug(name)
+    assert 0 < len(made.encode()) <= 255
+    assert made.strip(".")
+    assert not set(made) & set("/ :+%?#&\\")

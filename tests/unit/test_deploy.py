@@ -1,0 +1,170 @@
+import json
+
+import pytest
+
+from mlops import datasets
+from mlops.datasets.declaration import LABEL
+from mlops.registry.promotion import previous, production
+from mlops.stores import deployments
+from mlops.training.hyperparameters import Hyperparameters
+from mlops.training.model import train_model
+from tests.unit.kubernetes_api import CRASHING, NO_IMAGE, STARTING, Cluster, serving
+
+MODEL = "sensor-failure"
+
+
+@pytest.fixture
+def cluster(platform, monkeypatch, tmp_path):
+    import kubernetes.config.kube_config
+
+    found = Cluster()
+    with serving(found, tmp_path / "kubeconfig") as address:
+        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        monkeypatch.setattr(kubernetes.config.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+        monkeypatch.setenv("MAESTRO_MODEL_SERVER_URL", address)
+        monkeypatch.setattr(deployments, "_POLL", 0.02)
+        monkeypatch.setattr("mlops.inference.rollout._SETTLING", 0.1)
+        yield found
+
+
+@pytest.fixture
+def train(platform, tables):
+    """Logs a model and returns its run."""
+
+    def once() -> str:
+        table = tables("shuttle").train.head(1000)
+        features, labels = table.drop(columns=LABEL), table[LABEL]
+        model = train_model(features, labels, datasets.get("shuttle"), Hyperparameters(max_iter=2))
+        with platform.tracking.new_run("shuttle", "test", {}) as run_id:
+            platform.tracking.log_model(model, features.head(2), ["scikit-learn"])
+        return run_id
+
+    return once
+
+
+def deploy(run_id: str, *options: str, passed: str = "True", timeout: str = "20") -> tuple[str, ...]:
+    line = ("inference", "deploy", "--dataset", "shuttle", "--run-id", run_id, "--passed", passed, "--timeout", timeout)
+    return (*line, *options)
+
+
+def test_the_first_deployment_registers_rolls_and_moves_the_alias(platform, cluster, train):
+    result = platform.result_of(*deploy(train()))
+    assert result.pop("example")["data"], "a row for somebody who wants to try the server"
+    assert result == {"model": MODEL, "version": "1", "previous": None}
+    assert cluster.version == "1"
+    assert cluster.requests == 1
+    assert production(platform.tracking, MODEL) == "1"
+
+
+def test_the_next_one_keeps_the_version_before_it(platform, cluster, train):
+    platform.result_of(*deploy(train()))
+    result = platform.result_of(*deploy(train()))
+    assert (result["version"], result["previous"]) == ("2", "1")
+    assert (production(platform.tracking, MODEL), previous(platform.tracking, MODEL)) == ("2", "1")
+
+
+def test_a_retry_registers_and_rolls_nothing_twice(platform, cluster, train):
+    run_id = train()
+    platform.result_of(*deploy(train()))
+    first, second = platform.result_of(*deploy(run_id)), platform.result_of(*deploy(run_id))
+    assert first["version"] == second["version"] == "2"
+    assert cluster.versions == ["1", "2"]
+    assert previous(platform.tracking, MODEL) == "1"
+
+
+@pytest.mark.parametrize(
+    "reasons", ["['F1 is low', 'AUC is low']", '["F1 is low", "AUC is low"]', "F1 is low; AUC is low"]
+)
+def test_a_model_that_did_not_pass_is_skipped_with_the_reasons_and_nothing_is_registered(
+    platform, cluster, train, reasons
+):
+    code, message = platform.run(*deploy(train(), "--reasons", reasons, passed="False"))
+    assert code == 99
+    assert json.loads(message) == {"skipped": "not deployed: F1 is low; AUC is low"}
+    assert production(platform.tracking, MODEL) is None
+    assert cluster.versions == []
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [
+        (CRASHING, "pod new ended 3 times, exit 1: model version 2 may run code"),
+        (NO_IMAGE, "pod new: ErrImagePull: no such image"),
+    ],
+    ids=["crashing", "no image"],
+)
+def test_a_version_that_does_not_come_up_is_taken_back(platform, cluster, train, status, cause):
+    platform.result_of(*deploy(train()))
+    cluster.broken["2"] = status
+    message = platform.failure_of(*deploy(train()))
+    assert cause in message
+    assert "the model server went back to version 1" in message
+    assert cluster.versions == ["1", "2", "1"]
+    assert production(platform.tracking, MODEL) == "1"
+
+
+def test_a_version_that_is_never_ready_is_taken_back_after_the_time_out(platform, cluster, train):
+    cluster.broken["1"] = STARTING
+    message = platform.failure_of(*deploy(train(), timeout="0.3"))
+    assert "not ready after 0 s (new: Running, no reason given)" in message
+    assert "went back to no model, as before" in message
+    assert cluster.versions == ["1", None]
+    assert production(platform.tracking, MODEL) is None
+
+
+def test_a_version_that_answers_no_request_is_taken_back(platform, cluster, train):
+    platform.result_of(*deploy(train()))
+    cluster.answers_requests = False
+    message = platform.failure_of(*deploy(train()))
+    assert "does not answer the model's input example: 500" in message
+    assert cluster.versions == ["1", "2", "1"]
+    assert production(platform.tracking, MODEL) == "1"
+
+
+def test_a_retry_after_a_failed_rollout_still_knows_what_to_go_back_to(platform, cluster, train):
+    platform.result_of(*deploy(train()))
+    cluster.broken["2"] = CRASHING
+    run_id = train()
+    cluster.version = "2"  # the first try died while it waited
+    assert "went back to version 1" in platform.failure_of(*deploy(run_id))
+    del cluster.broken["2"]
+    assert platform.result_of(*deploy(run_id))["version"] == "2"
+
+
+def test_a_model_server_that_is_scaled_to_nothing_is_sent_no_request(platform, cluster, train):
+    cluster.replicas = 0
+    assert platform.result_of(*deploy(train()))["version"] == "1"
+    assert cluster.requests == 0
+
+
+def test_a_model_that_the_server_does_not_serve_is_registered_only(platform, cluster, train):
+    cluster.model = "income"
+    result = platform.result_of(*deploy(train()))
+    assert (result["version"], result["example"]) == ("1", None)
+    assert cluster.versions == []
+    assert production(platform.tracking, MODEL) == "1"
+
+
+def test_rolling_back_swaps_the_versions_and_can_be_undone(platform, cluster, train):
+    rollback = ("inference", "rollback", "--dataset", "shuttle")
+    platform.result_of(*deploy(train()))
+    assert "no previous version" in platform.failure_of(*rollback)
+    platform.result_of(*deploy(train()))
+    result = platform.result_of(*rollback)
+    assert (result["version"], result["previous"]) == ("1", "2")
+    assert result["example"]
+    assert (cluster.version, production(platform.tracking, MODEL)) == ("1", "1")
+    platform.result_of(*rollback)
+    assert (cluster.version, production(platform.tracking, MODEL)) == ("2", "2")
+
+
+def test_a_missing_model_server_is_named_with_the_remedy(platform, cluster, train, monkeypatch):
+    monkeypatch.setenv("MAESTRO_MODEL_SERVER_DEPLOYMENT", "absent")
+    message = platform.failure_of(*deploy(train()))
+    assert "deployment 'absent' in namespace 'maestro' not found" in message
+    assert production(platform.tracking, MODEL) is None
+
+
+def test_an_identity_without_rights_is_told_which_one_has_them(platform, cluster, train):
+    cluster.denies = True
+    assert "run the step with the identity 'deployer'" in platform.failure_of(*deploy(train()))

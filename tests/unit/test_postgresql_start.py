@@ -1,0 +1,190 @@
+"""postgresql-start with Debian's PostgreSQL, as the user without rights that the image runs it as."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from tests.conftest import free_ports
+
+SCRIPTS = Path(__file__).parents[2] / "images/postgresql"
+PROGRAMS = "/usr/lib/postgresql/15/bin"
+# PostgreSQL refuses to run as root.
+UNPRIVILEGED = {"cwd": "/", **({"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {})}
+PASSWORDS = {"POSTGRES_PASSWORD": "it's-postgres", "AIRFLOW_PASSWORD": 'a"$(id)', "MLFLOW_PASSWORD": "mlflow"}
+
+
+@pytest.fixture
+def volume():
+    """A folder as a volume is mounted: writable for the user that runs PostgreSQL, who is not root."""
+    folder = Path(tempfile.mkdtemp(prefix="postgresql-start-"))
+    # The checkout may lie where nobody else may look.
+    shutil.copytree(SCRIPTS, folder / "image")
+    (folder / "data").mkdir()
+    (folder / "tmp").mkdir()
+    if os.geteuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            shutil.chown(path, "nobody", "nogroup")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def command(volume, port):
+    environment = {
+        "PATH": f"{PROGRAMS}:/usr/bin:/bin",
+        "PGDATA": str(volume / "data/pgdata"),
+        "TMPDIR": str(volume / "tmp"),
+        "POSTGRES_SETTINGS": str(volume / "image"),
+    }
+    options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": volume / "tmp", "fsync": "off"}
+    settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+    return [str(volume / "image/postgresql-start"), *settings], environment
+
+
+def fails(volume, **environment):
+    """What it says when it does not start."""
+    words, fixed = command(volume, 1)
+    environment = {**fixed, **environment}
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, **UNPRIVILEGED)
+    assert result.returncode != 0
+    return result.stderr
+
+
+@contextmanager
+def server(volume, **environment):
+    """A server that is ready; yields its port. It ends as in the image, by SIGINT."""
+    (port,) = free_ports(1)
+    words, fixed = command(volume, port)
+    process = subprocess.Popen(words, env={**fixed, **environment}, start_new_session=True, **UNPRIVILEGED)
+    try:
+        deadline = time.monotonic() + 60
+        while not answers(port, "postgres", environment["POSTGRES_PASSWORD"]):
+            assert process.poll() is None, "postgresql-start has ended"
+            assert time.monotonic() < deadline, "PostgreSQL is not ready"
+            time.sleep(0.05)
+        yield port
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=60)
+
+
+def connect(port, user, password, database=None):
+    connection = psycopg2.connect(
+        host="127.0.0.1", port=port, user=user, password=password, dbname=database or user, connect_timeout=5
+    )
+    connection.autocommit = True
+    return connection
+
+
+def answers(port, user, password, database=None):
+    try:
+        connect(port, user, password, database).close()
+    except psycopg2.OperationalError:
+        return False
+    return True
+
+
+def ask(port, query, user="postgres", password=PASSWORDS["POSTGRES_PASSWORD"]):
+    connection = connect(port, user, password)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchone()[0] if cursor.description else None
+    finally:
+        connection.close()
+
+
+def test_each_database_gets_an_owner_who_enters_by_password_and_no_other(volume):
+    with server(volume, POSTGRES_DATABASES="airflow mlflow", **PASSWORDS) as port:
+        for name in ("airflow", "mlflow"):
+            password = PASSWORDS[f"{name.upper()}_PASSWORD"]
+            assert ask(port, "CREATE TABLE t (); SELECT current_user", name, password) == name
+            assert not answers(port, name, "wrong")
+        assert not answers(port, "mlflow", PASSWORDS["MLFLOW_PASSWORD"], database="airflow")
+        assert ask(port, "SELECT rolpassword FROM pg_authid WHERE rolname = 'mlflow'").startswith("SCRAM-SHA-256$")
+        assert ask(port, "SHOW data_checksums") == "on"
+        assert ask(port, "SELECT datcollate FROM pg_database WHERE datname = 'airflow'") == "C.UTF-8"
+
+
+def test_a_start_adds_databases_applies_changed_passwords_and_keeps_the_data(volume):
+    with server(volume, POSTGRES_DATABASES="mlflow", **PASSWORDS) as port:
+        ask(port, "CREATE TABLE kept AS SELECT 42 AS answer", "mlflow", PASSWORDS["MLFLOW_PASSWORD"])
+    changed = {**PASSWORDS, "POSTGRES_PASSWORD": "new", "MLFLOW_PASSWORD": "newer", "FEATURE_STORE_PASSWORD": "f"}
+    with server(volume, POSTGRES_DATABASES="mlflow feature-store", **changed) as port:
+        assert ask(port, "SELECT answer FROM kept", "mlflow", "newer") == 42
+        assert not answers(port, "mlflow", PASSWORDS["MLFLOW_PASSWORD"])
+        assert not answers(port, "postgres", PASSWORDS["POSTGRES_PASSWORD"])
+        assert answers(port, "feature-store", "f")
+
+
+def test_an_interrupted_initdb_is_done_again(volume):
+    half = volume / "data/pgdata.new"
+    half.mkdir()
+    (half / "PG_VERSION").write_text("15\n")
+    if os.geteuid() == 0:
+        shutil.chown(half, "nobody", "nogroup")
+    with server(volume, POSTGRES_DATABASES="", **PASSWORDS) as port:
+        assert ask(port, "SELECT 1") == 1
+    assert not half.exists()
+
+
+def test_a_folder_that_kubernetes_opened_to_its_group_is_closed_again(volume):
+    with server(volume, **PASSWORDS):
+        pass
+    (volume / "data/pgdata").chmod(0o2770)
+    with server(volume, **PASSWORDS) as port:
+        assert ask(port, "SELECT 1") == 1
+
+
+def test_files_that_are_no_cluster_are_left_alone(volume):
+    data = volume / "data/pgdata"
+    data.mkdir()
+    (data / "precious").touch()
+    assert "holds files but no cluster" in fails(volume, **PASSWORDS)
+    assert (data / "precious").exists()
+
+
+def test_a_cluster_of_another_version_is_left_alone_and_the_remedy_said(volume):
+    data = volume / "data/pgdata"
+    data.mkdir()
+    (data / "PG_VERSION").write_text("14\n")
+    assert "pg_dump" in fails(volume, **PASSWORDS)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "POSTGRES_PASSWORD is not set"),
+        ({**PASSWORDS, "POSTGRES_DATABASES": "feature-store"}, "FEATURE_STORE_PASSWORD is not set"),
+        ({**PASSWORDS, "POSTGRES_DATABASES": 'x";DROP'}, "use a-z, 0-9, _ and -"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_made(volume, environment, said):
+    assert said in fails(volume, **environment)
+    assert not (volume / "data/pgdata").exists()
+
+
+def test_a_start_that_was_killed_is_completed_by_the_next_one(volume):
+    words, fixed = command(volume, free_ports(1)[0])
+    environment = {**fixed, **PASSWORDS, "POSTGRES_DATABASES": "airflow mlflow"}
+    process = subprocess.Popen(words, env=environment, start_new_session=True, **UNPRIVILEGED)
+    lock = volume / "data/pgdata/postmaster.pid"
+    deadline = time.monotonic() + 60
+    while not (lock.exists() and lock.read_text()):
+        assert time.monotonic() < deadline, "no server has started"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    # The server is in a session of its own; in a container it dies with the script. It ends without a checkpoint.
+    crash = [f"{PROGRAMS}/pg_ctl", "stop", "--mode=immediate", "--silent", f"--pgdata={volume}/data/pgdata"]
+    subprocess.run(crash, check=True, **UNPRIVILEGED)
+    with server(volume, POSTGRES_DATABASES="airflow mlflow", **PASSWORDS) as port:
+        assert answers(port, "airflow", PASSWORDS["AIRFLOW_PASSWORD"])
+        assert answers(port, "mlflow", PASSWORDS["MLFLOW_PASSWORD"])

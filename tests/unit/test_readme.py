@@ -1,0 +1,57 @@
+"""The example of mlops/README.md, as a newcomer would use it."""
+
+import re
+import shutil
+import zipfile
+
+import pytest
+
+from mlops import datasets
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch, datasets_dir):
+    """The README's file, added to the datasets, and the folder that holds its data."""
+    readme = (ROOT / "mlops/README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"runs this example on the real set -->\n```python\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets/phishing.py").write_text(code, encoding="utf-8")
+    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(tmp_path / "datasets")])
+    (tmp_path / "files/phishing").mkdir(parents=True)
+    wheel = river_wheel()
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open("river/datasets/phishing.csv.gz") as packed,
+        (tmp_path / "files/phishing/phishing.csv.gz").open("wb") as file,
+    ):
+        shutil.copyfileobj(packed, file)
+    return tmp_path / "files"
+
+
+def river_wheel():
+    from tests.conftest import load_module
+
+    fetch = load_module(ROOT / "images/datasets/fetch.py")
+    return fetch.wheel("river==0.26.1", ROOT / ".build/wheels")
+
+
+def test_the_dataset_of_the_readme_goes_from_its_file_to_a_model_that_passes(platform, example):
+    assert "phishing" in datasets.names()
+    named = ("--dataset", "phishing")
+    assert platform.result_of("ingestion", "load", *named, "--folder", str(example)) == {
+        "phishing": {"written": 1, "unchanged": 0}
+    }
+    raw = platform.result_of("ingestion", "download", *named)
+    assert raw["rows"] == 1_250
+    assert platform.result_of("validation", "validate", *named, "--data", str(raw["data"]))["passed"]
+    clean = platform.result_of("features", "preprocess", *named, "--data", str(raw["data"]))
+    made = platform.result_of("features", "engineer", *named, "--data", str(clean["data"]))
+    fitted = platform.result_of(
+        *("training", "fit", *named, "--train", str(made["train"]), "--data-version", str(raw["data_version"]))
+    )
+    result = platform.result_of(
+        *("training", "evaluate", *named, "--run-id", str(fitted["run_id"]), "--test", str(made["test"])),
+        *("--accuracy-threshold", "0.85", "--f1-threshold", "0.80", "--baseline-margin", "0.02"),
+    )
+    assert result["passed"], result["reasons"]

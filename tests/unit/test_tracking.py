@@ -1,0 +1,139 @@
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+from sklearn.dummy import DummyClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from mlops import datasets
+from mlops.datasets.declaration import LABEL
+from mlops.registry.promotion import previous, production, promote
+from mlops.result import Failure
+from mlops.stores.tracking import Tracking
+from mlops.training.hyperparameters import Hyperparameters
+from mlops.training.model import train_model
+
+MODEL = "sensor-failure"
+
+
+@pytest.fixture
+def trained(tables):
+    train = tables("shuttle").train.head(2000)
+    features, labels = train.drop(columns=LABEL), train[LABEL]
+    return train_model(features, labels, datasets.get("shuttle"), Hyperparameters(max_iter=2)), features
+
+
+def logged(tracking: Tracking, trained) -> str:
+    model, features = trained
+    with tracking.new_run("shuttle", "test", {"a": "b"}) as run_id:
+        tracking.log_model(model, features.head(2), ["scikit-learn"])
+    return run_id
+
+
+def test_registering_a_run_twice_makes_one_version(platform, trained):
+    run_id = logged(platform.tracking, trained)
+    assert [platform.tracking.register(MODEL, run_id) for _ in range(3)] == ["1", "1", "1"]
+    assert platform.tracking.register(MODEL, logged(platform.tracking, trained)) == "2"
+
+
+def test_the_aliases_follow_a_promotion_and_the_way_back(platform, trained):
+    tracking = platform.tracking
+    assert production(tracking, MODEL) is None
+    one, two = (tracking.register(MODEL, logged(tracking, trained)) for _ in range(2))
+    promote(tracking, MODEL, one)
+    with pytest.raises(Failure, match="no previous version to go back to"):
+        previous(tracking, MODEL)
+    promote(tracking, MODEL, two)
+    promote(tracking, MODEL, two)
+    assert (production(tracking, MODEL), previous(tracking, MODEL)) == (two, one)
+    promote(tracking, MODEL, previous(tracking, MODEL))
+    assert (production(tracking, MODEL), previous(tracking, MODEL)) == (one, two)
+
+
+def test_a_promotion_that_dies_half_way_keeps_production_and_can_be_repeated(platform, trained, monkeypatch):
+    tracking = platform.tracking
+    one, two = (tracking.register(MODEL, logged(tracking, trained)) for _ in range(2))
+    promote(tracking, MODEL, one)
+    set_alias = tracking.set_alias
+
+    def die_at_production(model: str, alias: str, version: str) -> None:
+        if alias == "production":
+            raise KeyboardInterrupt
+        set_alias(model, alias, version)
+
+    monkeypatch.setattr(tracking, "set_alias", die_at_production)
+    with pytest.raises(KeyboardInterrupt):
+        promote(tracking, MODEL, two)
+    assert production(tracking, MODEL) == one
+    monkeypatch.undo()
+    promote(platform.tracking, MODEL, two)
+    assert (production(tracking, MODEL), previous(tracking, MODEL)) == (two, one)
+
+
+def test_a_model_that_holds_a_function_is_not_logged(platform, trained):
+    _, features = trained
+    model = Pipeline([("own", FunctionTransformer(shutil.rmtree)), ("classify", DummyClassifier())])
+    with pytest.raises(Failure, match=r"the model holds .*rmtree"), platform.tracking.new_run("shuttle", "x", {}):
+        platform.tracking.log_model(model, features.head(2), [])
+
+
+def test_a_pickled_model_is_not_loaded(platform, trained, monkeypatch):
+    model, _ = trained
+    with platform.tracking.new_run("shuttle", "pickled", {}) as run_id:
+        mlflow.sklearn.log_model(model, name="model", serialization_format="cloudpickle", pip_requirements=[])
+    with pytest.raises(Failure, match="may run code when it is loaded"):
+        platform.tracking.load_model(f"runs:/{run_id}/model")
+
+
+@pytest.mark.parametrize(
+    ("flavor", "change"),
+    [
+        ("sklearn", {"skops_trusted_types": ["shutil.rmtree"]}),
+        ("sklearn", {"code": "code"}),
+        ("python_function", {"code": "code"}),
+        ("python_function", {"loader_module": "os"}),
+    ],
+)
+def test_a_model_file_that_was_changed_to_run_code_is_not_loaded(
+    platform, trained, tmp_path, monkeypatch, flavor, change
+):
+    """As somebody with write access to the artifact store could do it."""
+    uri = f"runs:/{logged(platform.tracking, trained)}/model"
+    download = mlflow.artifacts.download_artifacts
+
+    def changed(*arguments: object, **options: object) -> str:
+        path = download(*arguments, **options)
+        declared = Path(path) / "MLmodel"
+        content = yaml.safe_load(declared.read_text())
+        content["flavors"][flavor].update(change)
+        declared.write_text(yaml.safe_dump(content))
+        return path
+
+    assert platform.tracking.load_model(uri) is not None
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", changed)
+    with pytest.raises(Failure, match="may run code when it is loaded"):
+        platform.tracking.load_model(uri)
+
+
+def test_a_run_that_raises_is_failed(platform):
+    with pytest.raises(ValueError, match="stop"), platform.tracking.new_run("shuttle", "x", {}) as run_id:
+        raise ValueError("stop")
+    assert platform.tracking.run(run_id).info.status == "FAILED"
+
+
+def test_a_tracking_server_that_is_away_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(Failure, match=r"MLflow at http://127.0.0.1:9 failed.*check that MLflow runs"):
+        Tracking("http://127.0.0.1:9").runs("shuttle", "a", "b")
+
+
+def test_an_experiment_that_is_not_there_has_no_runs(platform):
+    assert platform.tracking.runs("never made", "a", "b") == []
+
+
+def test_a_version_that_is_not_there_is_named(platform):
+    with pytest.raises(Failure, match="models:/sensor-failure/9"):
+        platform.tracking.load_model("models:/sensor-failure/9")
