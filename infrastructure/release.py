@@ -18,6 +18,9 @@ T = TypeVar("T")
 
 RELEASE = os.environ.get("RELEASE", "maestro")
 NAMESPACE = os.environ.get("NAMESPACE", "maestro")
+LOG_SECONDS = 30
+# How a worker's part of a log ends when it has handed the task over to the triggerer.
+HANDED_OVER = "Pausing task as DEFERRED. \n::endgroup::"
 # Service port of each UI, and the port of this machine that `make ui` puts it on.
 SERVICES = {"airflow-api-server": 8080, "mlflow": 5000, "minio": 9000, "model-server": 8080}
 
@@ -136,7 +139,18 @@ class Airflow:
         return json.loads(value) if isinstance(value, str) and value[:1] in "{[" else value
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
-        """The whole log of one try, a line an event."""
+        """The whole log of one try that has ended, a line an event.
+
+        The triggerer stores its part, with the pod's output, a moment after the task has ended: it is waited for.
+        """
+        deadline = time.monotonic() + LOG_SECONDS
+        while (log := self._stored_log(dag_id, run_id, task_id, try_number)).endswith(HANDED_OVER):
+            if time.monotonic() > deadline:
+                return f"{log}\n(the triggerer's part of this log is missing)"
+            time.sleep(0.5)
+        return log
+
+    def _stored_log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
         events: list[str] = []
         token: str | None = None
         while True:

@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from config import (
@@ -93,41 +95,52 @@ def build_binaries() -> None:
     builds = {
         "node": (
             _digest(*module, version.encode()),
-            "Kubernetes, etcd and CoreDNS, some minutes the first time",
             ["build", "-trimpath", "-ldflags", f"-s -w {version}", "-o", "{out}", "."],
         ),
         "helm": (
             _digest(*module),
-            "Helm",
             ["build", "-trimpath", "-ldflags", "-s -w", "-o", "{out}", "helm.sh/helm/v3/cmd/helm"],
         ),
         "metrics-server": (
             _digest(METRICS_SERVER.encode()),
-            "metrics-server",
             ["install", "-trimpath", "-ldflags", "-s -w", METRICS_SERVER],
         ),
     }
-    for name, (digest, title, arguments) in builds.items():
-        target = BIN / "built" / f"{name}-{digest}"
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            compiler = go()
-            with step(f"building {title}"):
-                partial = target.parent / "partial"
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-                env = {
-                    **os.environ,
-                    "CGO_ENABLED": "0",
-                    "GOFLAGS": "-buildvcs=false",
-                    "GOBIN": str(partial),
-                    "GOTOOLCHAIN": "local",
-                }
-                logged("build.log", [compiler, *(a.format(out=partial / name) for a in arguments)], env, HERE / "node")
-                (partial / name).rename(target)
+    targets = {name: BIN / "built" / f"{name}-{digest}" for name, (digest, _) in builds.items()}
+    missing = [name for name in builds if not targets[name].exists()]
+    if missing:
+        compiler = go()
+        with step(f"building {', '.join(missing)}; the first time takes some minutes"), ThreadPoolExecutor() as pool:
+            # Together: while one is linked by a single thread, or downloads, the other one compiles.
+            lanes = [[name for name in lane if name in missing] for lane in (("node", "helm"), ("metrics-server",))]
+            for done in [pool.submit(_build, compiler, lane, builds, targets) for lane in lanes]:
+                done.result()
+    for name, target in targets.items():
         _link(BIN / name, target)
     for component in HOST_COMPONENTS:
         _link(BIN / component, BIN / "node")
+
+
+def _build(
+    compiler: Path, names: Sequence[str], builds: Mapping[str, tuple[str, list[str]]], targets: Mapping[str, Path]
+) -> None:
+    """Build these one after the other; a target is there when it is whole."""
+    for name in names:
+        target = targets[name]
+        partial = target.parent / f"partial-{name}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        env = {
+            **os.environ,
+            "CGO_ENABLED": "0",
+            "GOFLAGS": "-buildvcs=false",
+            "GOBIN": str(partial),
+            "GOTOOLCHAIN": "local",
+        }
+        arguments = [argument.format(out=partial / name) for argument in builds[name][1]]
+        logged(f"build-{name}.log", [compiler, *arguments], env, HERE / "node")
+        (partial / name).rename(target)
+        partial.rmdir()
 
 
 def _link(link: Path, target: Path) -> None:

@@ -15,6 +15,20 @@ from infrastructure.release import NAMESPACE, Airflow, kubectl, object_name, por
 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "2"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Puts beside a failure how the cluster was at that moment: by the time one looks it is another."""
+    report = yield
+    if report.failed:
+        looks = (
+            ("get", "pods", "-o", "wide"),
+            ("get", "events", "--field-selector=type!=Normal", "--sort-by=.lastTimestamp"),
+            ("logs", f"deployment/{object_name('airflow-triggerer')}", "--since=10m", "--tail=50"),
+        )
+        report.sections += [(f"kubectl {' '.join(look)}", kubectl(*look, check=False)[-4000:]) for look in looks]
+    return report
+
+
 class Services:
     """Connections to the platform's services, to be made anew after the pods behind them were replaced."""
 

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 import requests
 
-from infrastructure.release import kubectl, object_name, port_forward, wait_until
+from infrastructure.release import NotInstalled, kubectl, object_name, port_forward, wait_until
+from mlops.airflow.pod import label_value
 
 DAG = "ml_pipeline_dag"
 MODEL = "sensor-failure"
@@ -124,11 +125,8 @@ def test_logs_report_and_pods_are_where_the_readme_says(services, deployed):
     assert services.s3.list_objects_v2(Bucket="logs", Prefix=f"dag_id={DAG}")["KeyCount"] > 0
     assert "mlops.training" in services.airflow.log(DAG, deployed, "train_model", 1)
     # Pods of tasks that succeeded are gone.
-    wait_until(
-        lambda: not kubectl("get", "pods", "-l", f"maestro/dag-id={DAG},maestro/task-id=train_model", "-o", "name"),
-        60,
-        "the pods' removal",
-    )
+    own = f"maestro/dag-id={DAG},maestro/run-id={label_value(deployed)}"
+    wait_until(lambda: not kubectl("get", "pods", "-l", own, "-o", "name"), 60, "the pods' removal")
 
 
 def test_the_schedule_starts_a_run_by_itself(services, deployed, dag_file):
@@ -310,7 +308,7 @@ def test_the_whole_node_killed_mid_run_loses_nothing_and_trains_once(services, d
         try:
             services.connect()
             return services.airflow.run(DAG, run_id)
-        except (requests.RequestException, RuntimeError, OSError):
+        except (requests.RequestException, OSError, NotInstalled):
             return None
 
     wait_until(reconnected, 300, "Airflow's return", 2)
