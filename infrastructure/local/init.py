@@ -38,19 +38,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 ADMIN = "/etc/kubernetes/admin.conf"
 GRACE_SECONDS = 10
 
-CONTAINERD = f"""version = 2
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "localhost/pause:{PAUSE_VERSION}"
+CONTAINERD = f"""version = 3
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "localhost/pause:{PAUSE_VERSION}"
+[plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["/usr/lib/cni"]
     conf_dir = "/etc/cni/net.d"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "overlayfs"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-        SystemdCgroup = false
 """
 
 CNI = {
@@ -96,7 +91,7 @@ KUBEADM = [
         "kind": "KubeletConfiguration",
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{NAME}",
-        # containerd 1.6 and version 1 of cgroups are what many hosts have; Kubernetes 1.35 is the last to take them.
+        # Version 1 of cgroups is what many hosts have; Kubernetes 1.35 is the last to take it.
         "failCgroupV1": False,
         "failSwapOn": False,
         # Lowering the score needs a capability that a container of the host need not have.

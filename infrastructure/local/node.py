@@ -281,7 +281,7 @@ def load(archive: Path) -> None:
             "--net",
             "--mount",
             "--pid",
-            "ctr",
+            BIN / "ctr",
             "-n",
             "k8s.io",
             "images",
@@ -292,5 +292,5 @@ def load(archive: Path) -> None:
 
 
 def has_image(reference: str) -> bool:
-    listing = inside(["ctr", "-n", "k8s.io", "images", "ls", "-q", f"name=={reference}"], capture_output=True)
+    listing = inside([BIN / "ctr", "-n", "k8s.io", "images", "ls", "-q", f"name=={reference}"], capture_output=True)
     return reference.encode() in listing.stdout.split()

@@ -6,16 +6,19 @@ All of it is done once and kept.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from config import (
     BIN,
+    CONTAINERD,
     COREDNS_VERSION,
     ETCD_VERSION,
     GO_MINIMUM,
@@ -28,9 +31,8 @@ from config import (
 )
 from steps import logged, step
 
-# A package is installed only when the program it is wanted for is missing: another containerd is as good.
+# A package is installed only when the program it is wanted for is missing.
 PACKAGES = {
-    "containerd": "containerd",
     "runc": "runc",
     "/usr/lib/cni/bridge": "containernetworking-plugins",
     "buildah": "buildah",
@@ -47,6 +49,7 @@ PACKAGES = {
 }
 HOST_COMPONENTS = ("kubeadm", "kubelet", "kubectl", "kube-proxy", "volume-provisioner")
 POD_COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "coredns")
+CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
 SOURCES = ("main.go", "volumes.go", "go.mod", "go.sum")
 
 
@@ -86,48 +89,22 @@ def _digest(*parts: bytes) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
-def build_binaries() -> None:
-    """Build what is missing in BIN: a build is found again by the hash of what it was made from."""
-    version = f"-X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}"
-    major, minor = KUBERNETES_VERSION.removeprefix("v").split(".")[:2]
-    version += f" -X k8s.io/component-base/version.gitMajor={major} -X k8s.io/component-base/version.gitMinor={minor}"
-    module = [(HERE / "node" / name).read_bytes() for name in SOURCES]
-    builds = {
-        "node": (
-            _digest(*module, version.encode()),
-            ["build", "-trimpath", "-ldflags", f"-s -w {version}", "-o", "{out}", "."],
-        ),
-        "helm": (
-            _digest(*module),
-            ["build", "-trimpath", "-ldflags", "-s -w", "-o", "{out}", "helm.sh/helm/v3/cmd/helm"],
-        ),
-        "metrics-server": (
-            _digest(METRICS_SERVER.encode()),
-            ["install", "-trimpath", "-ldflags", "-s -w", METRICS_SERVER],
-        ),
-    }
-    targets = {name: BIN / "built" / f"{name}-{digest}" for name, (digest, _) in builds.items()}
-    missing = [name for name in builds if not targets[name].exists()]
-    if missing:
-        compiler = go()
-        with step(f"building {', '.join(missing)}; the first time takes some minutes"), ThreadPoolExecutor() as pool:
-            # Together: while one is linked by a single thread, or downloads, the other one compiles.
-            lanes = [[name for name in lane if name in missing] for lane in (("node", "helm"), ("metrics-server",))]
-            for done in [pool.submit(_build, compiler, lane, builds, targets) for lane in lanes]:
-                done.result()
-    for name, target in targets.items():
-        _link(BIN / name, target)
-    for component in HOST_COMPONENTS:
-        _link(BIN / component, BIN / "node")
+@dataclass(frozen=True)
+class Build:
+    """Programs that one call of Go makes. `version` names what they are made from."""
 
+    name: str
+    version: str
+    programs: Sequence[str]
+    arguments: Sequence[str]
 
-def _build(
-    compiler: Path, names: Sequence[str], builds: Mapping[str, tuple[str, list[str]]], targets: Mapping[str, Path]
-) -> None:
-    """Build these one after the other; a target is there when it is whole."""
-    for name in names:
-        target = targets[name]
-        partial = target.parent / f"partial-{name}"
+    @property
+    def folder(self) -> Path:
+        return BIN / "built" / f"{self.name}-{self.version}"
+
+    def make(self, compiler: Path) -> None:
+        """Makes the folder with the programs; it is there when it is whole."""
+        partial = self.folder.parent / f"partial-{self.name}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         env = {
@@ -137,10 +114,46 @@ def _build(
             "GOBIN": str(partial),
             "GOTOOLCHAIN": "local",
         }
-        arguments = [argument.format(out=partial / name) for argument in builds[name][1]]
-        logged(f"build-{name}.log", [compiler, *arguments], env, HERE / "node")
-        (partial / name).rename(target)
-        partial.rmdir()
+        arguments = [argument.format(out=partial / self.name) for argument in self.arguments]
+        logged(f"build-{self.name}.log", [compiler, *arguments], env, HERE / "node")
+        partial.rename(self.folder)
+
+
+def _builds() -> list[list[Build]]:
+    """What is built, in lanes that go side by side: while one links or downloads, the other one compiles."""
+    version = f"-X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}"
+    major, minor = KUBERNETES_VERSION.removeprefix("v").split(".")[:2]
+    version += f" -X k8s.io/component-base/version.gitMajor={major} -X k8s.io/component-base/version.gitMinor={minor}"
+    module = [(HERE / "node" / name).read_bytes() for name in SOURCES]
+    build, install = ["build", "-trimpath", "-o", "{out}", "-ldflags"], ["install", "-trimpath", "-ldflags", "-s -w"]
+    node = Build("node", _digest(*module, version.encode()), ["node"], [*build, f"-s -w {version}", "."])
+    helm = Build("helm", _digest(*module), ["helm"], [*build, "-s -w", "helm.sh/helm/v3/cmd/helm"])
+    metrics = Build("metrics-server", _digest(METRICS_SERVER.encode()), ["metrics-server"], [*install, METRICS_SERVER])
+    packages = [CONTAINERD.format(program=program) for program in CONTAINERD_PROGRAMS]
+    # Of its snapshotters the node uses overlayfs.
+    containerd = Build(
+        "containerd",
+        _digest(CONTAINERD.encode()),
+        CONTAINERD_PROGRAMS,
+        [*install, "-tags", "no_btrfs,no_devmapper,no_zfs", *packages],
+    )
+    return [[node, helm], [containerd, metrics]]
+
+
+def build_binaries() -> None:
+    """Build what is missing in BIN: a build is found again by the hash of what it was made from."""
+    builds = _builds()
+    missing = [[build for build in lane if not build.folder.exists()] for lane in builds]
+    if names := ", ".join(build.name for lane in missing for build in lane):
+        compiler = go()
+        with step(f"building {names}, some minutes the first time"), ThreadPoolExecutor() as pool:
+            for done in [pool.submit(lambda lane: [build.make(compiler) for build in lane], lane) for lane in missing]:
+                done.result()
+    for build in itertools.chain(*builds):
+        for program in build.programs:
+            _link(BIN / program, build.folder / program)
+    for component in HOST_COMPONENTS:
+        _link(BIN / component, BIN / "node")
 
 
 def _link(link: Path, target: Path) -> None:
