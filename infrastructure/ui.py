@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def main() -> int:
     for title, _, _, local in PAGES:
         print(f"{title:<13} http://127.0.0.1:{local}   {logins.get(title, '')}")
     print("Ctrl-C ends it", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no forward outlives this program
     forwards: dict[str, subprocess.Popen[bytes]] = {}
     try:
         while True:
