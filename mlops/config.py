@@ -57,6 +57,17 @@ class Settings(_FromEnvironment):
     code_version: str = _from("MAESTRO_CODE_VERSION", "global.images.tags.task")
     model_server_deployment: str = _from("MAESTRO_MODEL_SERVER_DEPLOYMENT", "global.services.modelServer")
     model_server_url: str = _from("MAESTRO_MODEL_SERVER_URL", "global.services.modelServer")
+    feast_bucket: str = _from("MAESTRO_FEAST_BUCKET", "global.buckets.feast")
+    feast_registry: str = _from("MAESTRO_FEAST_REGISTRY", "global.postgresql")
+    feast_registry_password: str = _from(
+        "MAESTRO_FEAST_REGISTRY_PASSWORD", "the Secret global.postgresql.existingSecret", repr=False
+    )
+    feast_url: str = _from("MAESTRO_FEAST_URL", "global.services.feast")
+    redis_host: str = _from("MAESTRO_REDIS_HOST", "global.services.redis or global.redis.external")
+    redis_port: str = _from("MAESTRO_REDIS_PORT", "global.services.redis or global.redis.external")
+    redis_password: str = _from("MAESTRO_REDIS_PASSWORD", "the Secret global.redis.existingSecret", repr=False)
+    statsd_host: str = _from("MAESTRO_STATSD_HOST", "global.services.statsd")
+    statsd_port: str = _from("MAESTRO_STATSD_PORT", "global.services.statsd")
     slack_webhook_url: str | None = _from(
         "MAESTRO_SLACK_WEBHOOK_URL", "the Secret global.notifications.slackWebhookSecret", default=None, repr=False
     )
