@@ -82,7 +82,7 @@ image-%: cluster-up ## Build one image and what it stands on, as in image-task
 	python3 images/build.py $* --registry $(REGISTRY) $(engine_$(CLUSTER))
 
 ##@ Platform
-.PHONY: install uninstall data dags check
+.PHONY: install uninstall data dags check check-connections
 install: images $(VENV)/ready ## Install the platform into the cluster, or upgrade it
 	$(PYTHON) -m infrastructure.install $(VALUES) $(BUILD)/images.yaml
 
@@ -100,6 +100,9 @@ dags: ## Copy dags/ into the running release, until its next change of image
 check: ## Check every service of the installed platform
 	helm test $(RELEASE) --namespace $(NAMESPACE) || { kubectl --namespace $(NAMESPACE) logs --selector app.kubernetes.io/part-of=maestro --field-selector status.phase=Failed --prefix; exit 1; }
 
+check-connections: ## Use each connection and variable of Airflow for real, and say what to do where one fails
+	kubectl --namespace $(NAMESPACE) exec deployment/$(RELEASE)-airflow-scheduler -c scheduler -- python -m mlops.airflow.check connections
+
 ##@ Development
 .PHONY: lint test e2e bench constraints
 lint: $(VENV)/ready $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell and charts
@@ -108,7 +111,7 @@ lint: $(VENV)/ready $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfile
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/hadolint images/*/Dockerfile infrastructure/local/node/Dockerfile
-	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/builder/*-*
+	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/redis/redis-start images/builder/*-*
 	for chart in charts/*/; do helm lint --quiet "$$chart"; done
 
 test: $(VENV)/ready $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
@@ -117,8 +120,9 @@ test: $(VENV)/ready $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
 e2e: data ## Tests on the running cluster
 	$(VENV)/bin/pytest -v tests/e2e --timeout 1200
 
-bench: data ## Measure the installed platform: one table, and JSON beside it
+bench: data ## Measure the installed platform, then materialization beside stock Feast's: tables, and JSON beside them
 	$(PYTHON) -m tests.bench
+	$(PYTHON) -m tests.bench.materialize --json $(BUILD)/bench-materialize.json
 
 constraints: $(VENV)/bin/uv ## Compile constraints.txt anew
 	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --python-version 3.11 --upgrade --no-header --no-emit-index-url -q -o constraints.txt

@@ -5,8 +5,8 @@ Downloads a declared dataset, validates it, trains a classifier, compares it wit
 and the model in production, and rolls the model server to it if it passed. Each task is a pod. Data passes between
 tasks as keys in the object store that are derived from the run, so a retry or a backfill overwrites its own data only.
 
-Choose the dataset in the trigger form. Thresholds are the Variables `model_accuracy_threshold`, `model_f1_threshold`
-and `model_baseline_margin`.
+Choose the dataset in the trigger form. Thresholds are the Variables `model_accuracy_threshold`, `model_f1_threshold`,
+`model_baseline_margin` and `model_confidence`.
 """
 
 from datetime import timedelta
@@ -63,6 +63,7 @@ with DAG(
         accuracy_threshold="{{ var.value.model_accuracy_threshold }}",
         f1_threshold="{{ var.value.model_f1_threshold }}",
         baseline_margin="{{ var.value.model_baseline_margin }}",
+        confidence="{{ var.value.model_confidence }}",
     )
     deploy = step(
         "deploy_model",

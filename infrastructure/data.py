@@ -1,4 +1,4 @@
-"""`make data`: put the data sets of image `datasets` into the object store, by a Job of the installed release."""
+"""`make data`: put the packaged data sets and their features into the object store, by a Job of the release."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 from infrastructure.release import NotInstalled, kubectl, object_name, wait_until
 
-SECONDS = 300
+SECONDS = 600
 
 
 def _conditions(job: str) -> set[str]:
@@ -23,7 +23,7 @@ def main() -> int:
         ended = wait_until(
             lambda: _conditions(job) & {"Complete", "Failed"}, SECONDS, "the job that loads the data sets"
         )
-        print(kubectl("logs", job, check=False), end="")
+        print(kubectl("logs", job, "--all-containers", check=False), end="")
     except (NotInstalled, TimeoutError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,10 +1,11 @@
-"""`make demo`: run ml_pipeline_dag once on the installed platform, show how it goes and what came of it."""
+"""`make demo`: run each of the platform's DAGs once, show how it goes and what came of it."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -20,8 +21,8 @@ from infrastructure.release import (
     secret,
     wait_until,
 )
+from mlops.features.repository import datasets_with_features
 
-DAG = "ml_pipeline_dag"
 RUN_SECONDS = 30 * 60
 ENDED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 MARKS = {"success": "ok", "failed": "FAILED", "skipped": "skipped", "upstream_failed": "not run"}
@@ -33,23 +34,23 @@ def _seconds(task: dict[str, Any]) -> float:
     return (ended - started).total_seconds()
 
 
-def watch(airflow: Airflow, run_id: str) -> str:
+def watch(airflow: Airflow, dag_id: str, run_id: str) -> str:
     """Print each task as it ends, and the one that runs; returns the state the run ended in."""
     shown: set[str] = set()
     deadline = time.monotonic() + RUN_SECONDS
     live = sys.stdout.isatty()
     while True:
-        state: str = airflow.run(DAG, run_id)["state"]
-        tasks = airflow.tasks(DAG, run_id)
+        state: str = airflow.run(dag_id, run_id)["state"]
+        tasks = airflow.tasks(dag_id, run_id)
         for task in tasks:
             if task["state"] in ENDED and task["task_id"] not in shown:
                 shown.add(task["task_id"])
                 took = f"{_seconds(task):6.1f} s" if task["start_date"] else " " * 8
-                print(f"\r  {task['task_id']:<22} {MARKS.get(task['state'], task['state']):<8} {took}", flush=True)
+                print(f"\r  {task['task_id']:<26} {MARKS.get(task['state'], task['state']):<8} {took}", flush=True)
         running = [task for task in tasks if task["start_date"] and task["state"] not in ENDED]
         if live and running:
             print(
-                f"\r  {running[0]['task_id']:<22} {running[0]['state']:<8} {_seconds(running[0]):6.1f} s",
+                f"\r  {running[0]['task_id']:<26} {running[0]['state']:<8} {_seconds(running[0]):6.1f} s",
                 end="",
                 flush=True,
             )
@@ -57,16 +58,16 @@ def watch(airflow: Airflow, run_id: str) -> str:
             return state
         if time.monotonic() > deadline:
             raise TimeoutError(
-                f"{DAG} did not end within {RUN_SECONDS // 60} min: look at its tasks in the Airflow UI ('make ui')"
+                f"{dag_id} did not end within {RUN_SECONDS // 60} min: look at its tasks in the Airflow UI ('make ui')"
             )
         time.sleep(1)
 
 
-def show_failures(airflow: Airflow, run_id: str) -> None:
-    for task in airflow.tasks(DAG, run_id):
+def show_failures(airflow: Airflow, dag_id: str, run_id: str) -> None:
+    for task in airflow.tasks(dag_id, run_id):
         if task["state"] == "failed":
             print(f"\n--- log of {task['task_id']}, try {task['try_number']} ---")
-            print(airflow.log(DAG, run_id, task["task_id"], task["try_number"]))
+            print(airflow.log(dag_id, run_id, task["task_id"], task["try_number"]))
 
 
 def predict(example: dict[str, Any]) -> Any:
@@ -81,9 +82,26 @@ def predict(example: dict[str, Any]) -> Any:
         return answer.json()["predictions"]
 
 
-def show_outcome(airflow: Airflow, run_id: str) -> None:
-    score = airflow.result(DAG, run_id, "evaluate_model")
-    deployed = airflow.result(DAG, run_id, "deploy_model")
+def show_features(airflow: Airflow, dag_id: str, run_id: str) -> None:
+    result = airflow.result(dag_id, run_id, "materialize_features")
+    print(f"\nfeatures         {result['rows_read']:,} rows read, {result['rows_written']:,} entities written to Redis")
+    features = [f"sensor_windows:{name}" for name in ("f1", "f1_mean_10m", "f1_mean_60m")]
+    with port_forward("feast") as url:
+        request = {"entities": {"machine": ["shuttle"]}, "features": features}
+        answer = requests.post(f"{url}/get-online-features", json=request, timeout=60)
+    if not answer.ok:
+        raise NotInstalled(f"the feature server answered {answer.status_code}: {answer.text[:500]}")
+    names = answer.json()["metadata"]["feature_names"]
+    values = [result["values"][0] for result in answer.json()["results"]]
+    print(f"machine shuttle  {dict(zip(names, values, strict=True))}")
+
+
+def show_deployment(airflow: Airflow, dag_id: str, run_id: str) -> None:
+    score = airflow.result(dag_id, run_id, "evaluate_model")
+    deployed = airflow.result(dag_id, run_id, "deploy_model")
+    if not score["passed"]:
+        print(f"\nThe model was not deployed: {'; '.join(score['reasons'])}")
+        return
     print(f"\nmodel            {deployed['model']} version {deployed['version']}, alias production")
     print(f"accuracy         {score['accuracy']:.4f}   (always the majority class: {score['baseline_accuracy']:.4f})")
     print(f"F1, AUC          {score['f1']:.4f}, {score['auc']:.4f}")
@@ -92,6 +110,20 @@ def show_outcome(airflow: Airflow, run_id: str) -> None:
         print(f"one prediction   {row} -> {predict(example)}")
     else:
         print("one prediction   none: the model server serves another model (modelServer.modelName)")
+
+
+def show_registration(airflow: Airflow, dag_id: str, run_id: str) -> None:
+    if registered := airflow.result(dag_id, run_id, "register_model"):
+        print(f"\nmodel            {registered['model']} version {registered['version']}, alias {registered['alias']}")
+        print(f"trained from     feature service {registered['feature_service']}")
+    else:
+        reasons = airflow.result(dag_id, run_id, "skip_registration")["reasons"]
+        print(f"\nThe model was not registered: {'; '.join(reasons)}")
+
+
+def show_report(airflow: Airflow, dag_id: str, run_id: str) -> None:
+    result = airflow.result(dag_id, run_id, "generate_report")
+    print(f"\nreport           {result['report']} in the bucket reports, {result['alerts']} alerts")
 
 
 def show_addresses() -> None:
@@ -107,30 +139,46 @@ Look at it: 'make ui' forwards these ports until Ctrl-C.
   MinIO     http://127.0.0.1:9001   {user} / {key}""")
 
 
+# Each DAG and what shows what came of it; the third one trains on what the first one has made fresh.
+STEPS: Sequence[tuple[str, Callable[[Airflow, str, str], None]]] = (
+    ("feature_materialization", show_features),
+    ("ml_pipeline_dag", show_deployment),
+    ("model_training_pipeline", show_registration),
+    ("data_validation_pipeline", show_report),
+)
+
+
+def run(airflow: Airflow, dag_id: str, conf: Mapping[str, Any]) -> str | None:
+    """Run a DAG to its end; returns the run's id, or None after the logs of what failed."""
+    wait_until(
+        lambda: dag_id in {dag["dag_id"] for dag in airflow.call("GET", "/dags")["dags"]}, 120, f"{dag_id} in Airflow"
+    )
+    run_id = airflow.trigger(dag_id, conf)
+    print(f"\n{dag_id}{''.join(f' on {value}' for value in conf.values())} ({run_id})")
+    if watch(airflow, dag_id, run_id) == "success":
+        return run_id
+    show_failures(airflow, dag_id, run_id)
+    print(
+        f"\nThe run failed. The pod of a failed task stays for a while: kubectl -n {NAMESPACE} get pods",
+        file=sys.stderr,
+    )
+    return None
+
+
 def main() -> int:
     started = time.monotonic()
-    conf = {"dataset": os.environ.get("DATASET", "shuttle")}
+    dataset = os.environ.get("DATASET", "shuttle")
+    confs = {dag_id: {"dataset": dataset} for dag_id, _ in STEPS} | {"feature_materialization": {}}
+    if dataset not in datasets_with_features():
+        confs["model_training_pipeline"] = {"dataset": datasets_with_features()[0]}
     try:
         with port_forward("airflow-api-server") as url:
             airflow = Airflow(url)
-            wait_until(
-                lambda: DAG in {dag["dag_id"] for dag in airflow.call("GET", "/dags")["dags"]}, 120, f"{DAG} in Airflow"
-            )
-            run_id = airflow.trigger(DAG, conf)
-            print(f"\n{DAG} on {conf['dataset']} ({run_id})")
-            if watch(airflow, run_id) != "success":
-                show_failures(airflow, run_id)
-                print(
-                    f"\nThe run failed after {time.monotonic() - started:.0f} s. "
-                    f"The pod of a failed task stays for a while: kubectl -n {NAMESPACE} get pods",
-                    file=sys.stderr,
-                )
-                return 1
-            if airflow.result(DAG, run_id, "deploy_model") is None:
-                score = airflow.result(DAG, run_id, "evaluate_model")
-                print(f"\nThe model was not deployed: {'; '.join(score['reasons'])}")
-            else:
-                show_outcome(airflow, run_id)
+            for dag_id, show in STEPS:
+                run_id = run(airflow, dag_id, confs[dag_id])
+                if run_id is None:
+                    return 1
+                show(airflow, dag_id, run_id)
     except (NotInstalled, TimeoutError, requests.RequestException) as error:
         print(f"error: {error}", file=sys.stderr)
         print(kubectl("get", "pods", check=False), file=sys.stderr)

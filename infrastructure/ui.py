@@ -1,4 +1,4 @@
-"""`make ui`: forward the ports of Airflow, MLflow and MinIO at once, and go on when pods are replaced."""
+"""`make ui`: forward the ports of all that has a page or an API at once, and go on when pods are replaced."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ PAGES = (
     ("MLflow", "mlflow", 5000, 5000),
     ("MinIO", "minio", 9001, 9001),
     ("Model server", "model-server", 8080, 8081),
+    ("Features", "feast", 6566, 6566),
 )
 
 

@@ -11,7 +11,10 @@ from mlops.datasets import commands as datasets
 from mlops.features import commands as features
 from mlops.inference import commands as inference
 from mlops.ingestion import commands as ingestion
+from mlops.materialization import commands as materialization
+from mlops.monitoring import commands as monitoring
 from mlops.notify import commands as notify
+from mlops.registry import commands as registry
 from mlops.result import REFUSED, SKIPPED, Failure, Refused, Result, Skip, encode, hand_back, shorten
 from mlops.training import commands as training
 from mlops.validation import commands as validation
@@ -21,8 +24,11 @@ GROUPS = {
     "ingestion": ingestion,
     "validation": validation,
     "features": features,
+    "materialization": materialization,
     "training": training,
+    "registry": registry,
     "inference": inference,
+    "monitoring": monitoring,
     "notify": notify,
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from mlops.airflow.trigger import FAILURE_KEY
 from mlops.notify.webhook import post
-from mlops.result import Failure
+from mlops.result import REFUSED, Failure
 
 WEBHOOK = "MAESTRO_SLACK_WEBHOOK_URL"  # environment key, from the Secret global.notifications.slackWebhookSecret
 
@@ -29,6 +29,14 @@ def task_failed(context: Mapping[str, Any]) -> None:
         f"{ti.dag_id}: task {ti.task_id} failed in try {ti.try_number} of run {ti.run_id}: "
         f"{cause or context.get('exception') or 'see its log'}"
     )
+
+
+def task_broke(context: Mapping[str, Any]) -> None:
+    """As `task_failed`, but silent about a refusal: for tasks that tell people of what they refuse themselves."""
+    ti = context["ti"]
+    cause = ti.xcom_pull(task_ids=ti.task_id, key=FAILURE_KEY, map_indexes=ti.map_index)
+    if not str(cause).startswith(f"the container exited with {REFUSED} "):
+        task_failed(context)
 
 
 async def deadline_missed(context: Mapping[str, Any] | None = None, **details: Any) -> None:

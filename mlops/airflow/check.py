@@ -1,26 +1,34 @@
 """Does a running Airflow do its work? Its parts are healthy, the admin can log in, DAGs are there, connections work.
 
     python -m mlops.airflow.check http://maestro-airflow-api-server:8080
+    python -m mlops.airflow.check connections
 
-Run by `helm test` in a pod that has the environment and the service account of Airflow's own. Each line of its output
-is one check; a failed one says what to do.
+The first is run by `helm test` in a pod that has the environment and the service account of Airflow's own. The second
+is run by `make check-connections` in the scheduler; it reads connections and variables from Airflow's database, and is
+about nothing else. Each line of the output is one check; a failed one says what to do.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 USER, PASSWORD = "MAESTRO_ADMIN_USER", "MAESTRO_ADMIN_PASSWORD"  # environment keys
 
 _PARTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 _TIMEOUT = 10  # seconds for one request
 _FIRST_PARSE = 120.0  # seconds that the DAG processor may take to read all files after an install
+_HIDDEN = "***"  # what the API answers in place of a secret variable
+
+# Where to ask what a web server is for, by the id of the connection; any other one is asked for its first page.
+_PATHS = {"mlflow_default": "/api/2.0/mlflow/experiments/search?max_results=1", "feast_default": "/health"}
 
 
 class Problem(Exception):
@@ -29,8 +37,11 @@ class Problem(Exception):
 
 def main(arguments: list[str]) -> int:
     """The exit code: 0 where every check holds."""
-    (address,) = arguments
-    results = list(check(address.rstrip("/"), os.environ[USER], os.environ[PASSWORD], _FIRST_PARSE))
+    (what,) = arguments
+    if what == "connections":
+        results = list(check_settings(*stored()))
+    else:
+        results = list(check(what.rstrip("/"), os.environ[USER], os.environ[PASSWORD], _FIRST_PARSE))
     return 0 if all(results) else 1
 
 
@@ -42,8 +53,34 @@ def check(address: str, user: str, password: str, patience: float) -> Iterator[b
         return
     api = Api(address, user, password)
     yield _report("dags", check_dags, api, patience)
-    for connection in api.get("connections?limit=1000")["connections"]:
+    variables = {entry["key"]: entry["value"] for entry in api.get("variables?limit=1000")["variables"]}
+    yield from check_settings(api.get("connections?limit=1000")["connections"], variables)
+
+
+def stored() -> tuple[list[Mapping[str, Any]], dict[str, str]]:
+    """Connections, with the fields that the API gives them, and variables, both out of Airflow's database."""
+    from airflow.models.connection import Connection
+    from airflow.models.variable import Variable
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    fields = ("conn_type", "host", "port", "extra")
+    with create_session() as session:
+        connections: list[Mapping[str, Any]] = [
+            {"connection_id": row.conn_id} | {field: getattr(row, field) for field in fields}
+            for row in session.scalars(select(Connection).order_by(Connection.conn_id))
+        ]
+        variables = {row.key: row.val for row in session.scalars(select(Variable).order_by(Variable.key))}
+    return connections, variables
+
+
+def check_settings(connections: list[Mapping[str, Any]], variables: Mapping[str, str]) -> Iterator[bool]:
+    """Uses each connection, and each variable that has a use of its own; yields whether that worked."""
+    for connection in connections:
         yield _report(f"connection {connection['connection_id']}", use, connection)
+    for name, use_value in _VARIABLES.items():
+        if name in variables:
+            yield _report(f"variable {name}", use_value, variables[name])
 
 
 def check_health(address: str) -> str:
@@ -98,7 +135,7 @@ def use(connection: Mapping[str, Any]) -> str:
     if not (connection["host"] and connection["port"]):
         return "has no host and port to reach: not used"
     if connection["conn_type"] == "http":
-        return _get(f"http://{connection['host']}:{connection['port']}")
+        return _get(f"http://{connection['host']}:{connection['port']}{_PATHS.get(connection['connection_id'], '')}")
     return _reach(connection["host"], int(connection["port"]))
 
 
@@ -143,8 +180,68 @@ def _reach(host: str, port: int) -> str:
     try:
         socket.create_connection((host, port), timeout=_TIMEOUT).close()
     except OSError as error:
-        raise Problem(f"{host}:{port} cannot be reached ({error}): compare the connection with the Service") from error
+        raise Problem(f"{host}:{port} cannot be reached ({error}): compare the address with the Service") from error
     return f"{host}:{port} reached"
+
+
+def _share(value: str) -> str:
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise Problem(f"{value!r} is no number from 0 to 1: correct it in airflow.variables and run helm upgrade")
+    return f"{share:g}"
+
+
+def _days(value: str) -> str:
+    try:
+        days = float(value)
+    except ValueError:
+        days = 0.0
+    if not 0 < days < math.inf:
+        raise Problem(f"{value!r} is no number above 0: correct it in airflow.variables and run helm upgrade")
+    return f"{days:g} days"
+
+
+def _offline_store(value: str) -> str:
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    parts = urlsplit(value)
+    if parts.scheme != "s3" or not parts.netloc:
+        raise Problem(f"{value!r} is no address like s3://feast: correct it in airflow.variables and run helm upgrade")
+    try:
+        found = boto3.client("s3").list_objects_v2(Bucket=parts.netloc, Prefix=parts.path.lstrip("/"), MaxKeys=1)
+    except (BotoCoreError, ClientError) as error:
+        raise Problem(
+            f"{value} cannot be listed ({error}): set global.buckets.feast to its bucket, or correct the keys"
+        ) from error
+    return f"{value} holds features" if found["KeyCount"] else f"{value} is empty: fill it with 'make data'"
+
+
+def _webhook(value: str) -> str:
+    """Reaches the host and posts nothing. What follows the host is the secret, and is not shown."""
+    if value == _HIDDEN:
+        return "is hidden by the API: not used"
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Problem("is no http address: correct the key url of the Secret global.notifications.slackWebhookSecret")
+    return _reach(parts.hostname, parts.port or {"http": 80, "https": 443}[parts.scheme])
+
+
+# What a variable is for, where something can be told of it without a DAG run.
+_VARIABLES: Mapping[str, Callable[[str], str]] = {
+    "model_accuracy_threshold": _share,
+    "model_f1_threshold": _share,
+    "model_baseline_margin": _share,
+    "model_confidence": _share,
+    "drift_effect_threshold": _share,
+    "anomaly_rate_threshold": _share,
+    "feature_materialization_days": _days,
+    "feature_offline_store": _offline_store,
+    "slack_webhook_url": _webhook,
+}
 
 
 def _request(method: str, url: str, **options: Any) -> Any:

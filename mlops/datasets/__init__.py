@@ -6,7 +6,7 @@ from importlib import import_module
 from mlops.datasets.declaration import Dataset
 from mlops.result import Failure
 
-_NOT_DATASETS = {"commands", "declaration"}
+_NOT_DATASETS = {"commands", "declaration", "read"}
 
 
 def names() -> list[str]:

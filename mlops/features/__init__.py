@@ -1,1 +1,1 @@
-"""Clean a table, choose the model's columns, and split it into training and test set."""
+"""Compute, define and serve features, and make training and test sets of them."""

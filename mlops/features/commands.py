@@ -1,13 +1,25 @@
-"""From a validated table to a training and a test set."""
+"""Compute and define features, serve them, and make training and test sets of them."""
 
 import argparse
 import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
 
 from mlops import datasets
 from mlops.config import RunIdentity, Settings
-from mlops.result import Result
+from mlops.features import repository
+from mlops.result import Failure, Refused, Result
 from mlops.stores.object_store import data_bucket
 
+if TYPE_CHECKING:
+    from mlops.stores.tracking import AliasedVersion
+
+_PAUSE = 3.0  # seconds between two attempts to reach a server that is starting
+_SHOWN = 20  # lines of a diff in a message
+
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -40,9 +52,229 @@ def engineer(*, dataset: str, data: str) -> Result:
     return {**keys, "features": len(declared.features), "train_rows": len(train), "test_rows": len(test)}
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def build(*, dataset: str) -> Result:
+    """Computes the feature views of a raw set and writes them to the offline store.
+
+    A set whose features were computed from the same data by the same code is left as it is. `all` are the sets that
+    have feature views.
+    """
+    settings = Settings.from_environment()
+    names = repository.datasets_with_features() if dataset == "all" else [dataset]
+    for name in names:
+        repository.views_of(name)
+    return {name: _build(settings, name) for name in names}
+
+
+def apply(*, wait: float) -> Result:
+    """Writes the declared entities, views and services to Feast's registry, where they are not there already.
+
+    Refused, with a diff, where they lack what a registered model with an alias was trained on.
+    """
+    from mlops.features import definitions
+    from mlops.stores.feature_store import FeatureStoreConfig, explained, open_feature_store
+    from mlops.stores.tracking import Tracking
+
+    settings = Settings.from_environment()
+    config, deadline = FeatureStoreConfig.of(settings), time.monotonic() + wait
+    store = _patiently(lambda: open_feature_store(settings), deadline)
+    _refuse_breaks(_patiently(Tracking(settings.mlflow_tracking_uri).aliased_versions, deadline))
+    with explained(config):
+        changes = definitions.changes(store, config)
+        if changes:
+            definitions.apply(store, config)
+    for line in changes:
+        log.info("%s", line)
+    views, services = len(repository.VIEWS), len(repository.SERVICES)
+    return {"views": views, "services": services, "changed_lines": len(changes)}
+
+
+def historical(*, dataset: str, data: str) -> Result:
+    """Makes a training and a test set of a validated table: each row's features as they were known at its time.
+
+    The features are those of the dataset's feature service, joined by Feast; the split is the one the dataset
+    declares. The tables say in their attributes which service and schema made them.
+    """
+    from mlops.features import built, definitions
+    from mlops.features.preprocess import preprocess as clean
+    from mlops.features.retrieve import retrieve
+    from mlops.features.split import split
+    from mlops.stores.feature_store import FeatureStoreConfig, explained, feast_bucket, open_feature_store
+    from mlops.stores.raw import SHIFT_FIELD, Shift
+
+    declared, service = datasets.get(dataset), repository.service_of(dataset)
+    identity, settings = RunIdentity.from_environment(), Settings.from_environment()
+    bucket, config = data_bucket(settings), FeatureStoreConfig.of(settings)
+    raw = bucket.read_table(data)
+    built.check_same_source(feast_bucket(settings), dataset, raw, data)
+    store = open_feature_store(settings)
+    with explained(config):
+        changes = definitions.changes(store, config)
+        if changes:
+            raise Failure(_not_applied(changes))
+        table = retrieve(store, service, clean(raw, declared))
+    train, test = split(table, declared)
+    shift = Shift(raw.attrs.get(SHIFT_FIELD, 0)).note
+    keys = {"train": identity.key("train"), "test": identity.key("test")}
+    for name, part in (("train", train), ("test", test)):
+        part.attrs.update(feature_service=service.name, feature_schema=service.schema, **shift)
+        bucket.write_table(keys[name], part)
+    log.info("%d features, %d rows to train on, %d to test on", len(service.features), len(train), len(test))
+    rows = {"train_rows": len(train), "test_rows": len(test)}
+    return {**keys, "features": len(service.features), **rows, "feature_service": service.name, **shift}
+
+
+def validate_store() -> Result:
+    """Checks the registry, Redis, the offline store, and that the definitions applied are those of this code."""
+    from mlops.features import built, definitions
+    from mlops.stores.feature_store import (
+        FeatureStoreConfig,
+        check_online,
+        explained,
+        feast_bucket,
+        open_feature_store,
+    )
+
+    settings = Settings.from_environment()
+    config, bucket = FeatureStoreConfig.of(settings), feast_bucket(settings)
+
+    def applied() -> None:
+        store = open_feature_store(settings)
+        with explained(config):
+            changes = definitions.changes(store, config)
+        if changes:
+            raise Failure(_not_applied(changes))
+
+    def computed(dataset: str) -> None:
+        if built.find_built(bucket, dataset) is None:
+            remedy = f"run 'make data', or 'python -m mlops features build --dataset {dataset}'"
+            raise Failure(f"the features of dataset {dataset} are not in bucket {bucket.bucket!r}: {remedy}")
+
+    sets = repository.datasets_with_features()
+    checks: list[Callable[[], None]] = [applied, lambda: check_online(settings)]
+    checks += [lambda name=name: computed(name) for name in sets]  # type: ignore[misc]
+    problems = list(dict.fromkeys(problem for check in checks if (problem := _problem(check))))
+    if problems:
+        raise Failure("the feature store is not as it should be:" + "".join(f"\n- {problem}" for problem in problems))
+    log.info("registry, online and offline store are reachable and hold what is declared")
+    return {"views": len(repository.VIEWS), "services": len(repository.SERVICES), "datasets": sets}
+
+
+def serve(*, port: int, metrics_port: int | None) -> Result:
+    """Serves features by HTTP until it is stopped: POST /get-online-features, GET /health."""
+    from mlops.features.serve import run
+
+    run(Settings.from_environment(), port, metrics_port)
+    return {}
+
+
+def _build(settings: Settings, name: str) -> Result:
+    from mlops.features.build import build as rows_of
+    from mlops.features.built import Built, find_built, write_built, write_view
+    from mlops.stores.feature_store import feast_bucket
+    from mlops.stores.raw import RawData, Shift
+
+    declared, store = datasets.get(name), feast_bucket(settings)
+    store.ensure()
+    raw, before = RawData(settings).read(declared), find_built(store, name)
+    if before is not None and before.of(raw, settings.code_version):
+        log.info("%s: computed already, at %s", name, before.created)
+        return {"rows": dict(before.rows), "unchanged": True, **Shift(raw.shift_seconds).note}
+    created, rows = datetime.now(UTC).replace(microsecond=0), {}
+    for view in repository.views_of(name):
+        table = rows_of(view, raw.table, declared, created)
+        write_view(store, view, table)
+        rows[view.name] = len(table)
+        log.info("%s: %d rows of %d features", view.name, len(table), len(view.features))
+    made = Built(raw.data_version, raw.shift_seconds, settings.code_version, created.isoformat(), rows)
+    write_built(store, name, made)
+    return {"rows": rows, "unchanged": False, **Shift(raw.shift_seconds).note}
+
+
+def _refuse_breaks(versions: "list[AliasedVersion]") -> None:
+    from mlops.features.contract import breaks
+
+    services = {service.name: service.schema for service in repository.SERVICES}
+    lines: list[str] = []
+    for version in versions:
+        title = f"{version.model} version {version.version} ({', '.join(version.aliases)})"
+        broken = breaks(version.tags, services, title)
+        lines += [f"{title} reads {version.tags.get('maestro.feature_service')}:", *broken] if broken else []
+    if lines:
+        raise Refused(
+            "the definitions of mlops/features/repository.py would break registered models:\n"
+            f"{_listed(lines)}\nKeep what they read and add a service of a new name beside it, or take the models' "
+            "aliases away; what is in the registry stays as it is"
+        )
+
+
+def _not_applied(changes: list[str]) -> str:
+    return (
+        "Feast's registry does not hold the definitions of this code; 'python -m mlops features apply', which helm "
+        f"upgrade runs, would change:\n{_listed(changes)}"
+    )
+
+
+def _listed(lines: list[str]) -> str:
+    more = [f"and {len(lines) - _SHOWN} more lines"] if len(lines) > _SHOWN else []
+    return "\n".join([*lines[:_SHOWN], *more])
+
+
+def _problem(check: Callable[[], None]) -> str | None:
+    try:
+        check()
+    except Failure as failure:
+        return str(failure)
+    return None
+
+
+def _patiently(action: Callable[[], T], deadline: float) -> T:
+    """What the action gives, tried until the deadline: at an install its servers start beside this."""
+    while True:
+        try:
+            return action()
+        except Failure as failure:
+            if time.monotonic() + _PAUSE > deadline:
+                raise
+            log.info("not yet: %s", failure)
+            time.sleep(_PAUSE)
+
+
+def _table_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--data", required=True, metavar="KEY", help="the table's key in the data bucket")
 
 
-COMMANDS = {"preprocess": (preprocess, _options), "engineer": (engineer, _options)}
+def _build_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", required=True, help="a declared dataset, or all that have features")
+
+
+def _apply_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=300,
+        metavar="SECONDS",
+        help="how long PostgreSQL and MLflow may take (%(default)s)",
+    )
+
+
+def _no_options(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _serve_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=int, default=6566, help="(%(default)s)")
+    parser.add_argument(
+        "--metrics-port", type=int, help="where Feast's own metrics are for Prometheus; default: nowhere"
+    )
+
+
+COMMANDS = {
+    "preprocess": (preprocess, _table_options),
+    "engineer": (engineer, _table_options),
+    "build": (build, _build_options),
+    "apply": (apply, _apply_options),
+    "historical": (historical, _table_options),
+    "validate-store": (validate_store, _no_options),
+    "serve": (serve, _serve_options),
+}

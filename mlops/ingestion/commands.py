@@ -3,13 +3,17 @@
 import argparse
 import hashlib
 import logging
+from collections.abc import Mapping
+from dataclasses import astuple
+from datetime import UTC, datetime
 from pathlib import Path
 
 from mlops import datasets
 from mlops.config import RunIdentity, Settings, datasets_folder
 from mlops.datasets.declaration import Dataset
-from mlops.result import Failure, Result
+from mlops.result import JSON, Failure, Result
 from mlops.stores.object_store import ObjectStore, data_bucket
+from mlops.stores.raw import SHIFT_FIELD, RawData, Shift
 
 log = logging.getLogger(__name__)
 
@@ -17,37 +21,42 @@ log = logging.getLogger(__name__)
 def buckets(*, names: list[str] | None) -> Result:
     """Creates the buckets that are not there yet."""
     settings = Settings.from_environment()
-    wanted = names or [settings.data_bucket, settings.reports_bucket]
+    wanted = names or [settings.data_bucket, settings.reports_bucket, settings.feast_bucket]
     return {name: "created" if ObjectStore(settings, name).ensure() else "present" for name in wanted}
 
 
-def load(*, dataset: str, folder: Path) -> Result:
-    """Copies datasets' files from a folder into the data bucket; a file that is there already is not written again."""
-    store = data_bucket(Settings.from_environment())
+def load(*, dataset: str, folder: Path, shift_to_now: bool | None) -> Result:
+    """Copies datasets' files from a folder into the data bucket; a file that is there already is not written again.
+
+    With --shift-to-now the event times of each set are shifted, all by as much, so that its newest event is now; with
+    --no-shift-to-now they are those of the files again; with neither a shift stays as it is.
+    """
+    settings = Settings.from_environment()
+    store, raw = data_bucket(settings), RawData(settings)
     store.ensure()
     found = [datasets.get(name) for name in (datasets.names() if dataset == "all" else [dataset])]
     if dataset == "all":
         found = [entry for entry in found if (folder / entry.name).is_dir()]
     if not found:
         raise Failure(f"{folder} holds no dataset: give the folder that has one folder a dataset with --folder")
-    return {entry.name: _load(store, entry, folder / entry.name) for entry in found}
+    return {
+        entry.name: {**_load(store, entry, folder / entry.name), **_shift(raw, entry, shift_to_now)} for entry in found
+    }
 
 
 def download(*, dataset: str) -> Result:
     """Reads a dataset's files from the data bucket and writes them as one table of this DAG run."""
-    from mlops.ingestion.read import data_version, read_dataset
-
-    declared, identity = datasets.get(dataset), RunIdentity.from_environment()
-    store = data_bucket(Settings.from_environment())
-    files = {name: store.read_bytes(declared.object_key(name)) for name in declared.source.files}
-    table = read_dataset(declared, files)
+    declared, identity, settings = datasets.get(dataset), RunIdentity.from_environment(), Settings.from_environment()
+    table, data_version, shift = RawData(settings).read(declared)
     key = identity.key("raw")
-    store.write_table(key, table)
+    table.attrs = {"data_version": data_version, SHIFT_FIELD: shift}  # beside the columns, for who joins features to it
+    data_bucket(settings).write_table(key, table)
     log.info("%s: %d rows, %d columns", dataset, *table.shape)
-    return {"data": key, "rows": table.shape[0], "columns": table.shape[1], "data_version": data_version(files)}
+    size = {"rows": table.shape[0], "columns": table.shape[1]}
+    return {"data": key, **size, "data_version": data_version, **Shift(shift).note}
 
 
-def _load(store: ObjectStore, dataset: Dataset, folder: Path) -> dict[str, int]:
+def _load(store: ObjectStore, dataset: Dataset, folder: Path) -> Mapping[str, JSON]:
     """Counts the files that were written and those that were there with the same content."""
     written = {"written": 0, "unchanged": 0}
     for name in dataset.source.files:
@@ -67,6 +76,20 @@ def _load(store: ObjectStore, dataset: Dataset, folder: Path) -> dict[str, int]:
     return written
 
 
+def _shift(raw: RawData, dataset: Dataset, to_now: bool | None) -> Mapping[str, JSON]:
+    """Shifts the set or takes its shift back, and says which shift it has now; nothing where it has none."""
+    if dataset.event_time is None:
+        return {}
+    if to_now is not None:
+        shift = raw.shift_to(dataset, datetime.now(UTC)) if to_now else raw.unshift(dataset)
+    else:
+        shift = raw.shift(dataset)
+    if not shift.seconds:
+        return {}
+    log.info("%s: event times are %d s later than in the files, the newest is %s", dataset.name, *astuple(shift))
+    return {**shift.note, "newest_event": shift.newest}
+
+
 def _buckets_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name", dest="names", action="append", help="a bucket; repeatable; default: the buckets of Settings"
@@ -76,6 +99,9 @@ def _buckets_options(parser: argparse.ArgumentParser) -> None:
 def _load_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, help="a declared dataset, or all that the folder holds")
     parser.add_argument("--folder", type=Path, default=datasets_folder(), help="has one folder a dataset (%(default)s)")
+    parser.add_argument(
+        "--shift-to-now", action=argparse.BooleanOptionalAction, help="whether event times are shifted to end now"
+    )
 
 
 def _download_options(parser: argparse.ArgumentParser) -> None:

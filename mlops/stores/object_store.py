@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import mimetypes
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,44 @@ class ObjectStore:
                 ContentType=mimetypes.guess_type(key)[0] or "application/octet-stream",
                 Metadata={_DIGEST: digest} if digest else {},
             )
+
+    def find_bytes(self, key: str) -> bytes | None:
+        """The object's content; None where there is no such object."""
+        from botocore.exceptions import ClientError
+
+        with self._explained(key):
+            try:
+                content: bytes = self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in ("NoSuchKey", "404"):
+                    raise
+                return None
+        return content
+
+    def write_new(self, key: str, content: bytes) -> bool:
+        """Writes the object unless it is there; of several writers at once, one is told that it did."""
+        from botocore.exceptions import ClientError
+
+        with self._explained(key):
+            try:
+                self._client.put_object(Bucket=self.bucket, Key=key, Body=content, IfNoneMatch="*")
+            except ClientError as error:
+                # A lost race is answered by 409 at AWS, by 412 elsewhere.
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (409, 412):
+                    raise
+                return False
+        return True
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys that begin with the prefix, sorted."""
+        with self._explained(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+            return sorted(entry["Key"] for page in pages for entry in page.get("Contents", ()))
+
+    def download(self, key: str, path: Path) -> None:
+        """Copies an object to a file by one request, so that all of it is of one version."""
+        with self._explained(key), path.open("wb") as target:
+            shutil.copyfileobj(self._client.get_object(Bucket=self.bucket, Key=key)["Body"], target, 1 << 20)
 
     def read_table(self, key: str) -> pd.DataFrame:
         import pandas as pd

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlops.result import Failure
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 MODEL_ARTIFACT = "model"
+DESCRIPTION_LIMIT = 5000  # characters of a version's description in MLflow's database
+_TAG_LIMIT = 8000  # characters of a run's tag; MLflow cuts a longer one without a word
 # All that a stored model may hold beside what skops trusts by itself. A model is read from the artifact store, which
 # more people can write to than can change this code; skops builds these types and no other, where (cloud)pickle runs
 # whatever the file says.
@@ -37,6 +39,15 @@ _CLIENT_SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output may be where the result goes
     "GIT_PYTHON_REFRESH": "quiet",  # a task image has no git
 }
+
+
+class AliasedVersion(NamedTuple):
+    """A version that somebody uses by an alias; tags: its own, over those of the run that made it."""
+
+    model: str
+    version: str
+    aliases: list[str]
+    tags: Mapping[str, str]
 
 
 class Tracking:
@@ -69,6 +80,7 @@ class Tracking:
         """A new run, yielded by its id: finished at the end of the block, failed where the block raises."""
         import mlflow
 
+        _refuse_long_tags(tags)
         with self._explained():
             mlflow.set_experiment(experiment)
             with mlflow.start_run(run_name=name, tags=dict(tags)) as run:
@@ -90,6 +102,7 @@ class Tracking:
     ) -> None:
         import mlflow
 
+        _refuse_long_tags(tags or {})
         with self._explained():
             if params:
                 mlflow.log_params(dict(params), run_id=run_id)
@@ -140,6 +153,19 @@ class Tracking:
             model: Pipeline = mlflow.sklearn.load_model(str(self.download_model(model_uri, Path(folder))))
         return model
 
+    def log_text(self, run_id: str, file: str, text: str) -> None:
+        """Writes a file of the run, over the one there is."""
+        with self._explained():
+            self._client.log_text(run_id, text, file)
+
+    def input_columns(self, model_uri: str) -> list[str]:
+        """The names of the columns in the model's signature; empty where it has none."""
+        import mlflow
+
+        with self._explained(model_uri):
+            signature = mlflow.models.get_model_info(model_uri).signature
+        return [] if signature is None else [str(name) for name in signature.inputs.input_names()]
+
     def input_example(self, model_uri: str) -> bytes:
         """The model's input example as the JSON body of a request to a scoring server."""
         import mlflow
@@ -158,6 +184,13 @@ class Tracking:
                 return str(min(int(version.version) for version in versions))
             return str(mlflow.register_model(f"runs:/{run_id}/{MODEL_ARTIFACT}", name).version)
 
+    def describe(self, name: str, version: str, description: str, tags: Mapping[str, str]) -> None:
+        """Writes a version's description and tags; repeating it changes nothing."""
+        with self._explained():
+            self._client.update_model_version(name, version, description)
+            for key, value in tags.items():
+                self._client.set_model_version_tag(name, version, key, value)
+
     def aliased(self, name: str, alias: str) -> str | None:
         """The version of the registered model that has the alias; None where no version or no such model has it."""
         from mlflow.exceptions import RestException
@@ -169,6 +202,33 @@ class Tracking:
                 if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     return None
                 raise
+
+    def aliased_versions(self) -> list[AliasedVersion]:
+        """All versions of all registered models that have an alias, ordered by model and version."""
+        with self._explained():
+            found, token = [], None
+            while True:
+                page = self._client.search_registered_models(page_token=token)
+                for model in page:
+                    for version in sorted(set(model.aliases.values()), key=int):
+                        aliases = sorted(alias for alias, of in model.aliases.items() if of == version)
+                        found.append(AliasedVersion(model.name, str(version), aliases, self._tags(model.name, version)))
+                token = page.token
+                if not token:
+                    return sorted(found, key=lambda entry: (entry.model, int(entry.version)))
+
+    def _tags(self, name: str, version: str) -> dict[str, str]:
+        """A version's tags, and those of the run that made it where that run is still there."""
+        from mlflow.exceptions import RestException
+
+        entry = self._client.get_model_version(name, version)
+        try:
+            made_by = self._client.get_run(entry.run_id).data.tags if entry.run_id else {}
+        except RestException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            made_by = {}
+        return {**made_by, **entry.tags}
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         with self._explained():
@@ -198,6 +258,13 @@ def scoring_command(model: Path, host: str, port: int) -> tuple[list[str], dict[
 
     command, environment = get_cmd(str(model), port, host)  # type: ignore[arg-type]  # its host is annotated as int
     return shlex.split(command), environment
+
+
+def _refuse_long_tags(tags: Mapping[str, str]) -> None:
+    """Raises Failure for a tag that MLflow would cut."""
+    for key, value in tags.items():
+        if len(value) > _TAG_LIMIT:
+            raise Failure(f"tag {key} has {len(value)} characters, MLflow keeps {_TAG_LIMIT}: log it as a file")
 
 
 def _verify(path: Path, model_uri: str) -> None:

@@ -1,52 +1,78 @@
 """Fit a model and decide whether it is good enough."""
 
 import argparse
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
-from math import isfinite
+from math import isfinite, nan
 from typing import TYPE_CHECKING
 
 from mlops import datasets
 from mlops.config import RunIdentity, Settings
 from mlops.datasets.declaration import LABEL
-from mlops.result import JSON, Result
+from mlops.registry.record import (
+    DAG_ID,
+    DAG_RUN_ID,
+    GATE,
+    GATE_REASONS,
+    GATE_THRESHOLDS,
+    PASSED,
+    REFUSED,
+    RUN_KEY,
+    TEST,
+    TRAIN,
+)
+from mlops.result import JSON, Refused, Result
 from mlops.stores.object_store import data_bucket
 from mlops.stores.tracking import MODEL_ARTIFACT, Tracking
 from mlops.training.hyperparameters import Hyperparameters
+from mlops.training.provenance import feature_contract, period
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities import Run
+    from sklearn.pipeline import Pipeline
 
     from mlops.training.score import Scores
 
-RUN_KEY = "maestro.run_key"
 _REQUIREMENTS = ("scikit-learn", "skops", "pandas", "numpy")  # what the logged model needs to run
 _EXAMPLE_ROWS = 5
-_TRAIN, _TEST = "train", "test"  # prefixes of metrics
 
 log = logging.getLogger(__name__)
 
 
-def fit(*, dataset: str, train: str, data_version: str, learning_rate: float, max_iter: int) -> Result:
+def fit(
+    *,
+    dataset: str,
+    train: str,
+    data_version: str,
+    feature_service: str | None,
+    learning_rate: float,
+    max_iter: int,
+) -> Result:
     """Fits a model and logs it, with the data's and the code's version, as one MLflow run of this task instance.
 
+    The run is tagged with the feature service and schema that the training set was made by, where it was made by one.
     A retry hands back the run that an earlier try finished, and replaces one that it left unfinished or that was
     made from something else.
     """
+    from mlops.training.columns import features_of
     from mlops.training.model import train_model
     from mlops.training.score import score
 
     declared, identity, settings = datasets.get(dataset), RunIdentity.from_environment(), Settings.from_environment()
-    hyperparameters = Hyperparameters(learning_rate, max_iter)
+    table, hyperparameters = data_bucket(settings).read_table(train), Hyperparameters(learning_rate, max_iter)
+    features, labels = features_of(table, declared), table[LABEL]
+    contract = feature_contract(table, train, feature_service)
     params = {
         "dataset": dataset,
         "data_version": data_version,
         "code_version": settings.code_version,
         "train_key": train,
-        "features": len(declared.features),
+        "features": features.shape[1],
+        **({"feature_service": feature_service} if feature_service else {}),
         **asdict(hyperparameters),
     }
     tracking = Tracking(settings.mlflow_tracking_uri)
@@ -55,18 +81,18 @@ def fit(*, dataset: str, train: str, data_version: str, learning_rate: float, ma
         log.info("run %s was finished by an earlier try", finished.info.run_id)
         return _fitted(finished.info.run_id, finished.data.metrics)
 
-    table = data_bucket(settings).read_table(train)
-    features, labels = table[[column.name for column in declared.features]], table[LABEL]
     tags = {
         RUN_KEY: identity.run_key,
-        "maestro.dag_id": identity.dag_id,
-        "maestro.dag_run_id": identity.run_id,
+        DAG_ID: identity.dag_id,
+        DAG_RUN_ID: identity.run_id,
         "maestro.try_number": identity.try_number,
+        **contract,
+        **period(table, TRAIN),
     }
     with tracking.new_run(dataset, f"{declared.model_name} {identity.run_id}", tags) as run_id:
         tracking.log(run_id, params=params)
         model = train_model(features, labels, declared, hyperparameters)
-        metrics = score(model, features, labels).metrics(_TRAIN) | {f"{_TRAIN}_rows": float(len(table))}
+        metrics = score(model, features, labels).metrics(TRAIN) | {f"{TRAIN}_rows": float(len(table))}
         tracking.log(run_id, metrics=metrics)
         requirements = [f"{package}=={version(package)}" for package in _REQUIREMENTS]
         tracking.log_model(model, features.head(_EXAMPLE_ROWS), requirements)
@@ -75,32 +101,59 @@ def fit(*, dataset: str, train: str, data_version: str, learning_rate: float, ma
 
 
 def evaluate(
-    *, dataset: str, run_id: str, test: str, accuracy_threshold: float, f1_threshold: float, baseline_margin: float
+    *,
+    dataset: str,
+    run_id: str,
+    test: str,
+    accuracy_threshold: float,
+    f1_threshold: float,
+    baseline_margin: float,
+    confidence: float,
 ) -> Result:
-    """Scores a run's model on the test set and says whether it may go into production, and if not, why.
+    """Scores a run's model on the test set and says whether it passes the gate, and if not, why.
 
     It is compared with the thresholds, with always guessing the larger class, and with the production model.
     """
     from mlops.registry.promotion import production
-    from mlops.training.gate import Thresholds, refusals
-    from mlops.training.score import score
+    from mlops.training.columns import features_of
+    from mlops.training.gate import Thresholds, gain, refusals, required_gain
 
     declared, settings = datasets.get(dataset), Settings.from_environment()
     tracking = Tracking(settings.mlflow_tracking_uri)
     table = data_bucket(settings).read_table(test)
-    features, labels = table[[column.name for column in declared.features]], table[LABEL]
-    candidate = score(tracking.load_model(f"runs:/{run_id}/{MODEL_ARTIFACT}"), features, labels)
-    champion_version = production(tracking, declared.model_name)
-    champion, error = None, None
-    if champion_version is not None:
-        champion, error = _score_champion(
-            tracking, f"models:/{declared.model_name}/{champion_version}", features, labels
+    features, labels = features_of(table, declared), table[LABEL]
+    model_uri = f"runs:/{run_id}/{MODEL_ARTIFACT}"
+    candidate, error = _try_to_score(tracking.load_model(model_uri), model_uri, features, labels)
+    if candidate is None:
+        raise Refused(
+            f"{model_uri} cannot score {test} ({error}): give the test set that was made with its training set"
         )
-    reasons = refusals(candidate, Thresholds(accuracy_threshold, f1_threshold, baseline_margin), champion)
+    champion_version = production(tracking, declared.model_name)
+    champion = None
+    if champion_version is not None:
+        champion_uri = f"models:/{declared.model_name}/{champion_version}"
+        champion, error = _try_to_score(tracking.load_model(champion_uri), champion_uri, features, labels)
+    thresholds = Thresholds(accuracy_threshold, f1_threshold, baseline_margin, confidence)
+    reasons = refusals(candidate, thresholds, champion, _training_scores(tracking.run(run_id)))
+    gained, interval = candidate.accuracy - candidate.baseline_accuracy, gain(candidate, confidence)
+    compared = {**asdict(thresholds), "required_gain": required_gain(candidate.baseline_accuracy, baseline_margin)}
     tracking.log(
         run_id,
-        metrics=candidate.metrics(_TEST),
-        tags={"maestro.gate": "; ".join(reasons) or "passed", "maestro.champion": champion_version or "none"},
+        metrics={
+            **candidate.metrics(TEST),
+            f"{TEST}_rows": float(candidate.rows),
+            f"{TEST}_baseline_f1": candidate.baseline_f1,
+            f"{TEST}_gain": gained,
+            f"{TEST}_gain_lower": interval.lower,
+            f"{TEST}_gain_upper": interval.upper,
+        },
+        tags={
+            GATE: REFUSED if reasons else PASSED,
+            GATE_REASONS: json.dumps(reasons),
+            GATE_THRESHOLDS: json.dumps(compared),
+            "maestro.champion": champion_version or "none",
+            **period(table, TEST),
+        },
     )
     log.info("candidate: %s", candidate)
     if champion_version is not None:
@@ -110,10 +163,19 @@ def evaluate(
         "passed": not reasons,
         "reasons": reasons,
         **_shown(candidate),
+        "gain": round(gained, 6),
+        "gain_lower": round(interval.lower, 6),
+        "gain_upper": round(interval.upper, 6),
+        "confidence": confidence,
         "champion": None
         if champion_version is None
         else {"version": champion_version, **(_shown(champion) if champion else {"error": error})},
     }
+
+
+def _training_scores(run: "Run") -> dict[str, float]:
+    """The scores on the training set; NaN for one that was not logged, because it is none."""
+    return {name: run.data.metrics.get(name, nan) for name in (f"{TRAIN}_accuracy", f"{TRAIN}_f1", f"{TRAIN}_auc")}
 
 
 def _finished_run(
@@ -135,20 +197,19 @@ def _finished_run(
 
 def _fitted(run_id: str, metrics: Mapping[str, float]) -> Result:
     """Later steps log metrics to the same run: only those of this step are handed back."""
-    return {"run_id": run_id, **{name: value for name, value in metrics.items() if name.startswith(_TRAIN)}}
+    return {"run_id": run_id, **{name: value for name, value in metrics.items() if name.startswith(TRAIN)}}
 
 
-def _score_champion(
-    tracking: Tracking, model_uri: str, features: "pd.DataFrame", labels: "pd.Series"
+def _try_to_score(
+    model: "Pipeline", model_uri: str, features: "pd.DataFrame", labels: "pd.Series"
 ) -> tuple["Scores | None", str | None]:
-    """The production model's scores, or why it cannot score these rows: it was made for other columns or values."""
+    """A model's scores, or why it cannot score these rows: it was made for other columns or values."""
     from mlops.training.score import score
 
-    champion = tracking.load_model(model_uri)
     try:
-        return score(champion, features, labels), None
+        return score(model, features, labels), None
     except (KeyError, TypeError, ValueError) as error:
-        log.warning("%s cannot score this test set, so it is not compared: %s", model_uri, error)
+        log.warning("%s cannot score this test set: %s", model_uri, error)
         return None, str(error)[:200]
 
 
@@ -157,10 +218,18 @@ def _shown(scores: "Scores") -> dict[str, JSON]:
     return {name: round(value, 6) if isfinite(value := getattr(scores, name)) else None for name in names}
 
 
+def _confidence(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+    return value
+
+
 def _fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--train", required=True, metavar="KEY", help="the training set's key in the data bucket")
     parser.add_argument("--data-version", required=True, metavar="SHA256", help="digest of the files it was made of")
+    parser.add_argument("--feature-service", metavar="NAME", help="what the training set was made by (none)")
     default = Hyperparameters()
     parser.add_argument("--learning-rate", type=float, default=default.learning_rate, help="(%(default)s)")
     parser.add_argument("--max-iter", type=int, default=default.max_iter, help="the most trees (%(default)s)")
@@ -173,6 +242,12 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accuracy-threshold", required=True, type=float)
     parser.add_argument("--f1-threshold", required=True, type=float)
     parser.add_argument("--baseline-margin", required=True, type=float, help="above the majority class's accuracy")
+    parser.add_argument(
+        "--confidence",
+        type=_confidence,
+        default=0.95,
+        help="of the interval that must lie above the margin (%(default)s)",
+    )
 
 
 COMMANDS = {"fit": (fit, _fit_options), "evaluate": (evaluate, _evaluate_options)}

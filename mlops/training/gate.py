@@ -1,8 +1,14 @@
-"""Whether a model may go into production."""
+"""Whether a model is good enough: the one gate of every pipeline that trains."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
+from types import MappingProxyType
 from typing import Protocol
+
+from mlops.training.interval import Interval, paired_difference
+
+_NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 class Quality(Protocol):
@@ -16,36 +22,52 @@ class Quality(Protocol):
     def auc(self) -> float: ...
     @property
     def baseline_accuracy(self) -> float: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def gained(self) -> int: ...
+    @property
+    def lost(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """accuracy and f1 must lie above these, accuracy also this margin above always guessing the larger class."""
+    """accuracy and f1 must lie above these; so must, above this margin, what accuracy gains over the majority class.
+
+    confidence: the gain's interval at this level must lie above the margin as a whole.
+    """
 
     accuracy: float
     f1: float
     baseline_margin: float
+    confidence: float = 0.95
 
 
-def refusals(candidate: Quality, thresholds: Thresholds, champion: Quality | None) -> list[str]:
+def refusals(
+    candidate: Quality, thresholds: Thresholds, champion: Quality | None, metrics: Mapping[str, float] = _NOTHING
+) -> list[str]:
     """Why the candidate is not good enough; empty where it is.
 
     champion: the production model's scores on the same rows; the candidate must not have a lower F1. None where there
-    is no such model.
+    is no such model. metrics: what else must be a number, such as the scores on the training set.
     """
-    undefined = [name for name in ("accuracy", "f1", "auc") if not isfinite(getattr(candidate, name))]
+    scores = {name: getattr(candidate, name) for name in ("accuracy", "f1", "auc")}
+    undefined = [name for name, value in {**scores, **metrics}.items() if not isfinite(value)]
     if undefined:
-        return [f"{name} is not a number: the model or the test set is broken" for name in undefined]
+        return [f"{name} is not a number: the model or its data is broken" for name in undefined]
     reasons = []
-    if candidate.accuracy <= thresholds.accuracy:
+    # Asked this way round, a threshold that is not a number lets nothing pass.
+    if not candidate.accuracy > thresholds.accuracy:
         reasons.append(f"accuracy {candidate.accuracy:.4f} is not above the threshold {thresholds.accuracy:g}")
-    if candidate.f1 <= thresholds.f1:
+    if not candidate.f1 > thresholds.f1:
         reasons.append(f"F1 {candidate.f1:.4f} is not above the threshold {thresholds.f1:g}")
-    required = required_accuracy(candidate.baseline_accuracy, thresholds.baseline_margin)
-    if candidate.accuracy <= required:
+    required = required_gain(candidate.baseline_accuracy, thresholds.baseline_margin)
+    found = gain(candidate, thresholds.confidence)
+    if not found.lower > required:
         reasons.append(
-            f"accuracy {candidate.accuracy:.4f} is not above {required:.4f}, which is the majority baseline "
-            f"{candidate.baseline_accuracy:.4f} and a margin"
+            f"accuracy {candidate.accuracy:.4f} is not above the majority baseline {candidate.baseline_accuracy:.4f} "
+            f"by a margin of {required:.4f}: the gain lies between {found.lower:.4f} and {found.upper:.4f} with "
+            f"{100 * thresholds.confidence:g} % confidence"
         )
     if champion is not None and candidate.f1 < champion.f1:
         reasons.append(
@@ -54,6 +76,11 @@ def refusals(candidate: Quality, thresholds: Thresholds, champion: Quality | Non
     return reasons
 
 
-def required_accuracy(baseline: float, margin: float) -> float:
-    """The baseline and the margin, but never more than half way from the baseline to 1, so that a good model passes."""
-    return baseline + min(margin, (1 - baseline) / 2)
+def gain(quality: Quality, confidence: float) -> Interval:
+    """By how much accuracy lies above that of always guessing the larger class of the same rows."""
+    return paired_difference(quality.gained, quality.lost, quality.rows, confidence)
+
+
+def required_gain(baseline: float, margin: float) -> float:
+    """The margin, but never more than half of what the baseline leaves to 1, so that a good model can pass."""
+    return min(margin, (1 - baseline) / 2)

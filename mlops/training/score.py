@@ -25,6 +25,30 @@ class Scores:
     true_negatives: int
     false_negatives: int
 
+    @property
+    def rows(self) -> int:
+        return self.true_positives + self.false_positives + self.true_negatives + self.false_negatives
+
+    @property
+    def gained(self) -> int:
+        """Rows that the model gets right and the majority class does not: the found ones of the smaller class."""
+        return self.true_negatives if self._mostly_positive else self.true_positives
+
+    @property
+    def lost(self) -> int:
+        """Rows that the majority class gets right and the model does not."""
+        return self.false_negatives if self._mostly_positive else self.false_positives
+
+    @property
+    def baseline_f1(self) -> float:
+        """The F1 of always guessing the larger class, whose recall is 1 or 0."""
+        positives = self.true_positives + self.false_negatives
+        return 2 * positives / (self.rows + positives) if self._mostly_positive else 0.0
+
+    @property
+    def _mostly_positive(self) -> bool:
+        return 2 * (self.true_positives + self.false_negatives) > self.rows
+
     def metrics(self, prefix: str) -> dict[str, float]:
         """The finite ones, as MLflow metrics."""
         return {f"{prefix}_{name}": float(value) for name, value in asdict(self).items() if np.isfinite(value)}

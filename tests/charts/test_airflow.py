@@ -55,6 +55,11 @@ def setup_job(objects: list[Object]) -> Object:
     return job
 
 
+def setup_container(objects: list[Object]) -> Object:
+    (found,) = setup_job(objects)["spec"]["template"]["spec"]["containers"]
+    return found
+
+
 # Configuration
 
 
@@ -183,6 +188,23 @@ def test_connections_are_templates_and_secrets_in_them_stay_in_their_secret() ->
     assert seen[declared["variables"]["hook"]["environment"]]["secretKeyRef"]["optional"] is True
 
 
+def test_the_webhooks_address_is_a_variable_out_of_its_secret_where_one_is_named_and_airflow_hides_it() -> None:
+    assert "slack_webhook_url" not in settings(airflow())["variables"]
+    assert not [name for name in environment(setup_container(airflow())) if name.startswith("SECRET_")]
+    objects = airflow(SLACK)
+    key = settings(objects)["variables"]["slack_webhook_url"]["environment"]
+    reference = environment(setup_container(objects))[key]["secretKeyRef"]
+    assert reference == {"name": "slack", "key": "url", "optional": True}
+    assert cfg(objects)["core"]["sensitive_var_conn_names"] == "slack_webhook_url"
+
+
+def test_the_feature_server_and_the_offline_store_are_declared_from_the_one_place_that_holds_them() -> None:
+    shared = {"services": {"feast": {"name": "features", "port": 81}}, "buckets": {"feast": "elsewhere"}}
+    declared = settings(airflow({"global": shared}))
+    assert declared["connections"]["feast_default"] == {"conn_type": "http", "host": "features", "port": "81"}
+    assert declared["variables"]["feature_offline_store"] == "s3://elsewhere"
+
+
 def test_a_value_removed_with_null_is_no_longer_declared() -> None:
     declared = settings(airflow({"connections": {"mlflow_default": None}, "variables": {"alert_email": None}}))
     assert "mlflow_default" not in declared["connections"]
@@ -265,6 +287,7 @@ def test_the_operators_platform_reads_what_the_chart_renders(tmp_path: Path) -> 
     assert platform.failed_pod_ttl == 7
     assert {"small", "medium", "large", "gpu"} <= platform.sizes.keys()
     assert platform.images["task"] == "localhost/maestro/task:latest"
+    assert platform.images["feast"] == "localhost/maestro/feast:latest"
     assert platform.identities == {"deployer": "maestro-deployer"}
     assert platform.template["spec"]["serviceAccountName"] == "maestro-task"
     assert platform.template["spec"]["automountServiceAccountToken"] is False
@@ -365,6 +388,11 @@ def test_without_statsd_nothing_is_sent_and_nothing_listens() -> None:
         ({"dags": {"persistence": {"existingClaim": "mine"}}}, "set enabled to true or existingClaim"),
         ({"global": {"postgresql": {"external": {"enabled": True}}}}, "set global.postgresql.external.host"),
         ({"global": {"postgresql": {"databases": ["mlflow"]}}}, "add it there"),
+        ({"global": {"redis": {"external": {"enabled": True}}}}, "set global.redis.external.host"),
+        (
+            {"global": {"redis": {"external": {"enabled": True, "host": "redis.example.com"}}}},
+            "set global.redis.existingSecret",
+        ),
         ({"global": {"s3": {"external": {"enabled": True}}}}, "set global.s3.existingSecret"),
         ({"pools": {"training": {"slotz": 1}}}, "slotz"),
         ({"connections": {"x": {"host": "a"}}}, "conn_type"),

@@ -15,6 +15,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from mlops.cli import parser
+from mlops.config import Settings
 from tests.charts.conftest import (
     ROOT,
     Object,
@@ -30,8 +32,10 @@ from tests.charts.conftest import (
 CHARTS = ROOT / "charts"
 SUBCHARTS = {
     "postgresql": "postgresql",
+    "redis": "redis",
     "minio": "minio",
     "mlflow": "mlflow",
+    "feast": "feast",
     "modelServer": "model-server",
     "airflow": "airflow",
 }
@@ -107,7 +111,7 @@ def test_two_releases_of_one_namespace_share_no_object() -> None:
     assert not one & two
 
 
-@pytest.mark.parametrize("name", ["airflow", "mlflow", "minio", "postgresql", "model-server", "task"])
+@pytest.mark.parametrize("name", ["airflow", "mlflow", "feast", "minio", "postgresql", "redis", "model-server", "task"])
 def test_a_release_may_be_called_like_one_of_its_components(name: str) -> None:
     objects = render("maestro", name=name)
     named = [(entry["kind"], entry["metadata"]["name"]) for entry in objects]
@@ -204,7 +208,7 @@ def test_secrets_are_random_long_enough_and_outlive_the_release() -> None:
     first, second = (
         {entry["metadata"]["name"]: entry for entry in render("maestro") if entry["kind"] == "Secret"} for _ in range(2)
     )
-    for name in ("maestro-postgresql", "maestro-minio", "maestro-airflow"):
+    for name in ("maestro-postgresql", "maestro-redis", "maestro-minio", "maestro-airflow"):
         assert first[name]["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
         for key, value in first[name]["data"].items():
             assert second[name]["data"][key] != value, f"{name} {key}"
@@ -214,6 +218,8 @@ def test_secrets_are_random_long_enough_and_outlive_the_release() -> None:
 def test_values_hold_no_secret() -> None:
     for path in CHARTS.glob("*/values*.yaml"):
         for keys, value in leaves(load(path)):
+            if "secretKeyRef" in keys:
+                continue  # the name of a key
             if re.search(r"password|secret|token|key$", keys[-1], re.IGNORECASE) and not re.search(
                 r"Secret(Name)?$", keys[-1]
             ):
@@ -224,7 +230,7 @@ def test_values_hold_no_secret() -> None:
 
 
 @pytest.mark.parametrize("path", [(), *((key,) for key in SUBCHARTS), ("global",), *(("global", key) for key in (
-    "images", "services", "buckets", "postgresql", "s3", "notifications"))], ids=".".join)  # fmt: skip
+    "images", "services", "buckets", "postgresql", "redis", "s3", "notifications"))], ids=".".join)  # fmt: skip
 def test_unknown_keys_are_errors(path: tuple[str, ...]) -> None:
     with pytest.raises(Refused, match="notAKey"):
         render("maestro", at((*path, "notAKey"), "x"))
@@ -274,16 +280,22 @@ NEEDS: dict[str, dict[str, Any]] = {
     "global.postgresql.external": {
         "global": {"postgresql": {"external": {"enabled": True, "host": "db"}, "existingSecret": "x"}}
     },
+    "global.redis.external": {
+        "global": {"redis": {"external": {"enabled": True, "host": "redis"}, "existingSecret": "x"}}
+    },
     "global.s3.external": {"global": {"s3": {"external": {"enabled": True}, "existingSecret": "x"}}},
     "minio.createExternalBuckets": {"global": {"s3": {"external": {"enabled": True}, "existingSecret": "x"}}},
     "airflow.dags.persistence": {"airflow": {"dags": {"persistence": {"enabled": True}}}},
+    "airflow.variables.slack_webhook_url": {"global": {"notifications": {"slackWebhookSecret": "slack"}}},
+    "feast.replicas": {"feast": {"autoscaling": {"enabled": False}}},
 }
 # Another value of those where the type alone does not tell one that the schema takes.
 OTHER: dict[str, Any] = {
     "global.images.pullPolicy": "Always",
     "global.images.tags": {"airflow": "x"},
-    "global.postgresql.databases": ["airflow", "mlflow", "more"],
+    "global.postgresql.databases": ["airflow", "mlflow", "feast", "more"],
     "global.postgresql.external.enabled": None,  # by tests of its own: it needs host and Secret
+    "global.redis.external.enabled": None,
     "global.s3.external.enabled": None,
     "global.s3.external.endpoint": "http://s3:1",
     "airflow.executor": None,  # has one value so far
@@ -352,6 +364,29 @@ def _fixed(values: str) -> list[Object]:
     return [{**e, "data": sorted(e["data"])} if e["kind"] == "Secret" and "data" in e else e for e in objects]
 
 
+# The data sets
+
+
+def dataset_commands(values: dict[str, Any] | None = None) -> list[list[str]]:
+    """What the Job that `make data` makes runs, in its order, without `python -m mlops`."""
+    template = find(render("maestro", values), "CronJob", "maestro-datasets")["spec"]["jobTemplate"]["spec"]["template"]
+    for container in containers(template["spec"]):
+        assert container["args"][:3] == ["python", "-m", "mlops"]
+        Settings.from_environment({name: str(value) for name, value in environment(container).items()})
+    return [container["args"][3:] for container in containers(template["spec"])]
+
+
+def test_the_data_sets_are_loaded_and_then_their_features_are_computed_by_commands_that_there_are() -> None:
+    load, build = (parser().parse_args(command) for command in dataset_commands())
+    assert (load.group, load.command, load.dataset, load.shift_to_now) == ("ingestion", "load", "all", True)
+    assert (build.group, build.command, build.dataset) == ("features", "build", "all")
+
+
+def test_event_times_are_as_recorded_where_values_say_so() -> None:
+    load, _ = (parser().parse_args(command) for command in dataset_commands({"datasets": {"shiftToNow": False}}))
+    assert load.shift_to_now is False
+
+
 # Profiles
 
 
@@ -361,6 +396,7 @@ def test_the_minikube_profile_is_the_small_one() -> None:
     assert "maestro-airflow-api-server" not in names, "it is in the scheduler's pod"
     workloads = [entry for entry in objects if entry["kind"] in ("Deployment", "StatefulSet")]
     assert {workload["spec"]["replicas"] for workload in workloads} == {1}
+    assert not [entry for entry in objects if entry["kind"] == "HorizontalPodAutoscaler"]
     requested = sum(
         mebibytes(container["resources"]["requests"]["memory"])
         for workload in workloads
@@ -389,13 +425,14 @@ def test_every_chart_installs_alone_under_the_names_it_has_in_the_umbrella(chart
     assert alone <= together
 
 
-def test_an_external_database_and_store_replace_the_platforms_own() -> None:
+def test_external_databases_and_an_external_store_replace_the_platforms_own() -> None:
     values = {
         "global": {
             "postgresql": {
                 "external": {"enabled": True, "host": "db.example.com", "port": 6432},
                 "existingSecret": "db",
             },
+            "redis": {"external": {"enabled": True, "host": "redis.example.com"}, "existingSecret": "redis"},
             "s3": {"external": {"enabled": True, "endpoint": "https://s3.example.com"}, "existingSecret": "keys"},
         }
     }
@@ -404,6 +441,7 @@ def test_an_external_database_and_store_replace_the_platforms_own() -> None:
     text = yaml.safe_dump(objects)
     assert "maestro-postgresql" not in text
     assert "maestro-minio" not in text
+    assert "maestro-redis" not in text
     assert "airflow@db.example.com:6432/airflow" in text
 
 
@@ -419,7 +457,7 @@ def test_the_notes_name_services_and_secrets_that_exist(tmp_path: Path) -> None:
     text = find(objects, "Notes", "notes")["text"]
     kinds = {"service": "Service", "secret": "Secret"}
     named = re.findall(r"port-forward (service)/(\S+)|get (secret) (\S+)", text)
-    assert len(named) == 7
+    assert len(named) == 8
     for pair in named:
         kind, name = (part for part in pair if part)
         assert find(objects, kinds[kind], name)

@@ -35,7 +35,7 @@ def test_the_job_creates_every_bucket_by_a_command_that_there_is() -> None:
     assert container["args"][:3] == ["python", "-m", "mlops"]
     options = parser().parse_args(container["args"][3:])
     assert (options.group, options.command) == ("ingestion", "buckets")
-    assert options.names == ["extra", "mlflow", "ours", "reports"]
+    assert options.names == ["extra", "feast", "mlflow", "ours", "reports"]
 
 
 def test_the_job_is_told_all_that_its_command_reads() -> None:
@@ -45,6 +45,12 @@ def test_the_job_is_told_all_that_its_command_reads() -> None:
     }
     settings = Settings.from_environment(told)
     assert settings.s3_endpoint == "http://maestro-minio:9000"
+
+
+def test_the_job_waits_for_no_secret_but_the_stores_own() -> None:
+    sources = [value for value in environment(buckets_container(minio())).values() if isinstance(value, dict)]
+    secrets = {source["secretKeyRef"]["name"] for source in sources if "secretKeyRef" in source}
+    assert secrets == {"maestro-minio"}
 
 
 def test_a_job_that_changes_is_another_object_and_one_that_does_not_stays() -> None:

@@ -40,15 +40,17 @@ def test_a_setting_reaches_the_server_as_it_is_written(name: str, value: Any, ar
 
 
 def test_each_database_has_a_user_a_password_and_a_check() -> None:
-    objects = postgresql(databases=["airflow", "mlflow", "feast_online"])
+    objects = postgresql(databases=["airflow", "mlflow", "feature_store"])
     told = environment(server(objects))
-    assert told["POSTGRES_DATABASES"] == "airflow mlflow feast_online"
+    assert told["POSTGRES_DATABASES"] == "airflow mlflow feature_store"
     keys = {value["secretKeyRef"]["key"] for name, value in told.items() if name.endswith("_PASSWORD")}
-    assert told["FEAST_ONLINE_PASSWORD"]["secretKeyRef"]["key"] == "feast_online-password"
+    assert told["FEATURE_STORE_PASSWORD"]["secretKeyRef"]["key"] == "feature_store-password"
     assert keys == set(find(objects, "Secret", "maestro-postgresql")["data"])
     checks = containers(find(objects, "Pod", "maestro-postgresql-test")["spec"])
     addresses = [environment(check)["DATABASE_URL"] for check in checks]
-    assert addresses == [f"postgresql://{n}@maestro-postgresql:5432/{n}" for n in ("airflow", "mlflow", "feast_online")]
+    assert addresses == [
+        f"postgresql://{n}@maestro-postgresql:5432/{n}" for n in ("airflow", "mlflow", "feature_store")
+    ]
 
 
 @pytest.mark.parametrize("name", ["postgres", "Airflow", "air-flow", "1st", "a b", ""])
@@ -82,7 +84,10 @@ def test_for_an_external_server_nothing_is_rendered() -> None:
 @pytest.mark.parametrize(
     ("shared", "remedy"),
     [
-        ({"external": EXTERNAL}, "airflow-password, mlflow-password and set global.postgresql.existingSecret"),
+        (
+            {"external": EXTERNAL},
+            "airflow-password, mlflow-password, feast-password and set global.postgresql.existingSecret",
+        ),
         ({"external": {"enabled": True}, "existingSecret": "ours"}, "set global.postgresql.external.host"),
         ({"external": {"host": "db.example.com"}}, "set global.postgresql.external.enabled to true"),
     ],

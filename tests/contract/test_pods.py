@@ -40,15 +40,16 @@ def test_a_pods_arguments_parse_with_the_real_command_line(
         pytest.fail(f"{' '.join(options)}: {capsys.readouterr().err}")
 
 
+RENDERED = {"--passed": "True", "--end": "2026-01-01T00:00:00+00:00"}
+
+
 def rendered(argument: str) -> str:
-    """The argument with a value in place of each template: one that reads as a number and as a truth does not exist,
-    so it is chosen by the option's name."""
+    """The argument with a value in place of each template: one that reads as a number, a truth and a time does not
+    exist, so it is chosen by the option's name."""
     name, separator, value = argument.partition("=")
     if "{{" not in value and "{%" not in value:
         return argument
-    if name == "--passed":
-        return f"{name}{separator}True"
-    return f"{name}{separator}0.5"
+    return f"{name}{separator}{RENDERED.get(name, '0.5')}"
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlops.airflow.alerts import deadline_missed, task_failed, tell
+from mlops.airflow.alerts import deadline_missed, task_broke, task_failed, tell
 
 
 @pytest.fixture
@@ -77,3 +77,11 @@ def test_a_webhook_that_is_away_breaks_nothing_and_stays_secret(
     tell("something")
     assert "the alert was not sent" in caplog.text
     assert "secret" not in caplog.text.replace("slackWebhookSecret", "").lower().replace("check the secret", "")
+
+
+def test_a_refusal_that_the_task_tells_of_itself_is_not_told_twice(webhook: list[dict[str, Any]]) -> None:
+    task_broke(failed_task(failure="the container exited with 65 (Error): column f3 is missing"))
+    assert webhook == []
+    task_broke(failed_task(failure="the container exited with 1 (Error): no bucket"))
+    task_broke(failed_task())
+    assert len(webhook) == 2

@@ -1,11 +1,14 @@
 """The installed platform's services for end-to-end tests, by port-forward. `make e2e` brings it up first."""
 
+import gzip
+import io
 import os
 import subprocess
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
 import boto3
+import pandas as pd
 import pytest
 import requests
 
@@ -61,6 +64,21 @@ def services():
     services.connect()
     yield services
     services.close()
+
+
+RAW = "datasets/shuttle/shuttle.csv.gz"
+
+
+@pytest.fixture
+def raw(services):
+    """The data set's raw table and a function that puts a changed one in its place; the real one returns afterwards."""
+    real = services.s3.get_object(Bucket="data", Key=RAW)["Body"].read()
+
+    def write(table):
+        services.s3.put_object(Bucket="data", Key=RAW, Body=gzip.compress(table.to_csv(index=False).encode()))
+
+    yield pd.read_csv(io.BytesIO(real), compression="gzip"), write
+    services.s3.put_object(Bucket="data", Key=RAW, Body=real)
 
 
 # Who reads DAG files: one parses them, the other runs their tasks.

@@ -1,7 +1,5 @@
 """ml_pipeline_dag on the installed platform: by outcome, through good data, bad data and faults."""
 
-import gzip
-import io
 import json
 import os
 import subprocess
@@ -9,107 +7,46 @@ import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import requests
 
 from infrastructure.release import NotInstalled, kubectl, object_name, port_forward, wait_until
-from mlops.airflow.pod import label_value
+from tests.e2e.runs import finished, pods, running_pod, states, tasks, trained, versions
 
 DAG = "ml_pipeline_dag"
 MODEL = "sensor-failure"
-RAW = "datasets/shuttle/shuttle.csv.gz"
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROW = {"columns": [f"f{i}" for i in range(1, 10)], "data": [[50, 21, 77, 0, 28, 0, 27, 48, 22]]}
-RUN_SECONDS = 600
-
-
-def finished(services, run_id, dag_id=DAG):
-    """The state a run ended in."""
-
-    def ended():
-        state = services.airflow.run(dag_id, run_id)["state"]
-        return state if state in ("success", "failed") else None
-
-    return wait_until(ended, RUN_SECONDS, f"the end of {run_id}", 1)
-
-
-def tasks(services, run_id, dag_id=DAG):
-    return {task["task_id"]: task for task in services.airflow.tasks(dag_id, run_id)}
-
-
-def states(services, run_id, dag_id=DAG):
-    return {name: task["state"] for name, task in tasks(services, run_id, dag_id).items()}
-
-
-def running_pod(services, run_id, task_id):
-    """Wait until the container of a task's pod runs; returns the pod's name."""
-
-    def pod():
-        selector = f"maestro/dag-id={DAG},maestro/task-id={task_id}"
-        names = kubectl("get", "pods", "-l", selector, "--field-selector=status.phase=Running", "-o", "name").split()
-        state = states(services, run_id).get(task_id)
-        assert state not in ("success", "failed", "upstream_failed"), f"{task_id} is {state} and was not seen running"
-        return names[0].removeprefix("pod/") if names else None
-
-    return wait_until(pod, 240, f"a running pod of {task_id}", 0.2)
-
-
-def versions(services):
-    """The registered versions of the model by number."""
-    return {found.version: found for found in services.mlflow.search_model_versions(f"name = '{MODEL}'")}
 
 
 def production(services):
     return services.mlflow.get_model_version_by_alias(MODEL, "production").version
 
 
-def trained(services, run_id, dag_id=DAG):
-    """The ids of the finished MLflow runs that a DAG run left."""
-    experiments = [experiment.experiment_id for experiment in services.mlflow.search_experiments()]
-    of_run = f"tags.`maestro.dag_id` = '{dag_id}' and tags.`maestro.dag_run_id` = '{run_id}'"
-    return [
-        run.info.run_id
-        for run in services.mlflow.search_runs(experiments, f"attributes.status = 'FINISHED' and {of_run}")
-    ]
-
-
 def assert_trained_once(services, run_id):
-    assert finished(services, run_id) == "success"
-    runs = trained(services, run_id)
+    assert finished(services, run_id, DAG) == "success"
+    runs = trained(services, run_id, DAG)
     assert len(runs) == 1
-    assert len([version for version in versions(services).values() if version.run_id == runs[0]]) == 1
+    assert len([version for version in versions(services, MODEL).values() if version.run_id == runs[0]]) == 1
 
 
 @pytest.fixture(scope="module")
 def deployed(services):
     """The id of a run that has put a model into production."""
     run_id = services.airflow.trigger(DAG)
-    assert finished(services, run_id) == "success"
+    assert finished(services, run_id, DAG) == "success"
     return run_id
 
 
-@pytest.fixture
-def raw(services):
-    """The data set's raw table and a function that puts a changed one in its place; the real one returns afterwards."""
-    real = services.s3.get_object(Bucket="data", Key=RAW)["Body"].read()
-
-    def write(table):
-        services.s3.put_object(Bucket="data", Key=RAW, Body=gzip.compress(table.to_csv(index=False).encode()))
-
-    yield pd.read_csv(io.BytesIO(real), compression="gzip"), write
-    services.s3.put_object(Bucket="data", Key=RAW, Body=real)
-
-
 def test_a_triggered_run_ends_with_a_served_model_that_beats_the_majority(services, deployed):
-    assert set(states(services, deployed).values()) == {"success"}
+    assert set(states(services, deployed, DAG).values()) == {"success"}
     score = services.airflow.result(DAG, deployed, "evaluate_model")
     result = services.airflow.result(DAG, deployed, "deploy_model")
     assert score["passed"]
     assert score["accuracy"] > score["baseline_accuracy"]
     assert production(services) == result["version"]
-    assert trained(services, deployed) == [versions(services)[result["version"]].run_id]
-    run = services.mlflow.get_run(trained(services, deployed)[0])
+    assert trained(services, deployed, DAG) == [versions(services, MODEL)[result["version"]].run_id]
+    run = services.mlflow.get_run(trained(services, deployed, DAG)[0])
     raw = services.airflow.result(DAG, deployed, "download_data")
     assert raw["data_version"] in run.data.params.values()
     assert run.data.metrics
@@ -125,8 +62,7 @@ def test_logs_report_and_pods_are_where_the_readme_says(services, deployed):
     assert services.s3.list_objects_v2(Bucket="logs", Prefix=f"dag_id={DAG}")["KeyCount"] > 0
     assert "mlops.training" in services.airflow.log(DAG, deployed, "train_model", 1)
     # Pods of tasks that succeeded are gone.
-    own = f"maestro/dag-id={DAG},maestro/run-id={label_value(deployed)}"
-    wait_until(lambda: not kubectl("get", "pods", "-l", own, "-o", "name"), 60, "the pods' removal")
+    wait_until(lambda: not pods(deployed), 60, "the pods' removal")
 
 
 def test_the_schedule_starts_a_run_by_itself(services, deployed, dag_file):
@@ -174,7 +110,7 @@ def test_a_backfill_makes_its_run_and_a_second_one_trains_nothing_twice(services
     backfill("none")
     run_id = wait_until(runs, 60, "a run of the backfill")[0]["dag_run_id"]
     assert_trained_once(services, run_id)
-    before = set(versions(services))
+    before = set(versions(services, MODEL))
     backfill("completed")
     wait_until(
         lambda: services.airflow.run(DAG, run_id)["state"] in ("queued", "running"),
@@ -183,7 +119,7 @@ def test_a_backfill_makes_its_run_and_a_second_one_trains_nothing_twice(services
         0.2,
     )
     assert_trained_once(services, run_id)
-    assert len(set(versions(services)) - before) <= 1
+    assert len(set(versions(services, MODEL)) - before) <= 1
 
 
 FAULTS = {
@@ -202,30 +138,30 @@ def test_bad_data_stops_the_run_before_anything_is_trained(services, deployed, r
     table, write = raw
     change, column = FAULTS[fault]
     write(change(table))
-    before, alias = set(versions(services)), production(services)
+    before, alias = set(versions(services, MODEL)), production(services)
     run_id = services.airflow.trigger(DAG)
-    assert finished(services, run_id) == "failed"
-    task = tasks(services, run_id)
+    assert finished(services, run_id, DAG) == "failed"
+    task = tasks(services, run_id, DAG)
     assert task["validate_data"]["state"] == "failed"
     assert task["train_model"]["state"] == task["deploy_model"]["state"] == "upstream_failed"
     assert task["validate_data"]["try_number"] == 1, "the same data fails again: it is not tried again"
     assert column in services.airflow.log(DAG, run_id, "validate_data", 1)
-    assert (set(versions(services)), production(services)) == (before, alias)
-    assert trained(services, run_id) == []
+    assert (set(versions(services, MODEL)), production(services)) == (before, alias)
+    assert trained(services, run_id, DAG) == []
 
 
 def test_a_worse_model_is_not_deployed_and_the_reasons_are_said(services, deployed, raw):
     table, write = raw
     write(table.assign(anomaly=table.anomaly.sample(frac=1, random_state=1).to_numpy()))
-    before, alias = set(versions(services)), production(services)
+    before, alias = set(versions(services, MODEL)), production(services)
     run_id = services.airflow.trigger(DAG)
-    assert finished(services, run_id) == "success"
-    state = states(services, run_id)
+    assert finished(services, run_id, DAG) == "success"
+    state = states(services, run_id, DAG)
     assert (state["deploy_model"], state["send_notification"]) == ("skipped", "success")
     score = services.airflow.result(DAG, run_id, "evaluate_model")
     assert score["passed"] is False
     assert score["reasons"]
-    assert (set(versions(services)), production(services)) == (before, alias)
+    assert (set(versions(services, MODEL)), production(services)) == (before, alias)
     assert "not deployed" in services.airflow.log(DAG, run_id, "send_notification", 1)
 
 
@@ -265,16 +201,16 @@ print(json.dumps([good, bad]))
 
 def test_a_killed_task_pod_is_tried_again_and_trains_once(services, deployed):
     run_id = services.airflow.trigger(DAG)
-    pod = running_pod(services, run_id, "train_model")
+    pod = running_pod(services, run_id, "train_model", DAG)
     kubectl("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
     assert_trained_once(services, run_id)
-    assert tasks(services, run_id)["train_model"]["try_number"] == 2
+    assert tasks(services, run_id, DAG)["train_model"]["try_number"] == 2
     assert "deleted" in services.airflow.log(DAG, run_id, "train_model", 1)
 
 
 def test_a_killed_scheduler_pod_loses_nothing_and_trains_once(services, deployed):
     run_id = services.airflow.trigger(DAG)
-    running_pod(services, run_id, "train_model")
+    running_pod(services, run_id, "train_model", DAG)
     scheduler = object_name("airflow-scheduler")
     kubectl(
         "delete",
@@ -299,7 +235,7 @@ def test_a_killed_scheduler_pod_loses_nothing_and_trains_once(services, deployed
 @pytest.mark.skipif(os.environ.get("CLUSTER", "local") != "local", reason="only the local node is ours to kill")
 def test_the_whole_node_killed_mid_run_loses_nothing_and_trains_once(services, deployed):
     run_id = services.airflow.trigger(DAG)
-    running_pod(services, run_id, "train_model")
+    running_pod(services, run_id, "train_model", DAG)
     pid = Path("/var/lib/maestro/node.pid").read_text().split()[0]
     subprocess.run(["kill", "-9", pid], check=True)
     subprocess.run(["make", "cluster-up"], check=True, stdin=subprocess.DEVNULL, cwd=REPOSITORY)

@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 from infrastructure.release import NAMESPACE, RELEASE, kubectl, wait_until
-from tests.e2e.test_pipeline import DAG, REPOSITORY, assert_trained_once, deployed, running_pod
+from tests.e2e.runs import running_pod
+from tests.e2e.test_pipeline import DAG, REPOSITORY, assert_trained_once, deployed
 
 __all__ = ["deployed"]  # a fixture
 SECOND = f"{NAMESPACE}-second"
@@ -41,7 +42,7 @@ def test_every_service_answers_from_inside_the_cluster(services):
 def test_three_upgrades_keep_secrets_data_and_the_run_under_way(services, deployed):
     before = secrets(NAMESPACE)
     run_id = services.airflow.trigger(DAG)
-    running_pod(services, run_id, "validate_data")
+    running_pod(services, run_id, "validate_data", DAG)
     for number in range(3):
         helm(
             "upgrade",

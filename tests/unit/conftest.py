@@ -12,10 +12,10 @@ import pytest
 from mlops import datasets
 from mlops.cli import main
 from mlops.config import Settings
+from mlops.datasets.read import read_dataset
 from mlops.features.engineer import engineer
 from mlops.features.preprocess import preprocess
 from mlops.features.split import split
-from mlops.ingestion.read import read_dataset
 from mlops.result import JSON
 from mlops.stores.object_store import ObjectStore, data_bucket
 from mlops.stores.tracking import Tracking
@@ -81,6 +81,15 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, st
         "MAESTRO_CODE_VERSION": "0123abcd",
         "MAESTRO_MODEL_SERVER_DEPLOYMENT": "maestro-model-server",
         "MAESTRO_MODEL_SERVER_URL": "http://127.0.0.1:9",
+        "MAESTRO_FEAST_BUCKET": f"feast-{identity}",
+        "MAESTRO_FEAST_REGISTRY": "postgresql+psycopg2://feast@127.0.0.1:9/feast",
+        "MAESTRO_FEAST_REGISTRY_PASSWORD": "none",
+        "MAESTRO_FEAST_URL": "http://127.0.0.1:9",
+        "MAESTRO_REDIS_HOST": "127.0.0.1",
+        "MAESTRO_REDIS_PORT": "9",
+        "MAESTRO_REDIS_PASSWORD": "none",
+        "MAESTRO_STATSD_HOST": "127.0.0.1",
+        "MAESTRO_STATSD_PORT": "9",
         "MAESTRO_DAG_ID": "ml_pipeline_dag",
         "MAESTRO_RUN_ID": f"manual__2026-01-01T02:00:00+00:00_{identity}",
         "MAESTRO_TASK_ID": "task",

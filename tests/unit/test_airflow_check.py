@@ -1,14 +1,23 @@
 """mlops.airflow.check against a server that answers as Airflow does; `helm test` runs it against Airflow itself."""
 
 import json
+import os
+import subprocess
+import sys
+import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
+import boto3
+import psycopg2
 import pytest
 
-from mlops.airflow.check import check
+from mlops.airflow.check import check, check_settings
+from tests.conftest import ACCESS_KEY, SECRET_KEY
+from tests.unit.test_airflow_setup import Airflow
 
 HEALTHY = {"status": "healthy"}
 
@@ -24,10 +33,15 @@ class Server:
         self.dags = 1
         self.import_errors: list[dict[str, str]] = []
         self.connections: list[dict[str, Any]] = []
+        self.variables: dict[str, str] = {}
+        self.asked: list[str] = []
         self.address = ""
 
     def answer(self, path: str, body: dict[str, str], token: str | None) -> tuple[int, Any]:
+        self.asked.append(path)
         path = path.partition("?")[0]
+        if path in ("/", "/health", "/api/2.0/mlflow/experiments/search"):
+            return 200, {}
         if path == "/api/v2/monitor/health":
             return 200, self.health
         if path == "/auth/token":
@@ -38,6 +52,7 @@ class Server:
             "/api/v2/dags": {"total_entries": self.dags},
             "/api/v2/importErrors": {"import_errors": self.import_errors},
             "/api/v2/connections": {"connections": self.connections},
+            "/api/v2/variables": {"variables": [{"key": key, "value": value} for key, value in self.variables.items()]},
         }[path]
 
 
@@ -118,6 +133,7 @@ def test_no_dag_and_a_file_that_cannot_be_imported_are_failures(
 def test_each_connection_that_does_not_work_is_named_with_its_cause(
     server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
     nowhere = json.dumps({"endpoint_url": "http://127.0.0.1:1", "region_name": "us-east-1"})
@@ -132,3 +148,103 @@ def test_each_connection_that_does_not_work_is_named_with_its_cause(
     assert "127.0.0.1:1 cannot be reached" in postgres
     assert "http://127.0.0.1:1 does not list its buckets" in aws
     assert "pods of maestro cannot be listed" in kubernetes
+
+
+def test_mlflow_and_feast_are_asked_for_what_they_are_there_for(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.connections = [
+        connection(server, "http") | {"connection_id": name} for name in ("mlflow_default", "feast_default", "other")
+    ]
+    assert failures(server, capsys) == []
+    assert server.asked[-3:] == ["/api/2.0/mlflow/experiments/search?max_results=1", "/health", "/"]
+
+
+def settings_failures(variables: dict[str, str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    results = list(check_settings([], variables))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.startswith("ok") for line in lines] == results
+    return [line for line in lines if line.startswith("FAILED")]
+
+
+@pytest.fixture
+def feature_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in (
+        ("AWS_ENDPOINT_URL_S3", s3_endpoint),
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it would keep the keys of another test
+    bucket = f"check-{uuid.uuid4().hex}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    return bucket
+
+
+def test_variables_that_can_be_used_pass_and_others_are_left_alone(
+    server: Server, feature_bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {
+        "model_accuracy_threshold": "0.85",
+        "anomaly_rate_threshold": "0.10",
+        "feature_materialization_days": "7",
+        "feature_offline_store": f"s3://{feature_bucket}",
+        "slack_webhook_url": f"{server.address}/services/s3cret",
+        "alert_email": "",
+    }
+    assert settings_failures(good, capsys) == []
+    assert server.asked == [], "a webhook's host is reached and nothing is posted"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("model_f1_threshold", "80", "no number from 0 to 1"),
+        ("model_confidence", "high", "no number from 0 to 1"),
+        ("drift_effect_threshold", "nan", "no number from 0 to 1"),
+        ("feature_materialization_days", "0", "no number above 0"),
+        ("feature_materialization_days", "a week", "no number above 0"),
+        ("feature_offline_store", "/features", "no address like s3://feast"),
+        ("feature_offline_store", "s3://nowhere", "global.buckets.feast"),
+        ("slack_webhook_url", "http://127.0.0.1:1/services/s3cret", "127.0.0.1:1 cannot be reached"),
+        ("slack_webhook_url", "s3cret", "slackWebhookSecret"),
+    ],
+)
+@pytest.mark.usefixtures("feature_bucket")
+def test_a_variable_that_cannot_be_used_is_named_with_the_remedy(
+    name: str, value: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = settings_failures({name: value}, capsys)
+    assert line.startswith(f"FAILED variable {name}: ")
+    assert said in line
+    assert "s3cret" not in line
+
+
+def test_a_variable_that_the_api_hides_is_no_failure(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    server.variables = {"slack_webhook_url": "***"}
+    assert failures(server, capsys) == []
+
+
+def test_in_a_pod_of_airflows_own_connections_and_variables_are_read_without_a_login(
+    server: Server, postgresql: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with closing(psycopg2.connect(f"{postgresql}/postgres")) as database:
+        database.autocommit = True
+        database.cursor().execute("CREATE DATABASE airflow_check")
+    airflow = Airflow(f"{postgresql}/airflow_check", tmp_path_factory.mktemp("airflow"))
+    feast = {key: value for key, value in connection(server, "http").items() if key in ("conn_type", "host", "port")}
+    airflow.setup(
+        connections={"feast_default": feast, "gone": {"conn_type": "http", "host": "127.0.0.1", "port": "1"}},
+        variables={"model_f1_threshold": "0.80"},
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "mlops.airflow.check", "connections"],
+        env={**os.environ, **airflow.environment},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1, result.stderr
+    assert f"ok     connection feast_default: {server.address}/health answers 200" in result.stdout
+    assert "FAILED connection gone: http://127.0.0.1:1 does not answer" in result.stdout
+    assert "ok     variable model_f1_threshold: 0.8" in result.stdout

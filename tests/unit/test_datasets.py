@@ -32,7 +32,7 @@ def test_an_unknown_dataset_is_named_with_the_known_ones_and_the_remedy():
         datasets.get("weather")
 
 
-@pytest.mark.parametrize("name", ["declaration", "commands", "os.path", "../shuttle"])
+@pytest.mark.parametrize("name", ["declaration", "commands", "read", "os.path", "../shuttle"])
 def test_a_module_that_declares_nothing_is_no_dataset(name):
     with pytest.raises(Failure, match="is not declared"):
         datasets.get(name)

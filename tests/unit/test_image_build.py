@@ -514,7 +514,18 @@ def test_debian_knows_where_its_security_updates_are_and_nothing_of_the_machine_
 
 def test_every_image_of_this_repository_has_a_tag_and_finds_what_it_copies(tmp_path):
     recipes = recipe.read_all()
-    assert {"base", "airflow", "mlflow", "minio", "postgresql", "task", "datasets", "monitoring"} <= recipes.keys()
+    assert {
+        "base",
+        "airflow",
+        "mlflow",
+        "minio",
+        "postgresql",
+        "redis",
+        "task",
+        "feast",
+        "datasets",
+        "monitoring",
+    } <= recipes.keys()
     written = recipe.write_contexts(recipes.values(), tmp_path)
     assert len(set(written.values())) == len(recipes)
 

@@ -1,14 +1,15 @@
 import gzip
 import hashlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
 
 from mlops import datasets
-from mlops.ingestion.read import data_version, read_dataset
+from mlops.datasets.read import data_version, read_dataset
 from mlops.result import Failure
 from mlops.stores.object_store import ObjectStore
+from mlops.stores.raw import RawData
 
 SHUTTLE, MOVIELENS, ADULT = (datasets.get(name) for name in ("shuttle", "movielens", "adult"))
 ROWS = {"shuttle": 49_097, "movielens": 100_000, "adult": 48_842}
@@ -32,6 +33,43 @@ def test_loading_again_writes_nothing_and_a_changed_file_is_written_again(platfo
     platform.data.write_bytes(SHUTTLE.object_key("shuttle.csv.gz"), b"broken")
     third = platform.result_of(*load)
     assert third["shuttle"] == {"written": 1, "unchanged": 0}
+
+
+def test_event_times_are_shifted_to_now_with_all_gaps_kept_and_every_result_says_so(platform, datasets_dir, tables):
+    load = ("ingestion", "load", "--dataset", "all", "--folder", str(datasets_dir))
+    before = datetime.now(UTC)
+    loaded = platform.result_of(*load, "--shift-to-now")
+    assert "event_time_shift_seconds" not in loaded["adult"]  # it has no times
+    for name in ("shuttle", "movielens"):
+        result = platform.result_of("ingestion", "download", "--dataset", name)
+        shifted, original = platform.data.read_table(result["data"])["event_time"], tables(name).raw["event_time"]
+        assert before - timedelta(seconds=1) <= shifted.max() <= datetime.now(UTC)
+        (shift,) = (shifted - original).unique()
+        assert shift.total_seconds() == result["event_time_shift_seconds"] == loaded[name]["event_time_shift_seconds"]
+        assert datetime.fromisoformat(loaded[name]["newest_event"]) == shifted.max()
+
+
+def test_a_shift_stays_until_it_is_taken_back_and_the_data_version_is_that_of_the_files(platform, datasets_dir):
+    load = ("ingestion", "load", "--dataset", "shuttle", "--folder", str(datasets_dir))
+    assert platform.result_of(*load) == {"shuttle": {"written": 1, "unchanged": 0}}
+    plain = platform.result_of("ingestion", "download", "--dataset", "shuttle")
+    first = platform.result_of(*load, "--shift-to-now")["shuttle"]
+    again = platform.result_of(*load)["shuttle"]
+    assert again == first and first["event_time_shift_seconds"] > 0
+    shifted = platform.result_of("ingestion", "download", "--dataset", "shuttle")
+    assert shifted["data_version"] == plain["data_version"]
+    assert platform.result_of(*load, "--no-shift-to-now") == {"shuttle": {"written": 0, "unchanged": 1}}
+    assert platform.result_of("ingestion", "download", "--dataset", "shuttle") == plain
+
+
+def test_what_is_downloaded_carries_its_version_and_shift(platform, datasets_dir):
+    load = ("ingestion", "load", "--dataset", "shuttle", "--folder", str(datasets_dir))
+    platform.result_of(*load, "--shift-to-now")
+    result = platform.result_of("ingestion", "download", "--dataset", "shuttle")
+    attributes = platform.data.read_table(result["data"]).attrs
+    assert attributes == {name: result[name] for name in ("data_version", "event_time_shift_seconds")}
+    raw = RawData(platform.settings).read("shuttle")
+    assert (raw.data_version, raw.shift_seconds) == tuple(attributes.values())
 
 
 def test_loading_makes_the_bucket(platform, datasets_dir, monkeypatch):

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from math import isnan
@@ -8,9 +9,11 @@ import pandas as pd
 import pytest
 
 from mlops import datasets
-from mlops.datasets.declaration import LABEL
+from mlops.datasets.declaration import EVENT_TIME, LABEL
 from mlops.registry.promotion import promote
-from mlops.training.commands import RUN_KEY
+from mlops.registry.record import RUN_KEY
+from mlops.result import Refused
+from mlops.training.columns import columns_of, features_of
 from mlops.training.hyperparameters import Hyperparameters
 from mlops.training.model import build, train_model
 from mlops.training.score import score, score_predictions
@@ -51,7 +54,7 @@ def test_what_was_not_in_the_training_set_is_scored(tables):
 
 
 def test_nothing_is_fitted_before_training(tables):
-    pipeline = build(SHUTTLE, SMALL)
+    pipeline = build(SHUTTLE.features, SMALL)
     assert not [name for name in vars(pipeline.named_steps["encode"]) if name.endswith("_") and name != "verbose_"]
 
 
@@ -77,6 +80,50 @@ def test_an_undefined_score_is_nan_and_not_logged(labels, probability):
     scores = score_predictions(np.array(labels), np.array([1, 1]), np.array(probability))
     assert isnan(scores.auc)
     assert "test_auc" not in scores.metrics("test")
+
+
+def test_what_is_gained_over_the_larger_class_is_counted_on_the_smaller_one():
+    few, many = np.array([1, 1, 0, 0, 0]), np.array([1, 1, 1, 0, 0])
+    predicted, probability = np.array([1, 0, 1, 0, 0]), np.array([0.9, 0.1, 0.8, 0.2, 0.3])
+    mostly_negative = score_predictions(few, predicted, probability)
+    assert (mostly_negative.gained, mostly_negative.lost, mostly_negative.baseline_f1) == (1, 1, 0.0)
+    mostly_positive = score_predictions(many, predicted, probability)
+    assert (mostly_positive.gained, mostly_positive.lost) == (2, 1)
+    assert mostly_positive.baseline_f1 == pytest.approx(2 * 3 / (5 + 3))
+
+
+def test_a_feature_views_columns_are_read_by_their_type_and_declared_ones_as_declared():
+    movielens = datasets.get("movielens")
+    table = pd.DataFrame(
+        {
+            "user_events": pd.array([3, None], "Int64"),
+            "is_new": [True, False],
+            "nickname": ["a", None],
+            "gender": ["F", "M"],
+            "age": [24, 31],
+            "rating": [5, 1],
+            EVENT_TIME: pd.to_datetime(["2026-01-01", "2026-01-02"], utc=True),
+            LABEL: [1, 0],
+        }
+    )
+    features = features_of(table, movielens)
+    kinds = {column.name: column.kind for column in columns_of(features, movielens)}
+    assert kinds == {
+        "user_events": "number",
+        "is_new": "number",
+        "nickname": "identifier",
+        "gender": "category",
+        "age": "integer",
+    }, "neither the label nor what it is made of"
+    assert {str(features[name].dtype) for name in ("user_events", "is_new", "age")} == {"float64"}
+    assert isnan(features["user_events"][1])
+    assert features["nickname"][1] is None
+
+
+def test_a_column_of_times_is_refused():
+    table = pd.DataFrame({"since": pd.to_datetime(["2026-01-01"]), LABEL: [1]})
+    with pytest.raises(Refused, match="column since holds times"):
+        features_of(table, SHUTTLE)
 
 
 @pytest.fixture
@@ -181,13 +228,25 @@ def test_another_dag_run_trains_a_run_of_its_own(platform, keys):
     assert platform.tracking.run(first["run_id"]).info.status == "FINISHED"
 
 
-def test_a_training_that_fails_leaves_no_finished_run(platform, keys, tables):
-    platform.data.write_table("runs/train.parquet", tables("shuttle").train.assign(f1="text"))
+def test_a_training_that_fails_leaves_no_finished_run(platform, keys, monkeypatch):
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("mlops.training.model.train_model", fail)
     cause = platform.failure_of(
         *("training", "fit", "--dataset", "shuttle", "--train", "runs/train.parquet", "--data-version", "d1")
     )
-    assert "could not convert string to float" in cause
+    assert cause == "MemoryError: no room"
     assert [run.info.status for run in runs(platform)] == ["FAILED"]
+
+
+def test_a_column_that_is_not_as_declared_is_refused_before_anything_is_logged(platform, keys, tables):
+    platform.data.write_table("runs/train.parquet", tables("shuttle").train.assign(f1="text"))
+    cause = platform.failure_of(
+        *("training", "fit", "--dataset", "shuttle", "--train", "runs/train.parquet", "--data-version", "d1"), code=65
+    )
+    assert "column f1 is declared as integer and is none (could not convert string to float: 'text')" in cause
+    assert runs(platform) == []
 
 
 def test_a_good_model_passes_the_gate_and_its_run_says_so(platform, keys):
@@ -197,6 +256,9 @@ def test_a_good_model_passes_the_gate_and_its_run_says_so(platform, keys):
     assert result["accuracy"] > 0.95 > result["baseline_accuracy"] > 0.92
     run = platform.tracking.run(run_id)
     assert run.data.tags["maestro.gate"] == "passed"
+    assert run.data.tags["maestro.gate.reasons"] == "[]"
+    assert run.data.metrics["test_gain_lower"] < run.data.metrics["test_gain"] < run.data.metrics["test_gain_upper"]
+    assert result["gain_lower"] > 0.02 and result["confidence"] == 0.95
     assert run.data.metrics["test_f1"] == pytest.approx(result["f1"], abs=1e-6)
     assert run.data.metrics["test_true_positives"] > 0
 
@@ -209,6 +271,34 @@ def test_always_guessing_the_larger_class_is_refused_though_its_accuracy_is_abov
     assert not result["passed"]
     assert any("majority baseline" in reason for reason in result["reasons"])
     assert any("F1 0.0000" in reason for reason in result["reasons"])
+    tags = platform.tracking.run(run_id).data.tags
+    assert tags["maestro.gate"] == "refused"
+    assert json.loads(tags["maestro.gate.reasons"]) == result["reasons"]
+
+
+def test_a_confidence_that_is_none_is_refused_by_the_command_line(platform, capsys):
+    line = ["--accuracy-threshold", "0.8", "--f1-threshold", "0.8", "--baseline-margin", "0.02", "--confidence", "95"]
+    with pytest.raises(SystemExit):
+        platform.run("training", "evaluate", "--dataset", "shuttle", "--run-id", "r", "--test", "k", *line)
+    assert "95 does not lie between 0 and 1" in capsys.readouterr().err
+
+
+def test_a_test_set_of_other_columns_is_refused_with_the_remedy(platform, keys, tables):
+    run_id = fit(platform)["run_id"]
+    platform.data.write_table("runs/other.parquet", tables("shuttle").test.rename(columns={"f1": "g1"}))
+    cause = platform.failure_of(
+        *("training", "evaluate", "--dataset", "shuttle", "--run-id", run_id, "--test", "runs/other.parquet"),
+        *("--accuracy-threshold", "0.8", "--f1-threshold", "0.8", "--baseline-margin", "0.02"),
+        code=65,
+    )
+    assert "columns are missing" in cause and "give the test set that was made with its training set" in cause
+
+
+def test_an_undefined_score_on_the_training_set_is_refused(platform, keys, tables):
+    train = tables("shuttle").train
+    platform.data.write_table("runs/train.parquet", train[train[LABEL] == 0].head(500))
+    result = evaluate(platform, fit(platform)["run_id"])
+    assert result["reasons"] == ["train_auc is not a number: the model or its data is broken"]
 
 
 def test_a_test_set_of_one_class_gives_no_number_and_is_refused(platform, keys, tables):
@@ -216,7 +306,7 @@ def test_a_test_set_of_one_class_gives_no_number_and_is_refused(platform, keys, 
     platform.data.write_table("runs/one-class.parquet", test[test[LABEL] == 0])
     result = evaluate(platform, fit(platform)["run_id"], test="runs/one-class.parquet")
     assert result["auc"] is None
-    assert result["reasons"] == ["auc is not a number: the model or the test set is broken"]
+    assert result["reasons"] == ["auc is not a number: the model or its data is broken"]
 
 
 def test_a_model_worse_than_production_is_refused(platform, keys, tables):

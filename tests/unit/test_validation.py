@@ -7,7 +7,7 @@ import pytest
 
 from mlops import datasets
 from mlops.datasets.declaration import LABEL
-from mlops.ingestion.read import read_dataset
+from mlops.datasets.read import read_dataset
 from mlops.result import REFUSED
 from mlops.validation.check import check
 from mlops.validation.suite import conform

@@ -1,6 +1,6 @@
 {{/*
 A value of `connections` or `variables` as JSON {"v": ...}: each string rendered as a template, and in place of a
-secretKeyRef the name of the environment variable that holds it.
+secretKeyRef the name of the environment variable that holds it, or nothing where it names no Secret.
   (dict "root" $ "value" value)
 */}}
 {{- define "airflow.rendered" -}}
@@ -10,10 +10,14 @@ secretKeyRef the name of the environment variable that holds it.
 {{- else if kindIs "map" .value -}}
 {{- $rendered = dict -}}
 {{- if hasKey .value "secretKeyRef" -}}
-{{- $rendered = dict "environment" (include "airflow.secretVariable" .value.secretKeyRef) -}}
+{{- $refs := include "airflow.secretRefs" . | fromJson -}}
+{{- $rendered = empty $refs | ternary nil (dict "environment" (keys $refs | join "")) -}}
 {{- else -}}
 {{- range $key, $value := .value -}}
-{{- $_ := set $rendered $key (include "airflow.rendered" (dict "root" $.root "value" $value) | fromJson).v -}}
+{{- $entry := include "airflow.rendered" (dict "root" $.root "value" $value) | fromJson -}}
+{{- if not (kindIs "invalid" $entry.v) -}}
+{{- $_ := set $rendered $key $entry.v -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -21,16 +25,20 @@ secretKeyRef the name of the environment variable that holds it.
 {{- end -}}
 
 {{/*
-The secretKeyRefs in a value, as JSON: environment variable -> secretKeyRef.
+The secretKeyRefs in a value that name a Secret, as JSON: environment variable -> secretKeyRef.
+  (dict "root" $ "value" value)
 */}}
 {{- define "airflow.secretRefs" -}}
 {{- $refs := dict -}}
-{{- if kindIs "map" . -}}
-{{- if hasKey . "secretKeyRef" -}}
-{{- $_ := set $refs (include "airflow.secretVariable" .secretKeyRef) .secretKeyRef -}}
+{{- if kindIs "map" .value -}}
+{{- with .value.secretKeyRef -}}
+{{- with tpl .name $.root -}}
+{{- $ref := merge (dict "name" .) $.value.secretKeyRef -}}
+{{- $_ := set $refs (include "airflow.secretVariable" $ref) $ref -}}
+{{- end -}}
 {{- else -}}
-{{- range . -}}
-{{- $refs = merge $refs (include "airflow.secretRefs" . | fromJson) -}}
+{{- range .value -}}
+{{- $refs = merge $refs (include "airflow.secretRefs" (dict "root" $.root "value" .) | fromJson) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -45,7 +53,7 @@ SECRET_{{ printf "%s/%s" .name .key | sha256sum | trunc 8 | upper }}
 Entries of the environment that hold the Secrets which connections and variables name.
 */}}
 {{- define "airflow.settingsEnv" -}}
-{{- range $name, $ref := include "airflow.secretRefs" (dict "connections" .Values.connections "variables" .Values.variables) | fromJson }}
+{{- range $name, $ref := include "airflow.secretRefs" (dict "root" . "value" (dict "connections" .Values.connections "variables" .Values.variables)) | fromJson }}
 - name: {{ $name }}
   valueFrom:
     secretKeyRef:

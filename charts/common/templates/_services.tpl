@@ -6,6 +6,8 @@ mlflow: mlflow
 airflow: airflow-api-server
 modelServer: model-server
 statsd: airflow-statsd
+redis: redis
+feast: feast
 {{- end -}}
 
 {{/*

@@ -1,6 +1,7 @@
 {{/*
-The environment of a task pod. Its keys are the fields of mlops.config.Settings; a contract test compares them.
-  (dict "root" $)
+The environment of a task pod. Its keys are the fields of mlops.config.Settings; a contract test compares them. A Secret
+that is missing keeps a pod from starting: one that has no use for the feature store is told no passwords of it.
+  (dict "root" $ "featureStore" false), true where it is not said
 */}}
 {{- define "common.taskEnv" -}}
 - name: MLFLOW_TRACKING_URI
@@ -20,9 +21,48 @@ The environment of a task pod. Its keys are the fields of mlops.config.Settings;
   value: {{ include "common.fullname" (dict "root" .root "component" "model-server") | quote }}
 - name: MAESTRO_MODEL_SERVER_URL
   value: {{ include "common.serviceUrl" (dict "root" .root "service" "modelServer") | quote }}
+- name: MAESTRO_FEAST_BUCKET
+  value: {{ .root.Values.global.buckets.feast | quote }}
+- name: MAESTRO_FEAST_REGISTRY
+  value: {{ include "common.postgresql.url" (dict "root" .root "database" "feast" "scheme" "postgresql+psycopg2") | quote }}
+- name: MAESTRO_FEAST_URL
+  value: {{ include "common.serviceUrl" (dict "root" .root "service" "feast") | quote }}
+- name: MAESTRO_REDIS_HOST
+  value: {{ include "common.redis.host" . | quote }}
+- name: MAESTRO_REDIS_PORT
+  value: {{ include "common.redis.port" . | quote }}
+{{ include "common.featureStorePasswords" . }}
+- name: MAESTRO_STATSD_HOST
+  value: {{ include "common.serviceHost" (dict "root" .root "service" "statsd") | quote }}
+- name: MAESTRO_STATSD_PORT
+  value: {{ include "common.servicePort" (dict "root" .root "service" "statsd") | quote }}
 {{- with include "common.notificationsEnv" . }}
 {{ . }}
 {{- end }}
+{{- end -}}
+
+{{/*
+Entries of the environment: the passwords of Feast's registry and of the online store.
+  (dict "root" $ "featureStore" false), true where it is not said
+*/}}
+{{- define "common.featureStorePasswords" -}}
+{{- if eq (toString .featureStore) "false" -}}
+- name: MAESTRO_FEAST_REGISTRY_PASSWORD
+  value: not-told
+- name: MAESTRO_REDIS_PASSWORD
+  value: not-told
+{{- else -}}
+- name: MAESTRO_FEAST_REGISTRY_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "common.postgresql.secretName" . }}
+      key: feast-password
+- name: MAESTRO_REDIS_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "common.redis.secretName" . }}
+      key: redis-password
+{{- end -}}
 {{- end -}}
 
 {{/*

@@ -1,0 +1,53 @@
+"""
+### Are the newest rows still what the models were made for?
+
+Checks the newest window of a dataset against its declaration (schema, then quality), compares it with the stored
+reference (drift, anomalies), and writes one page of all of it, also when a check failed: the run fails after that.
+Drift and anomalies raise an alert and do not fail the run. People are told once of what is wrong with a window,
+however often it is looked at.
+
+Choose the dataset and the window in the trigger form. Thresholds are the Variables `data_max_age_hours`,
+`drift_effect_threshold` and `anomaly_rate_threshold`. The reference is the earliest 60 % of the set, stored at the
+first run; `python -m mlops monitoring reference` stores a new one.
+"""
+
+from datetime import timedelta
+from functools import partial
+
+from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param
+
+from mlops.airflow.alerts import deadline_missed, task_broke
+from mlops.airflow.operator import task_pod
+from mlops.datasets import names
+
+with DAG(
+    dag_id="data_validation_pipeline",
+    description="Schema, quality, drift and anomalies of the newest rows, and a report",
+    doc_md=__doc__,
+    schedule="0 */6 * * *",
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    params={
+        "dataset": Param("shuttle", type="string", enum=names(), description="A dataset of mlops/datasets"),
+        "window_hours": Param(24, type="number", minimum=1, description="Hours before the newest event"),
+    },
+    # Of what it refuses, generate_report tells once a window.
+    default_args={"on_failure_callback": task_broke},
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(minutes=15),
+        callback=AsyncCallback(deadline_missed),
+    ),
+    tags=["ml", "monitoring"],
+):
+    step = partial(task_pod, dataset="{{ params.dataset }}", timeout=timedelta(minutes=5))
+    look = partial(step, window_hours="{{ params.window_hours }}")
+    schema = look("validate_schema", "monitoring", "schema")
+    quality = look("check_quality", "monitoring", "quality", max_age="{{ var.value.data_max_age_hours }}")
+    drift = look("detect_drift", "monitoring", "drift", effect_threshold="{{ var.value.drift_effect_threshold }}")
+    anomalies = look(
+        "detect_anomalies", "monitoring", "anomalies", rate_threshold="{{ var.value.anomaly_rate_threshold }}"
+    )
+    report = step("generate_report", "monitoring", "report", trigger_rule="all_done")
+    schema >> quality >> [drift, anomalies] >> report

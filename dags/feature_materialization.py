@@ -1,0 +1,59 @@
+"""
+### The newest feature values into the online store, every night
+
+Looks whether the feature store is set up as the code says, puts each entity's newest values of the last
+`feature_materialization_days` days (a Variable) from the offline store into Redis, and compares what is served of
+sampled entities with the offline store. A value is never replaced by an older one, so this may be repeated, overlap
+with another run, or end half way.
+
+Its last task updates the asset `online-features`, which a DAG that needs fresh features can wait for.
+"""
+
+from datetime import timedelta
+from functools import partial
+
+from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference
+
+from mlops.airflow.alerts import deadline_missed, task_failed
+from mlops.airflow.fresh import ONLINE_FEATURES
+from mlops.airflow.operator import task_pod
+
+with DAG(
+    dag_id="feature_materialization",
+    description="The newest feature values into the online store",
+    doc_md=__doc__,
+    schedule="0 2 * * *",
+    catchup=False,  # a later run brings all that an earlier one would have
+    max_active_runs=1,  # two at once would do no harm, and the work twice
+    is_paused_upon_creation=False,
+    default_args={"on_failure_callback": task_failed},
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,  # the logical date of a backfilled run lies long ago
+        interval=timedelta(minutes=30),
+        callback=AsyncCallback(deadline_missed),
+    ),
+    tags=["features"],
+):
+    step = partial(task_pod, image="feast", timeout=timedelta(minutes=10))
+    days = "{{ var.value.feature_materialization_days }}"
+    check = step("validate_feature_store", "features", "validate-store")
+    materialize = step(
+        "materialize_features",
+        "materialization",
+        "run",
+        days=days,
+        end="{{ dag_run.data_interval_end or dag_run.run_after }}",  # a run by hand has no interval
+        size="medium",
+        pool="materialization",
+        timeout=timedelta(minutes=20),
+    )
+    validate = step(
+        "validate_online_features",
+        "materialization",
+        "validate",
+        days=days,
+        end=materialize.result("end"),
+        sample=200,
+        outlets=[ONLINE_FEATURES],
+    )
+    check >> materialize >> validate

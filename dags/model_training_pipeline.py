@@ -1,0 +1,95 @@
+"""
+### A model from the feature store, every Sunday
+
+Waits until the online features are fresh, validates a declared dataset, has Feast join each row with the features as
+they were known at its event, trains, and judges the model on the test set by the one gate of this platform: accuracy
+and F1 above their thresholds, and accuracy better than the majority class's by a margin, with a confidence interval. A
+model that passes is registered with a card and the alias `staging`; otherwise the reasons stand in the log and the
+result of `skip_registration` and in the tags of the MLflow run.
+
+Choose the dataset in the trigger form. Thresholds are the Variables `model_accuracy_threshold`, `model_f1_threshold`,
+`model_baseline_margin` and `model_confidence`.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param, TaskGroup, task
+
+from mlops.airflow.alerts import deadline_missed, task_failed
+from mlops.airflow.fresh import FreshFeatures
+from mlops.airflow.operator import task_pod
+from mlops.datasets import get, names
+
+# Features are joined as of a row's event: a dataset without event times has none.
+WITH_EVENT_TIMES = [name for name in names() if get(name).event_time]
+
+
+@task.branch(
+    owner="maestro",
+    retries=2,
+    retry_delay=timedelta(minutes=1),
+    retry_exponential_backoff=2.0,
+    execution_timeout=timedelta(minutes=5),
+)
+def decide(evaluation: Mapping[str, Any]) -> str:
+    """Which way the run goes, so that people see it in the graph."""
+    return "register_model" if evaluation["passed"] else "skip_registration"
+
+
+with DAG(
+    dag_id="model_training_pipeline",
+    description="From fresh features to a registered model",
+    doc_md=__doc__,
+    schedule="0 4 * * 0",
+    catchup=False,
+    max_active_runs=1,  # two runs at once would race for the alias `staging`
+    is_paused_upon_creation=False,
+    params={
+        "dataset": Param("shuttle", type="string", enum=WITH_EVENT_TIMES, description="A dataset with event times")
+    },
+    default_args={"on_failure_callback": task_failed},
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(hours=2),
+        callback=AsyncCallback(deadline_missed),
+    ),
+    tags=["ml", "training", "features"],
+):
+    step = partial(task_pod, timeout=timedelta(minutes=15))
+    of_dataset = partial(step, dataset="{{ params.dataset }}")
+    fresh = FreshFeatures(task_id="fresh_features")
+    with TaskGroup("validate_data") as validate_data:
+        download = of_dataset("download", "ingestion", "download")
+        validate = of_dataset("validate", "validation", "validate", data=download.result("data"))
+        download >> validate
+    features = of_dataset(
+        "get_features", "features", "historical", data=download.result("data"), image="feast", size="medium"
+    )
+    train = of_dataset(
+        "train_model",
+        "training",
+        "fit",
+        train=features.result("train"),
+        data_version=download.result("data_version"),
+        feature_service=features.result("feature_service"),
+        size="medium",
+        pool="training",
+        timeout=timedelta(minutes=30),
+    )
+    evaluate = of_dataset(
+        "evaluate_model",
+        "training",
+        "evaluate",
+        run_id=train.result("run_id"),
+        test=features.result("test"),
+        accuracy_threshold="{{ var.value.model_accuracy_threshold }}",
+        f1_threshold="{{ var.value.model_f1_threshold }}",
+        baseline_margin="{{ var.value.model_baseline_margin }}",
+        confidence="{{ var.value.model_confidence }}",
+    )
+    register = of_dataset("register_model", "registry", "register", run_id=train.result("run_id"))
+    skip = step("skip_registration", "registry", "skip", run_id=train.result("run_id"))
+    fresh >> validate_data >> features >> train >> evaluate >> decide(evaluate.output) >> [register, skip]

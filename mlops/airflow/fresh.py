@@ -1,0 +1,79 @@
+"""Waits, inside Airflow, until the online features are fresh."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Asset, BaseSensorOperator
+from airflow.sdk.exceptions import AirflowSensorTimeout
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+ONLINE_FEATURES = Asset("online-features")  # the last task of feature_materialization updates it
+
+
+class FreshFeatures(BaseSensorOperator):
+    """Succeeds at once where feature_materialization has ended well within `max_age`, else when it next does.
+
+    It holds no slot between two looks. A look is one request to Airflow's own API, so it needs no pod.
+    """
+
+    def __init__(
+        self,
+        *,
+        # Materialization is daily and may take its two hours: a day's run that came late is fresh, one left out is not.
+        max_age: timedelta = timedelta(hours=26),
+        # Longer than a materialization takes, so one that runs already, or is triggered now, is waited for.
+        timeout: timedelta | float | None = timedelta(hours=1),
+        poke_interval: timedelta | float = timedelta(minutes=1),
+        mode: str = "reschedule",
+        execution_timeout: timedelta | None = timedelta(minutes=5),  # of one look
+        # As of a pod (see operator.py). A wait that was in vain is not tried again.
+        retries: int | None = 2,
+        retry_delay: timedelta | float = timedelta(minutes=1),
+        retry_exponential_backoff: float = 2.0,
+        owner: str = "maestro",
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            timeout=timeout,
+            poke_interval=poke_interval,
+            mode=mode,
+            execution_timeout=execution_timeout,
+            retries=retries,
+            retry_delay=retry_delay,
+            retry_exponential_backoff=retry_exponential_backoff,
+            owner=owner,
+            inlets=[ONLINE_FEATURES],
+            **options,
+        )
+        self.max_age = max_age
+
+    def poke(self, context: Context) -> bool:
+        """Whether the newest update is at most `max_age` old."""
+        newest = _newest(context)
+        self.log.info("online features: %s", _told(newest))
+        return newest is not None and datetime.now(UTC) - newest <= self.max_age
+
+    def execute(self, context: Context) -> Any:
+        """Raises AirflowSensorTimeout, with the remedy, after `timeout`."""
+        try:
+            return super().execute(context)
+        except AirflowSensorTimeout as error:
+            limit = f"{self.max_age / timedelta(hours=1):g} h"
+            raise AirflowSensorTimeout(
+                f"the online features are not fresh: {_told(_newest(context))}, and {limit} ago is the limit: "
+                "trigger feature_materialization, or see why its last run failed, then clear this task"
+            ) from error
+
+
+def _newest(context: Context) -> datetime | None:
+    """When the features were last updated; None where they never were."""
+    last = list(context["inlet_events"][ONLINE_FEATURES].ascending(False).limit(1))
+    return last[0].timestamp if last else None
+
+
+def _told(newest: datetime | None) -> str:
+    return "never updated" if newest is None else f"last updated at {newest.isoformat(timespec='seconds')}"

@@ -1,0 +1,210 @@
+"""The feature repository: which features there are, whose they are, and which data set trains on which of them.
+
+The declarations are plain, so that computing features needs no Feast; `objects` makes Feast's own objects of them.
+A registered model depends on the names and types here: `features apply` refuses a change that would break one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal
+
+from mlops import datasets
+from mlops.result import Failure
+
+if TYPE_CHECKING:
+    from feast.feast_object import FeastObject
+
+    from mlops.stores.feature_store import FeatureStoreConfig
+
+Dtype = Literal["Float64", "Int64", "String"]
+
+WINDOWS = (10, 60)  # minutes: the last readings, and the level they leave
+STATISTICS = ("mean", "std", "min", "max")
+RECENT_DAYS = 30
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entity: the thing that features are about. column: its identifier, in the raw set and in requests."""
+
+    name: str
+    column: str
+    description: str
+
+
+@dataclass(frozen=True)
+class View:
+    """Features of one entity, computed from one data set; features: name -> type."""
+
+    name: str
+    description: str
+    dataset: str
+    key: Key
+    features: Mapping[str, Dtype]
+
+    @property
+    def file(self) -> str:
+        """Where its rows lie in the feast bucket."""
+        return f"{self.name}/{self.dataset}.parquet"
+
+
+@dataclass(frozen=True)
+class Service:
+    """The features that a model is trained on and served with.
+
+    before: how long before a row's event its features are read. Where the features count the very events that are to
+        be predicted, this keeps a label out of its own features.
+    """
+
+    name: str
+    description: str
+    dataset: str
+    views: tuple[View, ...]
+    before: timedelta = timedelta()
+
+    @property
+    def features(self) -> dict[str, str]:
+        """The type of each feature by its column in a training table, in declared order."""
+        return {name: dtype for view in self.views for name, dtype in view.features.items()}
+
+    @property
+    def schema(self) -> dict[str, str]:
+        """The type of each feature by its Feast reference, `view:feature`."""
+        return {f"{view.name}:{name}": dtype for view in self.views for name, dtype in view.features.items()}
+
+
+MACHINE = Key("machine", "machine", "A machine with sensors.")
+USER = Key("user", "user_id", "A person who rates films.")
+ITEM = Key("item", "item_id", "A film.")
+
+SENSORS = tuple(column.name for column in datasets.get("shuttle").features)
+
+
+def _windows_of(sensor: str) -> dict[str, Dtype]:
+    windows = (f"{sensor}_{statistic}_{minutes}m" for minutes in WINDOWS for statistic in STATISTICS)
+    return dict.fromkeys((sensor, *windows), "Float64")
+
+
+def _activity(who: str) -> dict[str, Dtype]:
+    return {
+        f"{who}_events": "Int64",
+        f"{who}_click_rate": "Float64",
+        f"{who}_events_{RECENT_DAYS}d": "Int64",
+        f"{who}_click_rate_{RECENT_DAYS}d": "Float64",
+        f"{who}_seconds_since_last": "Int64",
+    }
+
+
+VIEWS = (
+    View(
+        "sensor_windows",
+        f"Each sensor's reading, and its mean, spread and range over the last {WINDOWS[0]} and {WINDOWS[1]} minutes.",
+        dataset="shuttle",
+        key=MACHINE,
+        features={name: dtype for sensor in SENSORS for name, dtype in _windows_of(sensor).items()},
+    ),
+    View(
+        "user_activity",
+        f"How much a user rated and liked, over all and in the last {RECENT_DAYS} days.",
+        dataset="movielens",
+        key=USER,
+        features=_activity("user"),
+    ),
+    View(
+        "item_activity",
+        f"How much a film was rated and liked, over all and in the last {RECENT_DAYS} days.",
+        dataset="movielens",
+        key=ITEM,
+        features=_activity("item"),
+    ),
+    View(
+        "user_profile",
+        "What a user said of themselves.",
+        dataset="movielens",
+        key=USER,
+        features={"age": "Int64", "gender": "String", "occupation": "String"},
+    ),
+)
+
+SERVICES = (
+    Service(
+        "sensor_failure_v1",
+        "Whether a machine is in a state that it should not be in.",
+        dataset="shuttle",
+        views=tuple(view for view in VIEWS if view.dataset == "shuttle"),
+    ),
+    Service(
+        "click_through_v1",
+        "Whether a user clicks on a film.",
+        dataset="movielens",
+        views=tuple(view for view in VIEWS if view.dataset == "movielens"),
+        before=timedelta(seconds=1),  # times there are whole seconds, so nothing is lost but the event itself
+    ),
+)
+
+
+def datasets_with_features() -> list[str]:
+    """The data sets that features are computed from, sorted."""
+    return sorted({view.dataset for view in VIEWS})
+
+
+def views_of(dataset: str) -> tuple[View, ...]:
+    """The views computed from a data set. Raises Failure where there is none."""
+    found = tuple(view for view in VIEWS if view.dataset == dataset)
+    if not found:
+        raise Failure(_without(dataset, "view"))
+    return found
+
+
+def service_of(dataset: str) -> Service:
+    """The service that the data set's model is trained on. Raises Failure where there is none."""
+    found = next((service for service in SERVICES if service.dataset == dataset), None)
+    if found is None:
+        raise Failure(_without(dataset, "service"))
+    return found
+
+
+def objects(config: FeatureStoreConfig) -> list[FeastObject]:
+    """Everything declared here as Feast's objects, each after those that it names."""
+    from feast import Entity, FeatureService, FeatureView, Field, ValueType, types
+
+    entities = {
+        key: Entity(name=key.name, join_keys=[key.column], value_type=ValueType.STRING, description=key.description)
+        for key in dict.fromkeys(view.key for view in VIEWS)
+    }
+    views = {
+        view.name: FeatureView(
+            name=view.name,
+            description=view.description,
+            entities=[entities[view.key]],
+            # The join key's type is said as well, so that Feast does not read the files to find it.
+            schema=[
+                Field(name=view.key.column, dtype=types.String),
+                *(Field(name=name, dtype=getattr(types, dtype)) for name, dtype in view.features.items()),
+            ],
+            source=config.source(view.name),
+            ttl=timedelta(),  # a value holds until the next one: age is judged where a value is used
+            tags={"dataset": view.dataset},
+        )
+        for view in VIEWS
+    }
+    services = [
+        FeatureService(
+            name=service.name,
+            description=service.description,
+            features=[views[view.name] for view in service.views],
+            tags={"dataset": service.dataset},
+        )
+        for service in SERVICES
+    ]
+    return [*entities.values(), *views.values(), *services]
+
+
+def _without(dataset: str, what: str) -> str:
+    known = ", ".join(datasets_with_features())
+    return (
+        f"dataset {dataset!r} has no feature {what}: use one of {known}, or declare one in mlops/features/repository.py"
+    )

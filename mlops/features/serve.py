@@ -1,0 +1,177 @@
+"""Feast's feature server, made to say what is wrong: stock Feast answers an unknown entity with nulls marked PRESENT.
+
+Of its addresses only those that read are kept. What it could write, by /push and /materialize, would go round the
+compare-and-set of `materialization run`.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from feast import FeatureStore, FeatureView
+from feast import metrics as feast_metrics
+from feast.errors import FeastObjectNotFoundException
+from feast.feature_server import GetOnlineFeaturesRequest, get_app
+from starlette.responses import JSONResponse
+
+from mlops.config import Settings
+from mlops.features.built import find_built
+from mlops.features.repository import datasets_with_features
+from mlops.result import Failure
+from mlops.stores.feature_store import FeatureStoreConfig, feast_bucket, open_configured
+from mlops.stores.raw import SHIFT_FIELD
+
+_ONLINE_FEATURES = "/get-online-features"
+_KEPT = {"/health", "/openapi.json", "/docs"}
+_EVERY = 60.0  # seconds after which a change of the registry or of a shift shows
+_NEVER = "1970-01-01T00:00:00Z"  # Feast's time of what is not in the online store
+_SHOWN = 10  # entities in a message
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings, port: int, metrics_port: int | None) -> None:
+    """Serves until it is told to stop. Raises Failure where the registry is away."""
+    store = open_configured(replace(FeatureStoreConfig.of(settings), registry_cache=0))
+    refresh = Refresh(store, settings)
+    if metrics_port is not None:
+        feast_metrics.start_metrics_server(store, port=metrics_port)
+    refresh.start()
+    uvicorn.run(application(store, refresh.shifts), host="0.0.0.0", port=port, access_log=False, log_level="warning")  # noqa: S104
+
+
+def application(store: FeatureStore, shifts: Mapping[str, int]) -> FastAPI:
+    """Feast's application with POST /get-online-features checked before and after.
+
+    shifts: by how many seconds the event times of a dataset are shifted; it may change while the server runs.
+    """
+    app: FastAPI = get_app(store, registry_ttl_sec=0)  # its timer ends for good when PostgreSQL is away once
+    routes = {getattr(route, "path", ""): route for route in app.routes}
+    stock = routes[_ONLINE_FEATURES].endpoint  # type: ignore[attr-defined]
+    app.router.routes[:] = [route for path, route in routes.items() if path in _KEPT]
+
+    @app.post(_ONLINE_FEATURES)
+    async def get_online_features(request: GetOnlineFeaturesRequest) -> JSONResponse:
+        columns = requested(store, request)
+        check_entities(request, columns.values())
+        response: JSONResponse = await stock(request)
+        answer = json.loads(bytes(response.body))
+        absent = missing(request, columns, answer)
+        if absent:
+            more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+            raise HTTPException(
+                404,
+                f"not in the online store: {'; '.join(absent[:_SHOWN])}{more}: check the identifiers, or run the DAG "
+                "feature_materialization for a window that has events of theirs",
+            )
+        shifted = {view.tags.get("dataset", ""): view.name for view in columns.values()}
+        note = {name: shifts[name] for name in sorted(shifted) if shifts.get(name)}
+        if note:
+            answer["metadata"][SHIFT_FIELD] = note
+        return JSONResponse(answer)
+
+    return app
+
+
+def requested(store: FeatureStore, request: GetOnlineFeaturesRequest) -> dict[str, FeatureView]:
+    """The view of each column that is asked for. Raises HTTPException for what there is not, naming what there is."""
+    if bool(request.feature_service) == bool(request.features):
+        raise HTTPException(422, "give either 'feature_service', or 'features' as a list of 'view:feature'")
+    if request.feature_service:
+        references = list(_of_service(store, request.feature_service))
+    else:
+        references = [reference.partition(":")[::2] for reference in request.features]
+    columns, problems = {}, []
+    views = {view.name: view for view in store.list_feature_views(allow_cache=True)}
+    for name, feature in references:
+        known = [field.name for field in views[name].features] if name in views else []
+        if not feature:
+            raise HTTPException(422, f"feature {name!r} is not of the form 'view:feature'")
+        if feature not in known:
+            there_is = f"view {name!r} has {', '.join(known)}" if known else f"there are the views {', '.join(views)}"
+            problems.append(f"feature '{name}:{feature}' is unknown: {there_is}")
+        else:
+            columns[f"{name}__{feature}" if request.full_feature_names else feature] = views[name]
+    if problems:
+        raise HTTPException(404, "; ".join(problems))
+    return columns
+
+
+def check_entities(request: GetOnlineFeaturesRequest, views: Iterable[FeatureView]) -> None:
+    """Raises HTTPException unless each join key of the views has a value for each row, and there is no other key."""
+    needed = {column.name: view.name for view in views for column in view.entity_columns}
+    for key, view in needed.items():
+        if key not in request.entities:
+            raise HTTPException(422, f"entity {key!r}, which view {view!r} is read by, is not in 'entities'")
+    unknown = sorted(set(request.entities) - set(needed))
+    if unknown:
+        raise HTTPException(
+            422, f"entity {unknown[0]!r} is unknown to these features: they are read by {', '.join(needed)}"
+        )
+    lengths = {key: len(values) for key, values in request.entities.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise HTTPException(422, f"'entities' needs as many values, at least one, for each key: it has {lengths}")
+
+
+def missing(
+    request: GetOnlineFeaturesRequest, columns: Mapping[str, FeatureView], answer: Mapping[str, Any]
+) -> list[str]:
+    """The entities without a row in the online store, each once for each view that lacks it.
+
+    A row that is there has the time of its event, whatever of its values are missing.
+    """
+    found: dict[str, None] = {}
+    for column, result in zip(answer["metadata"]["feature_names"], answer["results"], strict=True):
+        view = columns.get(column)
+        if view is None:
+            continue
+        for row, known_at in enumerate(result["event_timestamps"]):
+            if known_at == _NEVER:
+                keys = ", ".join(f"{key.name} {request.entities[key.name][row]!r}" for key in view.entity_columns)
+                found[f"{keys} (view {view.name})"] = None
+    return list(found)
+
+
+class Refresh:
+    """Reads the registry anew, and how far each dataset is shifted, now and then and beside the requests.
+
+    Where PostgreSQL or the bucket is away, what was read before stays: features are served from Redis alone.
+    """
+
+    def __init__(self, store: FeatureStore, settings: Settings) -> None:
+        self.shifts: dict[str, int] = {}
+        self._store, self._settings = store, settings
+
+    def start(self) -> None:
+        threading.Thread(target=self._keep, name="refresh", daemon=True).start()
+
+    def read(self) -> None:
+        self._store.refresh_registry()  # type: ignore[no-untyped-call]  # Feast keeps its copy where this fails
+        try:
+            for dataset in datasets_with_features():
+                built = find_built(feast_bucket(self._settings), dataset)
+                self.shifts[dataset] = 0 if built is None else built.shift_seconds
+        except Failure as failure:
+            log.warning("the shifts of event times stay as they were read before: %s", failure)
+
+    def _keep(self) -> None:
+        while True:
+            self.read()
+            time.sleep(_EVERY)
+
+
+def _of_service(store: FeatureStore, name: str) -> Iterator[tuple[str, str]]:
+    try:
+        service = store.get_feature_service(name, allow_cache=True)
+    except FeastObjectNotFoundException as error:
+        known = ", ".join(service.name for service in store.list_feature_services())
+        raise HTTPException(404, f"feature service {name!r} is unknown: there are {known}") from error
+    for view in service.feature_view_projections:
+        for field in view.features:
+            yield view.name, field.name

@@ -1,0 +1,58 @@
+"""Register a model that passed the gate, or say why one did not."""
+
+import argparse
+import logging
+
+from mlops import datasets
+from mlops.config import Settings
+from mlops.registry.card import FILE
+from mlops.registry.record import FEATURE_SERVICE, Record
+from mlops.registry.staging import STAGING, stage
+from mlops.result import Refused, Result
+from mlops.stores.tracking import Tracking
+
+log = logging.getLogger(__name__)
+
+
+def register(*, dataset: str, run_id: str) -> Result:
+    """Registers a run's model with its card, tags it with what it was made of, and gives it the alias `staging`."""
+    declared, tracking = datasets.get(dataset), Tracking(Settings.from_environment().mlflow_tracking_uri)
+    record = Record.read(tracking, run_id)
+    if record.params.get("dataset") != dataset:
+        raise Refused(
+            f"run {run_id} was trained on dataset {record.params.get('dataset')!r} and not on {dataset!r}: give its own"
+        )
+    if not record.passed:
+        raise Refused(f"run {run_id} did not pass the gate: {'; '.join(record.reasons)}: train a better model")
+    version = stage(tracking, declared, record)
+    log.info("version %s of %s has the alias %s", version, declared.model_name, STAGING)
+    return {
+        "registered": True,
+        "model": declared.model_name,
+        "version": version,
+        "alias": STAGING,
+        "feature_service": record.tags.get(FEATURE_SERVICE),
+        "card": f"runs:/{run_id}/{FILE}",
+    }
+
+
+def skip(*, run_id: str) -> Result:
+    """Says why a run's model is not registered; the gate wrote the reasons into the run's tags."""
+    record = Record.read(Tracking(Settings.from_environment().mlflow_tracking_uri), run_id)
+    if record.passed:
+        raise Refused(f"run {run_id} passed the gate: register it with 'python -m mlops registry register'")
+    for reason in record.reasons:
+        log.warning("not registered: %s", reason)
+    return {"registered": False, "run_id": run_id, "reasons": record.reasons}
+
+
+def _register_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", required=True)
+    _skip_options(parser)
+
+
+def _skip_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run-id", required=True, help="the MLflow run that the gate judged")
+
+
+COMMANDS = {"register": (register, _register_options), "skip": (skip, _skip_options)}

@@ -1,0 +1,89 @@
+"""What an MLflow run says of its model: written by training, read where the model is registered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from mlops.result import Refused
+
+if TYPE_CHECKING:
+    from mlops.stores.tracking import Tracking
+
+RUN_KEY = "maestro.run_key"  # the task instance that trained; see RunIdentity
+DAG_ID = "maestro.dag_id"
+DAG_RUN_ID = "maestro.dag_run_id"
+GATE = "maestro.gate"  # PASSED or REFUSED
+GATE_REASONS = "maestro.gate.reasons"  # a JSON list
+GATE_THRESHOLDS = "maestro.gate.thresholds"  # a JSON object
+FEATURE_SERVICE = "maestro.feature_service"
+FEATURE_SCHEMA = "maestro.feature_schema"  # a JSON object, {"view:feature": type}
+EVENT_TIME_SHIFT = "maestro.event_time_shift_seconds"
+DATASET = "maestro.dataset"
+DATA_VERSION = "maestro.data_version"
+CODE_VERSION = "maestro.code_version"
+
+PASSED, REFUSED = "passed", "refused"
+TRAIN, TEST = "train", "test"  # prefixes of metrics and of the period's tag
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run's parameters, metrics and tags."""
+
+    run_id: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+
+    @classmethod
+    def read(cls, tracking: Tracking, run_id: str) -> Self:
+        run = tracking.run(run_id)
+        return cls(run_id, dict(run.data.params), dict(run.data.metrics), dict(run.data.tags))
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate let the run's model pass. Raises Refused where it was not asked."""
+        verdict = self.tags.get(GATE)
+        if verdict not in (PASSED, REFUSED):
+            raise Refused(
+                f"run {self.run_id} has not been through the gate: run 'python -m mlops training evaluate' on it first"
+            )
+        return verdict == PASSED
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the gate did not let it pass."""
+        return [str(reason) for reason in json.loads(self.tags.get(GATE_REASONS, "[]"))]
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """What the gate compared with."""
+        return {name: float(value) for name, value in json.loads(self.tags.get(GATE_THRESHOLDS, "{}")).items()}
+
+    @property
+    def feature_schema(self) -> dict[str, str]:
+        """Type by `view:feature`; empty where no feature service was used."""
+        return {name: str(dtype) for name, dtype in json.loads(self.tags.get(FEATURE_SCHEMA, "{}")).items()}
+
+    @property
+    def version_tags(self) -> dict[str, str]:
+        """What the registered version is tagged with: its origin, its feature contract, its scores on the test set."""
+        copied = (DAG_ID, DAG_RUN_ID, FEATURE_SERVICE, FEATURE_SCHEMA, EVENT_TIME_SHIFT)
+        params = {DATASET: "dataset", DATA_VERSION: "data_version", CODE_VERSION: "code_version"}
+        return {
+            **{tag: self.params[param] for tag, param in params.items() if param in self.params},
+            **{tag: self.tags[tag] for tag in copied if tag in self.tags},
+            **{
+                f"maestro.{name}": repr(value)
+                for name, value in sorted(self.metrics.items())
+                if name.startswith(f"{TEST}_")
+            },
+        }
+
+
+def period_tag(part: str) -> str:
+    """The tag of the first and the last event of the training or test set, an ISO 8601 interval."""
+    return f"maestro.{part}_period"

@@ -1,0 +1,84 @@
+"""The raw sets as they lie in the data bucket: their rows, the version of their content, and their shift in time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from mlops.datasets.declaration import EVENT_TIME, Dataset
+from mlops.stores.object_store import ObjectStore
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import pandas as pd
+
+    from mlops.config import Settings
+
+# The field that says, in every result that shows a time of a shifted set, by how much it was shifted.
+SHIFT_FIELD = "event_time_shift_seconds"
+_SHIFT_FILE = "shift.json"
+
+
+@dataclass(frozen=True)
+class Shift:
+    """seconds: what is added to every event time of a set, so that all gaps stay; newest: the newest event, shifted."""
+
+    seconds: int = 0
+    newest: str | None = None
+
+    @property
+    def note(self) -> dict[str, int]:
+        """What a result with times says of the shift; nothing where there is none."""
+        return {SHIFT_FIELD: self.seconds} if self.seconds else {}
+
+
+class Raw(NamedTuple):
+    """table: the declared columns and `event_time`, shifted by `shift_seconds`; data_version: of the set's files."""
+
+    table: pd.DataFrame
+    data_version: str
+    shift_seconds: int
+
+
+class RawData:
+    """The raw sets of the data bucket. Each method raises Failure where a set was not loaded or is damaged."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._store = ObjectStore(settings, settings.data_bucket)
+
+    def read(self, dataset: Dataset | str) -> Raw:
+        """All rows of a set; its raw columns stay as the files have them, also one that `event_time` is made of."""
+        from mlops import datasets
+        from mlops.datasets.read import data_version, read_dataset
+
+        declared = datasets.get(dataset) if isinstance(dataset, str) else dataset
+        files = {name: self._store.read_bytes(declared.object_key(name)) for name in declared.source.files}
+        table, shift = read_dataset(declared, files), self.shift(declared)
+        if EVENT_TIME in table and shift.seconds:
+            table[EVENT_TIME] += timedelta(seconds=shift.seconds)
+        return Raw(table, data_version(files), shift.seconds)
+
+    def shift(self, dataset: Dataset) -> Shift:
+        """The shift that the set was loaded with."""
+        content = self._store.find_bytes(dataset.object_key(_SHIFT_FILE))
+        return Shift() if content is None else Shift(**json.loads(content))
+
+    def shift_to(self, dataset: Dataset, now: datetime) -> Shift:
+        """Shifts the set by whole seconds so that its newest event is at most a second before `now`."""
+        from mlops.datasets.read import read_dataset
+
+        files = {name: self._store.read_bytes(dataset.object_key(name)) for name in dataset.source.files}
+        newest = read_dataset(dataset, files)[EVENT_TIME].max().to_pydatetime()
+        seconds = (now - newest) // timedelta(seconds=1)
+        return self._write(dataset, Shift(seconds, (newest + timedelta(seconds=seconds)).isoformat()))
+
+    def unshift(self, dataset: Dataset) -> Shift:
+        """Takes a shift back: event times are again those of the files."""
+        return self._write(dataset, Shift()) if self.shift(dataset).seconds else Shift()
+
+    def _write(self, dataset: Dataset, shift: Shift) -> Shift:
+        self._store.write_bytes(dataset.object_key(_SHIFT_FILE), json.dumps(asdict(shift)).encode())
+        return shift

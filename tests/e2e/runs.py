@@ -1,0 +1,58 @@
+"""DAG runs as a test sees them: their end, their tasks and pods, and what they left in MLflow."""
+
+from infrastructure.release import kubectl, wait_until
+from mlops.airflow.pod import label_value
+
+RUN_SECONDS = 600
+
+
+def finished(services, run_id, dag_id):
+    """The state a run ended in."""
+
+    def ended():
+        state = services.airflow.run(dag_id, run_id)["state"]
+        return state if state in ("success", "failed") else None
+
+    return wait_until(ended, RUN_SECONDS, f"the end of {run_id}", 1)
+
+
+def tasks(services, run_id, dag_id):
+    return {task["task_id"]: task for task in services.airflow.tasks(dag_id, run_id)}
+
+
+def states(services, run_id, dag_id):
+    return {name: task["state"] for name, task in tasks(services, run_id, dag_id).items()}
+
+
+def pods(run_id, task_id=None, phase=None):
+    """The names of a run's pods: of one task, or in one phase only, where they are given."""
+    selector = f"maestro/run-id={label_value(run_id)}" + (f",maestro/task-id={task_id}" if task_id else "")
+    phases = [f"--field-selector=status.phase={phase}"] if phase else []
+    return [name.removeprefix("pod/") for name in kubectl("get", "pods", "-l", selector, *phases, "-o", "name").split()]
+
+
+def running_pod(services, run_id, task_id, dag_id):
+    """Wait until the container of a task's pod runs; returns the pod's name."""
+
+    def pod():
+        found = pods(run_id, task_id, "Running")
+        state = states(services, run_id, dag_id).get(task_id)
+        assert state not in ("success", "failed", "upstream_failed"), f"{task_id} is {state} and was not seen running"
+        return found[0] if found else None
+
+    return wait_until(pod, 240, f"a running pod of {task_id}", 0.2)
+
+
+def trained(services, run_id, dag_id):
+    """The ids of the finished MLflow runs that a DAG run left."""
+    experiments = [experiment.experiment_id for experiment in services.mlflow.search_experiments()]
+    of_run = f"tags.`maestro.dag_id` = '{dag_id}' and tags.`maestro.dag_run_id` = '{run_id}'"
+    return [
+        run.info.run_id
+        for run in services.mlflow.search_runs(experiments, f"attributes.status = 'FINISHED' and {of_run}")
+    ]
+
+
+def versions(services, model):
+    """The registered versions of a model by number."""
+    return {found.version: found for found in services.mlflow.search_model_versions(f"name = '{model}'")}

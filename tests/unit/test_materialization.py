@@ -1,0 +1,624 @@
+"""From Parquet files into a real Redis, read back by stock Feast."""
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.online_stores.helpers import _mmh3
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.types import Bool, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlops.config import Settings
+from mlops.materialization import commands, offline, write
+from mlops.materialization.check import compare, expected, sample
+from mlops.materialization.encode import encode, fields
+from mlops.materialization.newest import newest, pieces
+from mlops.materialization.offline import Window, read
+from mlops.materialization.view import Field as Column
+from mlops.materialization.view import View
+from mlops.result import Failure, Refused
+from mlops.stores.object_store import ObjectStore
+from mlops.stores.online_store import OnlineStore
+from tests.unit.test_online_store import PASSWORD, RedisServer, settings_for
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+WINDOW = Window.before(NOW, days=7)
+KINDS: dict[str, tuple[Any, str]] = {
+    "ratio": (Float64, "DOUBLE"),
+    "small": (Float32, "FLOAT"),
+    "count": (Int64, "INT64"),
+    "level": (Int32, "INT32"),
+    "text": (String, "STRING"),
+    "raw": (Bytes, "BYTES"),
+    "flag": (Bool, "BOOL"),
+    "since": (UnixTimestamp, "UNIX_TIMESTAMP"),
+}
+VIEW = View(
+    name="things",
+    project="maestro",
+    join_keys=(Column("thing", "STRING"),),
+    features=tuple(Column(name, kind) for name, (_, kind) in KINDS.items()),
+    timestamp="event_timestamp",
+    created="created",
+    bucket="feast",
+    prefix="things/",
+)
+SCHEMA = pa.schema(
+    {
+        "thing": pa.string(),
+        "event_timestamp": pa.timestamp("us", "UTC"),
+        "created": pa.timestamp("us", "UTC"),
+        "ratio": pa.float64(),
+        "small": pa.float32(),
+        "count": pa.int64(),
+        "level": pa.int32(),
+        "text": pa.string(),
+        "raw": pa.binary(),
+        "flag": pa.bool_(),
+        "since": pa.timestamp("us", "UTC"),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    started = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield started
+    started.kill()
+
+
+@pytest.fixture(autouse=True)
+def _empty(server: RedisServer) -> None:
+    server.client.flushdb()
+
+
+def events(count: int, things: int, *, seed: int = 0, created: datetime = NOW) -> pa.Table:
+    """Rows at random times of the window, in no order, many of one entity, some of one moment, with nulls."""
+    random = np.random.default_rng(seed)
+    start = pd.Timestamp(WINDOW.start)
+    seconds = random.integers(0, 7 * 86_400, count)
+    table = pd.DataFrame(
+        {
+            "thing": [f"thing-{number}" for number in random.integers(0, things, count)],
+            "event_timestamp": start + pd.to_timedelta(seconds, unit="s"),
+            "created": pd.Timestamp(created) + pd.to_timedelta(random.integers(0, 100, count), unit="s"),
+            "ratio": random.normal(size=count),
+            "small": random.normal(size=count).astype(np.float32),
+            "count": random.integers(-(2**62), 2**62, count),
+            "level": random.integers(-(2**31), 2**31, count).astype(np.int32),
+            "text": [f"ä{number}" * (number % 40) for number in range(count)],
+            "raw": [bytes([number % 256]) * (number % 3) for number in range(count)],
+            "flag": random.integers(0, 2, count).astype(bool),
+            "since": start + pd.to_timedelta(random.integers(0, 10**6, count), unit="s"),
+        }
+    )
+    whole = pa.Table.from_pandas(table, schema=SCHEMA, preserve_index=False)
+    mask = random.random(count) < 0.1
+    for name in KINDS:
+        place = whole.column_names.index(name)
+        column = pa.compute.if_else(pa.array(mask), pa.scalar(None, SCHEMA.field(name).type), whole.column(name))
+        whole = whole.set_column(place, name, column)
+        mask = np.roll(mask, 1)
+    return whole
+
+
+def reference(table: pa.Table, window: Window = WINDOW) -> pd.DataFrame:
+    """Each entity's newest row, said plainly."""
+    kept: dict[str, dict[str, Any]] = {}
+    for row in table.to_pylist():
+        if not window.start <= row["event_timestamp"] <= window.end:
+            continue
+        best = kept.get(row["thing"])
+        if best is None or (row["event_timestamp"], row["created"]) > (best["event_timestamp"], best["created"]):
+            kept[row["thing"]] = row
+    return pd.DataFrame(kept.values(), dtype=object).set_index("thing").sort_index()
+
+
+def stored(table: pa.Table, path: Path, row_group_size: int = 700) -> list[Path]:
+    pq.write_table(table, path, row_group_size=row_group_size)
+    return [path]
+
+
+def feast_store(folder: Path, port: int) -> FeatureStore:
+    """Stock Feast over the same Redis."""
+    thing = Entity(name="thing", join_keys=["thing"], value_type=ValueType.STRING)
+    view = FeatureView(
+        name="things",
+        entities=[thing],
+        schema=[
+            Field(name="thing", dtype=String),
+            *(Field(name=name, dtype=kind) for name, (kind, _) in KINDS.items()),
+        ],
+        source=FileSource(
+            path=str(folder / "things.parquet"),
+            timestamp_field="event_timestamp",
+            created_timestamp_column="created",
+        ),
+        ttl=timedelta(),
+    )
+    password = json.dumps(PASSWORD).replace(",", "\\u002c")
+    store = FeatureStore(
+        config=RepoConfig(
+            project="maestro",
+            provider="local",
+            registry=str(folder / "registry.db"),
+            online_store={"type": "redis", "connection_string": f"127.0.0.1:{port},password={password}"},
+            offline_store={"type": "file"},
+            entity_key_serialization_version=3,
+        )
+    )
+    store.apply([thing, view])
+    return store
+
+
+def served(store: FeatureStore, things: list[str]) -> pd.DataFrame:
+    answer = store.get_online_features(
+        features=[f"things:{name}" for name in KINDS], entity_rows=[{"thing": name} for name in things]
+    ).to_dict()
+    return pd.DataFrame(answer, dtype=object).set_index("thing")
+
+
+def assert_serves(store: FeatureStore, want: pd.DataFrame) -> None:
+    found = served(store, list(want.index))
+    for name in KINDS:
+        for key, value in want[name].items():
+            assert found.at[key, name] == value or (found.at[key, name] is None and value is None), (key, name)
+
+
+@pytest.fixture
+def store(tmp_path: Path, server: RedisServer) -> FeatureStore:
+    stored(events(1, 1), tmp_path / "things.parquet")  # Feast looks at the file when the view is applied
+    return feast_store(tmp_path, server.port)
+
+
+@pytest.fixture
+def online(server: RedisServer) -> OnlineStore:
+    return OnlineStore(settings_for(server.port))
+
+
+def test_stock_feast_reads_every_value_that_was_written(
+    store: FeatureStore, online: OnlineStore, tmp_path: Path
+) -> None:
+    table = events(5_000, 800)
+    rows, written = write.write(stored(table, tmp_path / "t.parquet"), VIEW, WINDOW, online)
+    assert rows == len(table)
+    assert written == (len(reference(table)), 0)
+    assert_serves(store, reference(table))
+
+
+def test_the_bytes_are_those_that_stock_feast_writes(
+    store: FeatureStore, online: OnlineStore, server: RedisServer, tmp_path: Path
+) -> None:
+    table = newest(events(3_000, 400), VIEW)
+    # Stock Feast makes floats of whole numbers beside nulls, and so loses the last digits of large ones.
+    count = pa.compute.shift_right(table["count"], pa.scalar(11, pa.int64()))
+    table = table.set_column(table.column_names.index("count"), "count", count)
+    stored(table, tmp_path / "things.parquet", row_group_size=10_000)
+    store.materialize(WINDOW.start, WINDOW.end)
+    theirs = {key: server.client.hgetall(key) for key in server.client.scan_iter()}
+    server.client.flushdb()
+    without_created = View(**{**vars(VIEW), "created": None})
+    write.write([tmp_path / "things.parquet"], without_created, WINDOW, online)
+    ours = {key: server.client.hgetall(key) for key in server.client.scan_iter()}
+    assert len(theirs) == table.num_rows
+    names = dict(zip(fields(VIEW), ["event_timestamp", *KINDS], strict=True))
+    stock_null = Value(unix_timestamp_val=-(2**63)).SerializeToString()
+    for values in theirs.values():  # stock Feast writes a missing time as a number, which it reads as missing again
+        values.update({field: b"" for field, value in values.items() if value == stock_null})
+    different = {names[field] for key in theirs for field in theirs[key] if theirs[key][field] != ours[key][field]}
+    assert different == set()
+    assert ours == theirs
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "thing": st.text(max_size=200),
+            "ratio": st.none() | st.floats(allow_nan=True),
+            "small": st.none() | st.floats(width=32, allow_nan=False),
+            "count": st.none() | st.integers(-(2**63), 2**63 - 1),
+            "level": st.none() | st.integers(-(2**31), 2**31 - 1),
+            "text": st.none() | st.text(max_size=300),
+            "raw": st.none() | st.binary(max_size=300),
+            "flag": st.none() | st.booleans(),
+            "since": st.none() | st.datetimes(timezones=st.just(UTC)),
+        }
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_a_value_is_encoded_as_protobuf_encodes_it(row: dict[str, Any]) -> None:
+    table = pa.Table.from_pylist([{**row, "event_timestamp": NOW, "created": NOW}], SCHEMA)
+    encoded = encode(table, VIEW)
+    value = Value(string_val=row["thing"])
+    assert encoded.keys == [serialize_entity_key(EntityKey(join_keys=["thing"], entity_values=[value])) + b"maestro"]
+    names = {"DOUBLE": "double_val", "FLOAT": "float_val", "BOOL": "bool_val", "UNIX_TIMESTAMP": "unix_timestamp_val"}
+    for feature, (found,) in zip(VIEW.features, encoded.columns, strict=True):
+        given_value = row[feature.name]
+        if given_value is None or given_value != given_value:
+            assert found == b""
+            continue
+        if feature.kind == "UNIX_TIMESTAMP":
+            micros = (given_value - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+            given_value = abs(micros) // 10**6 * (1 if micros > 0 else -1)
+        wanted = Value(**{names.get(feature.kind, f"{feature.kind.lower()}_val"): given_value})
+        assert found == wanted.SerializeToString(), feature
+    assert fields(VIEW) == [b"_ts:things", *(_mmh3(f"things:{name}") for name in KINDS)]
+
+
+@pytest.mark.parametrize("keys", [("b", "a"), ("a",)])
+def test_an_entity_of_several_keys_is_named_as_feast_names_it(keys: tuple[str, ...]) -> None:
+    columns = tuple(Column(name, "INT64") for name in sorted(keys))
+    view = View(**{**vars(VIEW), "join_keys": columns, "features": (), "created": None})
+    table = pa.table({**{name: [-5, 7] for name in keys}, "event_timestamp": [NOW, NOW]})
+    entity = EntityKey(join_keys=list(keys), entity_values=[Value(int64_val=7)] * len(keys))
+    assert encode(table, view).keys[1] == serialize_entity_key(entity) + b"maestro"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4), st.integers(0, 2)), max_size=60),
+    st.integers(1, 10),
+    st.integers(1, 20),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_newest_rows_are_those_of_a_plain_loop_however_the_rows_are_cut(
+    rows: list[tuple[int, int, int]], batch: int, limit: int
+) -> None:
+    """With all rows held at once; with fewer an entity may come again, and the last word is the online store's."""
+    schema = pa.schema({"thing": pa.string(), "event_timestamp": SCHEMA.field(1).type, "created": SCHEMA.field(2).type})
+    schema = schema.append(pa.field("row", pa.int64()))
+    table = pa.Table.from_pylist(
+        [
+            {"thing": str(a), "event_timestamp": NOW - timedelta(seconds=b), "created": NOW + timedelta(seconds=c)}
+            | {"row": number}
+            for number, (a, b, c) in enumerate(rows)
+        ],
+        schema,
+    )
+    best: dict[int, tuple[int, int, int]] = {}
+    for number, (thing, ago, created) in enumerate(rows):
+        best[thing] = max(best.get(thing, (-99, 0, 0)), (-ago, created, -number))
+    want = sorted(-number for _, _, number in best.values())
+    parts = [table.slice(start, batch) for start in range(0, len(rows), batch)]
+    assert [n for piece in pieces(parts, VIEW, limit=1_000) for n in piece["row"].to_pylist()] == want
+    cut = [piece for piece in pieces(parts, VIEW, limit) if piece.num_rows]
+    assert all(len(set(piece["thing"].to_pylist())) == piece.num_rows <= limit + batch for piece in cut)
+    assert set(want) <= {n for piece in cut for n in piece["row"].to_pylist()}
+
+
+def test_no_row_of_a_chunked_table_is_lost() -> None:
+    table = pa.concat_tables([events(10, 1_000_000, seed=seed) for seed in range(4)])
+    assert table.column("thing").num_chunks == 4
+    assert newest(table, VIEW).num_rows == 40
+    assert len(encode(newest(table, VIEW), VIEW).keys) == 40
+
+
+def test_the_window_ends_with_its_last_moment_and_skips_what_lies_outside(tmp_path: Path) -> None:
+    moments = [WINDOW.start - timedelta(microseconds=1), WINDOW.start, NOW, NOW + timedelta(microseconds=1)]
+    table = events(4, 4).set_column(1, "event_timestamp", pa.array(moments, SCHEMA.field("event_timestamp").type))
+    for size in (1, 4):
+        found = pa.concat_tables(read(stored(table, tmp_path / "t.parquet", size), VIEW, WINDOW))
+        assert sorted(found["event_timestamp"].to_pylist()) == moments[1:3]
+
+
+def test_late_and_repeated_events_change_what_is_newer_only(
+    store: FeatureStore, online: OnlineStore, tmp_path: Path
+) -> None:
+    table = events(4_000, 300)
+    half = table.slice(0, 2_000)
+    write.write(stored(half, tmp_path / "t.parquet"), VIEW, WINDOW, online)
+    again = write.write(stored(half, tmp_path / "t.parquet"), VIEW, WINDOW, online)[1]
+    assert again == (0, len(reference(half)))
+    write.write(stored(table, tmp_path / "t.parquet"), VIEW, WINDOW, online)  # half of it late
+    assert_serves(store, reference(table))
+    yesterday = Window.before(NOW - timedelta(days=1), days=7)
+    assert write.write(stored(table, tmp_path / "t.parquet"), VIEW, yesterday, online)[1].written == 0
+    assert_serves(store, reference(table))
+
+
+def test_an_event_that_was_written_again_takes_the_place_of_itself(
+    store: FeatureStore, online: OnlineStore, tmp_path: Path
+) -> None:
+    """As when features are computed anew. And the row as it was first does not come back."""
+    first, corrected = events(500, 500, seed=1), events(500, 500, seed=1, created=NOW + timedelta(days=1))
+    corrected = corrected.set_column(5, "count", pa.array(range(500), pa.int64()))
+    for table in (first, corrected, first):
+        write.write(stored(table, tmp_path / "t.parquet"), VIEW, WINDOW, online)
+    assert_serves(store, reference(corrected))
+
+
+def _in_small_steps(read_: Callable[..., Iterator[pa.Table]] = read) -> None:
+    """Many calls out of few rows."""
+    offline.BATCH = 100
+    write._ENCODED = 50
+    write.pieces = partial(pieces, limit=200)  # type: ignore[assignment]
+    write.read = read_
+
+
+def _die_half_way(port: int, path: Path) -> None:
+    def some(*arguments: Any) -> Iterator[pa.Table]:
+        for number, table in enumerate(read(*arguments)):
+            if number == 30:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield table
+
+    _in_small_steps(some)
+    write.write([path], VIEW, WINDOW, OnlineStore(settings_for(port)))
+
+
+def _write(port: int, path: Path) -> None:
+    _in_small_steps()
+    write.write([path], VIEW, WINDOW, OnlineStore(settings_for(port)))
+
+
+def _process(target: Callable[..., None], *arguments: Any) -> multiprocessing.process.BaseProcess:
+    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def test_a_run_that_died_half_way_is_completed_by_the_next(
+    store: FeatureStore, online: OnlineStore, server: RedisServer, tmp_path: Path
+) -> None:
+    table = events(6_000, 3_000)
+    (path,) = stored(table, tmp_path / "t.parquet")
+    died = _process(_die_half_way, server.port, path)
+    died.join(60)
+    assert died.exitcode == -signal.SIGKILL
+    assert 0 < server.client.dbsize() < len(reference(table))
+    write.write([path], VIEW, WINDOW, online)
+    assert_serves(store, reference(table))
+
+
+def test_two_overlapping_runs_leave_the_newest_and_never_go_back(
+    store: FeatureStore, server: RedisServer, tmp_path: Path
+) -> None:
+    """One reads the files of yesterday, the other those of today, in which half of the events have come late."""
+    today = events(8_000, 300)
+    yesterday = today.slice(0, 4_000)
+    paths = [*stored(yesterday, tmp_path / "yesterday.parquet", 300), *stored(today, tmp_path / "today.parquet", 300)]
+    processes = [_process(_write, server.port, path) for path in paths]
+    watched, last = encode(newest(today, VIEW), VIEW).keys[:20], dict[bytes, tuple[int, int]]()
+    while any(process.is_alive() for process in processes):
+        for key in watched:
+            found = _moment(server.client.hget(key, "_ts:things"))
+            assert found >= last.get(key, (0, 0)), "a reader saw an older value after a newer one"
+            last[key] = found
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert_serves(store, reference(today))
+
+
+def _moment(stamp: bytes | None) -> tuple[int, int]:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    found = Timestamp()
+    found.ParseFromString(stamp or b"")
+    return found.seconds, found.nanos
+
+
+def test_a_file_without_a_column_is_refused_with_its_name(tmp_path: Path) -> None:
+    paths = stored(events(3, 3).drop_columns(["ratio", "flag"]), tmp_path / "t.parquet")
+    with pytest.raises(Refused, match=r"no column flag, ratio in the offline store: build the features"):
+        list(read(paths, VIEW, WINDOW))
+
+
+@pytest.mark.parametrize("name", ["thing", "event_timestamp"])
+def test_rows_that_nobody_could_be_served_are_refused_and_not_lost_in_silence(tmp_path: Path, name: str) -> None:
+    table = events(3, 3)
+    column = pa.array([None, *table[name].to_pylist()[1:]], SCHEMA.field(name).type)
+    table = table.set_column(table.column_names.index(name), name, column)
+    with pytest.raises(Refused, match=f"1 rows of the offline store have no {name}"):
+        list(read(stored(table, tmp_path / "t.parquet"), VIEW, WINDOW))
+
+
+def test_a_column_of_another_type_is_refused_with_both_types() -> None:
+    table = newest(events(3, 3), VIEW)
+    table = table.set_column(table.column_names.index("count"), "count", pa.array([1.5, 2.0, None][: table.num_rows]))
+    with pytest.raises(Refused, match="column count is double in the offline store and declared INT64"):
+        encode(table, VIEW)
+
+
+def test_whole_numbers_that_pandas_made_floats_are_numbers_and_nulls() -> None:
+    table = newest(events(3, 10**9), VIEW)
+    table = table.set_column(table.column_names.index("count"), "count", pa.array([1.0, float("nan"), None]))
+    assert encode(table, VIEW).columns[2] == [Value(int64_val=1).SerializeToString(), b"", b""]
+
+
+def test_a_type_that_cannot_be_written_is_refused_when_the_view_is_read() -> None:
+    with pytest.raises(Refused, match=r"things: tags \(STRING_LIST\) cannot be materialized"):
+        View(**{**vars(VIEW), "features": (Column("tags", "STRING_LIST"),)})
+
+
+def test_a_sample_is_of_entities_and_not_of_rows() -> None:
+    rows = pa.table({"thing": ["often"] * 500 + [f"rare-{number}" for number in range(99)]})
+    drawn = [sample([rows.slice(s, 100) for s in range(0, 599, 100)], VIEW, 10, seed) for seed in range(150)]
+    assert all(len(found) == 10 and found["thing"].is_unique for found in drawn)
+    often = sum("often" in set(found["thing"]) for found in drawn)
+    assert 3 <= often <= 35, "one of a hundred entities is in a tenth of the samples"
+
+
+def test_a_comparison_tells_what_is_wrong() -> None:
+    table = newest(events(50, 10**9), VIEW)
+    entities = sample([table], VIEW, 5, 1)
+    should = expected([table.slice(0, 20), table.slice(20)], VIEW, entities)
+    assert should["thing"].to_pylist() == entities["thing"].tolist()
+    moments = [int(moment.timestamp()) * 10**9 for moment in should["event_timestamp"].to_pylist()]
+    values = {field.name: should[field.name].to_pylist() for field in VIEW.features}
+    right = compare(VIEW, should, values, moments)
+    assert (right.counts, right.wrong) == ({"equal": 5}, [])
+    values["text"][1] = "other"
+    found = compare(VIEW, should, values, [0, moments[1], moments[2] - 10**9, moments[3] + 10**9, moments[4]])
+    assert found.counts == {"missing": 1, "different": 1, "older": 1, "newer": 1, "equal": 1}
+    assert "different in text: 'other', not" in found.summary
+
+
+# The commands, with a registry in PostgreSQL and the files in S3.
+
+
+@pytest.fixture
+def cluster(
+    server: RedisServer,
+    s3_endpoint: str,
+    postgresql: str,
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Settings:
+    import psycopg2
+
+    from mlops.stores.feature_store import FeatureStoreConfig, open_configured
+
+    database = f"feast_{os.getpid()}_{tmp_path.name.lower()}"[:60]
+    connection = psycopg2.connect(f"{postgresql}/postgres")
+    connection.autocommit = True
+    connection.cursor().execute(f'CREATE DATABASE "{database}"')
+    connection.close()
+    host = urlsplit(postgresql).netloc
+    for key, value in {
+        "AWS_ENDPOINT_URL_S3": s3_endpoint,
+        "MAESTRO_FEAST_BUCKET": f"feast-{database}".replace("_", "-"),
+        "MAESTRO_FEAST_REGISTRY": f"postgresql+psycopg2://{host}/{database}",
+        "MAESTRO_FEAST_REGISTRY_PASSWORD": "unused",
+        "MAESTRO_FEAST_URL": "http://127.0.0.1:9",
+        "MAESTRO_REDIS_HOST": "127.0.0.1",
+        "MAESTRO_REDIS_PORT": str(server.port),
+        "MAESTRO_REDIS_PASSWORD": PASSWORD,
+        "MAESTRO_STATSD_HOST": "127.0.0.1",
+        "MAESTRO_STATSD_PORT": "9",
+    }.items():
+        monkeypatch.setenv(key, value)
+    settings_ = Settings.from_environment()
+    for bucket in (settings_.feast_bucket, settings_.data_bucket):
+        ObjectStore(settings_, bucket).ensure()
+    config = FeatureStoreConfig.of(settings_)
+    thing = Entity(name="thing", join_keys=["thing"], value_type=ValueType.STRING)
+    schema = [Field(name="thing", dtype=String), *(Field(name=name, dtype=kind) for name, (kind, _) in KINDS.items())]
+    view = FeatureView(name="things", entities=[thing], schema=schema, source=config.source("things"), ttl=timedelta())
+    open_configured(config).apply([thing, view])
+    return settings_
+
+
+def upload(settings_: Settings, table: pa.Table, folder: Path, key: str = "things/set.parquet") -> None:
+    (path,) = stored(table, folder / "upload.parquet")
+    ObjectStore(settings_, settings_.feast_bucket).write_bytes(key, path.read_bytes())
+
+
+def check(**changes: Any) -> Any:
+    options: dict[str, Any] = {"days": 7, "end": NOW, "sample": 200, "max_null_share": 0.5, "max_age_hours": None}
+    return commands.validate(**{**options, **changes})
+
+
+def test_a_run_and_its_check_say_what_they_did(cluster: Settings, tmp_path: Path) -> None:
+    table = events(3_000, 400)
+    upload(cluster, table.slice(0, 1_000), tmp_path)
+    upload(cluster, table.slice(1_000), tmp_path, "things/other.parquet")
+    entities = len(reference(table))
+    result = commands.run(days=7, end=NOW)
+    assert (result["rows_read"], result["rows_written"]) == (3_000, entities)
+    again = commands.run(days=7, end=NOW)
+    assert (again["rows_written"], again["rows_not_newer"]) == (0, entities)
+    found = check()["views"]["things"]
+    assert (found["sampled"], found["equal"]) == (200, 200)
+    assert found["newest_event"] and 0 <= found["age_seconds"] < 86_400
+    assert 0.05 < found["null_share"] < 0.15
+    earlier = check(end=NOW - timedelta(days=1))["views"]["things"]
+    assert earlier["newer"] > 0, "a later run was faster, which is right"
+
+
+def test_a_check_names_entities_that_are_missing_older_or_other(
+    cluster: Settings, server: RedisServer, tmp_path: Path
+) -> None:
+    table = events(300, 3)
+    upload(cluster, table, tmp_path)
+    commands.run(days=7, end=NOW)
+    keys = dict(zip(newest(table, VIEW)["thing"].to_pylist(), encode(newest(table, VIEW), VIEW).keys, strict=True))
+    server.client.delete(keys["thing-0"])
+    server.client.hset(keys["thing-1"], fields(VIEW)[1], Value(double_val=5).SerializeToString())
+    with pytest.raises(Refused, match=r"1 different, 1 equal, 1 missing: .*; clear materialize_features") as caught:
+        check()
+    assert "thing=thing-0 missing" in str(caught.value)
+    assert "thing=thing-1 different in ratio: 5.0, not" in str(caught.value)
+    upload(cluster, pa.concat_tables([table, events(300, 3, seed=5)]), tmp_path)
+    with pytest.raises(Refused, match="older"):
+        check()
+    commands.run(days=7, end=NOW)
+    with pytest.raises(Refused, match="not what it should be"):
+        check(max_null_share=0.01)
+    with pytest.raises(Refused, match=r"the newest event served is .* h old, 0.001 are allowed"):
+        check(max_age_hours=0.001, end=NOW + timedelta(hours=1))
+
+
+def test_a_window_without_events_is_refused_with_the_remedy(cluster: Settings, tmp_path: Path) -> None:
+    upload(cluster, events(30, 3), tmp_path)
+    end = NOW + timedelta(days=100)
+    assert commands.run(days=7, end=end)["rows_read"] == 0
+    with pytest.raises(Refused, match="or raise the Variable feature_materialization_days"):
+        check(end=end)
+
+
+def test_a_view_that_was_never_built_is_named(cluster: Settings) -> None:
+    with pytest.raises(Failure, match=r"no Parquet file in s3://feast-.*/things/: build the features"):
+        commands.run(days=7, end=NOW)
+
+
+def test_a_redis_that_lost_what_it_had_is_written_anew(
+    cluster: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server without persistence, killed when half is written."""
+    forgetful = RedisServer(tmp_path, persistent=False)
+    monkeypatch.setenv("MAESTRO_REDIS_PORT", str(forgetful.port))
+    table = events(6_000, 3_000)
+    upload(cluster, table, tmp_path)
+    killed = []
+
+    def interrupted(*arguments: Any) -> Iterator[pa.Table]:
+        for number, found in enumerate(read(*arguments)):
+            if number == 30 and not killed:
+                killed.append(forgetful.client.dbsize())
+                forgetful.kill()
+                forgetful.start()
+            yield found
+
+    for target, name, value in (
+        (offline, "BATCH", 100),
+        (write, "_ENCODED", 50),
+        (write, "pieces", partial(pieces, limit=200)),
+        (write, "read", interrupted),
+    ):
+        monkeypatch.setattr(target, name, value)
+    result = commands.run(days=7, end=NOW)
+    assert killed[0] > 0
+    assert result["rows_read"] == 12_000
+    assert forgetful.client.dbsize() == len(reference(table))
+    assert check()["views"]["things"]["equal"] == 200
+    forgetful.kill()
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-03-01 00:00:00+00:00", NOW),
+        ("2026-03-01T02:00:00+02:00", NOW),
+        ("2026-03-01", NOW),
+        ("", None),
+        ("None", None),
+    ],
+)
+def test_the_end_is_any_iso_time_and_may_be_left_open(text: str, moment: datetime | None) -> None:
+    assert commands._moment(text) == moment

@@ -1,0 +1,267 @@
+import json
+
+import mlflow
+import pytest
+
+from mlops import datasets
+from mlops.datasets.declaration import EVENT_TIME, LABEL
+from mlops.features.split import split
+from mlops.registry.card import card
+from mlops.registry.record import Record
+from mlops.result import Failure
+from mlops.stores.tracking import DESCRIPTION_LIMIT, Tracking
+from mlops.training.columns import features_of
+from mlops.training.score import score
+
+SHUTTLE = datasets.get("shuttle")
+MODEL = SHUTTLE.model_name
+SERVICE = "sensor_failure_v1"
+SHIFT = 86_400 * 300
+TRAIN_KEY, TEST_KEY = "runs/train.parquet", "runs/test.parquet"
+
+
+@pytest.fixture(scope="module")
+def feature_tables(tables):
+    """shuttle's training and test set as the feature store makes them: features of its views, event time, label."""
+    clean = tables("shuttle").clean.head(6_000)
+    sensors = [column.name for column in SHUTTLE.features]
+    rolled = clean[sensors].rolling(10).mean().add_suffix("_mean_10m")  # missing in the first nine rows
+    table = clean[[*sensors, EVENT_TIME, LABEL]].join(rolled)
+    schema = {f"sensor_windows:{name}": "Float64" for name in [*sensors, *rolled]}
+    made = dict(zip(("train", "test"), split(table, SHUTTLE), strict=True))
+    for part in made.values():
+        part.attrs = {"feature_service": SERVICE, "feature_schema": schema, "event_time_shift_seconds": SHIFT}
+    return made
+
+
+@pytest.fixture
+def keys(platform, feature_tables):
+    platform.data.write_table(TRAIN_KEY, feature_tables["train"])
+    platform.data.write_table(TEST_KEY, feature_tables["test"])
+
+
+def fit(platform, *options: str) -> str:
+    run_id = platform.result_of(
+        *("training", "fit", "--dataset", "shuttle", "--train", TRAIN_KEY, "--data-version", "d1"),
+        *("--feature-service", SERVICE, "--max-iter", "20", *options),
+    )["run_id"]
+    return str(run_id)
+
+
+def evaluate(platform, run_id: str) -> dict:
+    return platform.result_of(
+        *("training", "evaluate", "--dataset", "shuttle", "--run-id", run_id, "--test", TEST_KEY),
+        *("--accuracy-threshold", "0.85", "--f1-threshold", "0.80", "--baseline-margin", "0.02"),
+    )
+
+
+def passed(platform) -> str:
+    run_id = fit(platform)
+    result = evaluate(platform, run_id)
+    assert result["passed"], result["reasons"]
+    return run_id
+
+
+def refused(platform) -> str:
+    """A run whose model never leaves the majority class."""
+    run_id = fit(platform, "--max-iter", "1", "--learning-rate", "0.0001")
+    assert not evaluate(platform, run_id)["passed"]
+    return run_id
+
+
+def register(platform, run_id: str) -> dict:
+    return platform.result_of("registry", "register", "--dataset", "shuttle", "--run-id", run_id)
+
+
+def client(platform) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(platform.settings.mlflow_tracking_uri)
+
+
+def test_a_model_that_passed_is_registered_with_its_card_and_everything_it_was_made_of(platform, keys, feature_tables):
+    run_id = passed(platform)
+    result = register(platform, run_id)
+    assert result == {
+        "registered": True,
+        "model": MODEL,
+        "version": "1",
+        "alias": "staging",
+        "feature_service": SERVICE,
+        "card": f"runs:/{run_id}/model_card.md",
+    }
+    version = client(platform).get_model_version_by_alias(MODEL, "staging")
+    metrics = platform.tracking.run(run_id).data.metrics
+    assert (str(version.version), version.run_id) == ("1", run_id)
+    assert version.tags["maestro.dataset"] == "shuttle"
+    assert version.tags["maestro.data_version"] == "d1"
+    assert version.tags["maestro.code_version"] == "0123abcd"
+    assert version.tags["maestro.feature_service"] == SERVICE
+    assert json.loads(version.tags["maestro.feature_schema"]) == feature_tables["train"].attrs["feature_schema"]
+    assert version.tags["maestro.event_time_shift_seconds"] == str(SHIFT)
+    assert version.tags["maestro.dag_run_id"] == platform.run_id
+    for name in ("accuracy", "f1", "auc", "baseline_accuracy", "gain", "gain_lower", "gain_upper"):
+        assert float(version.tags[f"maestro.test_{name}"]) == metrics[f"test_{name}"]
+    assert version.description.startswith(f"# {MODEL}\n")
+
+
+def test_the_registered_model_reproduces_its_logged_metrics(platform, keys, feature_tables):
+    run_id = passed(platform)
+    register(platform, run_id)
+    model = platform.tracking.load_model(f"models:/{MODEL}@staging")
+    logged = platform.tracking.run(run_id).data.metrics
+    for part, table in feature_tables.items():
+        again = score(model, features_of(table, SHUTTLE), table[LABEL]).metrics(part)
+        assert again == {name: logged[name] for name in again}
+        assert {f"{part}_accuracy", f"{part}_f1", f"{part}_auc"} <= again.keys()
+
+
+def test_the_registered_model_is_signed_with_the_features_of_its_service(platform, keys, feature_tables):
+    register(platform, passed(platform))
+    columns = platform.tracking.input_columns(f"models:/{MODEL}@staging")
+    schema = feature_tables["train"].attrs["feature_schema"]
+    assert columns == [reference.partition(":")[2] for reference in schema]
+
+
+def test_registering_again_makes_no_second_version_and_says_the_same(platform, keys):
+    run_id = passed(platform)
+    assert register(platform, run_id) == register(platform, run_id)
+    assert len(client(platform).search_model_versions(f"name = '{MODEL}'")) == 1
+
+
+def test_a_registration_that_dies_before_the_alias_leaves_staging_as_it_was_and_is_repaired_by_a_retry(
+    platform, keys, monkeypatch
+):
+    first = passed(platform)
+    register(platform, first)
+    second = passed(platform.as_run(f"{platform.run_id}-next"))
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tracking, "set_alias", die)
+        with pytest.raises(KeyboardInterrupt):
+            platform.run("registry", "register", "--dataset", "shuttle", "--run-id", second)
+    assert platform.tracking.aliased(MODEL, "staging") == "1"
+    made = client(platform).get_model_version(MODEL, "2")
+    assert made.description and "maestro.feature_schema" in made.tags, "a version is complete before it has the alias"
+    assert register(platform, second)["version"] == "2"
+    assert platform.tracking.aliased(MODEL, "staging") == "2"
+
+
+def test_a_model_that_did_not_pass_is_not_registered(platform, keys):
+    cause = platform.failure_of("registry", "register", "--dataset", "shuttle", "--run-id", refused(platform), code=65)
+    assert "did not pass the gate: F1 0.0000" in cause
+    assert client(platform).search_model_versions(f"name = '{MODEL}'") == []
+
+
+def test_a_model_that_was_not_judged_is_neither_registered_nor_skipped(platform, keys):
+    run_id = fit(platform)
+    for line in (["register", "--dataset", "shuttle"], ["skip"]):
+        cause = platform.failure_of("registry", *line, "--run-id", run_id, code=65)
+        assert "has not been through the gate: run 'python -m mlops training evaluate' on it first" in cause
+
+
+def test_a_run_of_another_dataset_is_refused(platform, keys):
+    cause = platform.failure_of("registry", "register", "--dataset", "adult", "--run-id", fit(platform), code=65)
+    assert "was trained on dataset 'shuttle' and not on 'adult'" in cause
+
+
+def test_a_model_without_a_signature_is_not_registered(platform, keys, monkeypatch):
+    run_id = passed(platform)
+    monkeypatch.setattr(Tracking, "input_columns", lambda *_: [])
+    cause = platform.failure_of("registry", "register", "--dataset", "shuttle", "--run-id", run_id, code=65)
+    assert "has no signature" in cause
+
+
+def test_a_skipped_registration_gives_its_reasons_in_the_log_the_result_and_the_runs_tags(platform, keys, caplog):
+    run_id = refused(platform)
+    result = platform.result_of("registry", "skip", "--run-id", run_id)
+    tags = platform.tracking.run(run_id).data.tags
+    assert result["registered"] is False
+    assert result["reasons"] == json.loads(tags["maestro.gate.reasons"])
+    assert any("F1 0.0000 is not above the threshold 0.8" in reason for reason in result["reasons"])
+    assert all(f"not registered: {reason}" in caplog.messages for reason in result["reasons"])
+
+
+def test_a_model_that_passed_is_not_skipped(platform, keys):
+    cause = platform.failure_of("registry", "skip", "--run-id", passed(platform), code=65)
+    assert "passed the gate: register it" in cause
+
+
+@pytest.mark.parametrize(
+    ("attrs", "cause"),
+    [
+        ({}, "was made by feature service None and not by 'sensor_failure_v1'"),
+        ({"feature_service": "other", "feature_schema": {}}, "made by feature service 'other'"),
+        (
+            {"feature_service": SERVICE, "feature_schema": {"sensor_windows:gone": "Float64"}},
+            "lacks features of its feature service sensor_failure_v1: sensor_windows:gone",
+        ),
+    ],
+)
+def test_a_training_set_that_was_not_made_by_the_service_is_refused(platform, keys, feature_tables, attrs, cause):
+    table = feature_tables["train"].head(100).copy()
+    table.attrs = attrs
+    platform.data.write_table(TRAIN_KEY, table)
+    found = platform.failure_of(
+        *("training", "fit", "--dataset", "shuttle", "--train", TRAIN_KEY, "--data-version", "d1"),
+        *("--feature-service", SERVICE),
+    )
+    assert cause in found
+
+
+def test_a_tag_that_mlflow_would_cut_is_refused(platform):
+    with (
+        pytest.raises(Failure, match="tag a has 8001 characters, MLflow keeps 8000"),
+        platform.tracking.new_run("shuttle", "x", {"a": "b" * 8001}),
+    ):
+        pass
+    with platform.tracking.new_run("shuttle", "x", {"a": "b" * 8000}) as run_id:
+        assert len(platform.tracking.run(run_id).data.tags["a"]) == 8000
+
+
+def test_the_card_says_what_the_model_is_what_it_was_made_of_and_how_good_it_is(platform, keys):
+    run_id = passed(platform)
+    register(platform, run_id)
+    record = Record.read(platform.tracking, run_id)
+    text = mlflow.artifacts.load_text(f"runs:/{run_id}/model_card.md")
+    assert text == card(SHUTTLE, record)
+    assert [line for line in text.splitlines() if line.startswith("#")] == [
+        "# sensor-failure",
+        "## Data",
+        "## Features",
+        "## Quality",
+        "## Intended use",
+        "## Limits",
+    ]
+    assert "| training set | 4,800 |" in text and "| test set | 1,200 |" in text
+    assert "2026-01-01T00:00:00+00:00 to " in text
+    assert "Event times are shifted by 25920000 s (300 days)" in text
+    assert "Feature service `sensor_failure_v1`: 18 features" in text and "`f9_mean_10m` Float64" in text
+    metrics = record.metrics
+    assert f"| accuracy | {metrics['test_accuracy']:.4f} | {metrics['test_baseline_accuracy']:.4f} |" in text
+    assert f"between {metrics['test_gain_lower']:.4f} and {metrics['test_gain_upper']:.4f}" in text
+    assert "with 95 % confidence" in text
+    assert "accuracy above 0.85, F1 above 0.8" in text
+
+
+def record(features: int) -> Record:
+    schema = {f"sensor_windows:a_feature_with_a_long_name_{number}": "Float64" for number in range(features)}
+    tags = {"maestro.feature_service": "wide", "maestro.feature_schema": json.dumps(schema)}
+    return Record("r1", {"dataset": "shuttle"}, {}, tags)
+
+
+def test_a_description_that_mlflows_database_would_refuse_counts_the_features_instead():
+    wide = record(200)
+    assert len(card(SHUTTLE, wide)) > DESCRIPTION_LIMIT
+    short = card(SHUTTLE, wide, limit=DESCRIPTION_LIMIT)
+    assert len(short) <= DESCRIPTION_LIMIT
+    assert "`sensor_windows`: 200 features, named in `model_card.md`" in short
+    assert "## Limits" in short
+
+
+def test_a_card_without_times_or_features_says_so():
+    text = card(datasets.get("adult"), Record("r1", {}, {}, {}))
+    assert "shifted" not in text
+    assert "columns of the data set itself: `age`" in text
+    assert "drawn at random within each class" in text
