@@ -89,6 +89,7 @@ with DAG(
         f1_threshold="{{ var.value.model_f1_threshold }}",
         baseline_margin="{{ var.value.model_baseline_margin }}",
         confidence="{{ var.value.model_confidence }}",
+        champion="none",  # whether it may take the place of the model in production is asked when it is deployed
     )
     register = of_dataset("register_model", "registry", "register", run_id=train.result("run_id"))
     skip = step("skip_registration", "registry", "skip", run_id=train.result("run_id"))

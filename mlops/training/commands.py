@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mlops import datasets
 from mlops.config import RunIdentity, Settings
 from mlops.datasets.declaration import LABEL
+from mlops.registry.promotion import PRODUCTION
 from mlops.registry.record import (
     DAG_ID,
     DAG_RUN_ID,
@@ -109,10 +110,12 @@ def evaluate(
     f1_threshold: float,
     baseline_margin: float,
     confidence: float,
+    champion: str,
 ) -> Result:
     """Scores a run's model on the test set and says whether it passes the gate, and if not, why.
 
-    It is compared with the thresholds, with always guessing the larger class, and with the production model.
+    It is compared with the thresholds, with always guessing the larger class, and with the champion, where one is
+    asked for and there is one.
     """
     from mlops.registry.promotion import production
     from mlops.training.columns import features_of
@@ -128,13 +131,13 @@ def evaluate(
         raise Refused(
             f"{model_uri} cannot score {test} ({error}): give the test set that was made with its training set"
         )
-    champion_version = production(tracking, declared.model_name)
-    champion = None
+    champion_version = production(tracking, declared.model_name) if champion == PRODUCTION else None
+    rival = None
     if champion_version is not None:
         champion_uri = f"models:/{declared.model_name}/{champion_version}"
-        champion, error = _try_to_score(tracking.load_model(champion_uri), champion_uri, features, labels)
+        rival, error = _try_to_score(tracking.load_model(champion_uri), champion_uri, features, labels)
     thresholds = Thresholds(accuracy_threshold, f1_threshold, baseline_margin, confidence)
-    reasons = refusals(candidate, thresholds, champion, _training_scores(tracking.run(run_id)))
+    reasons = refusals(candidate, thresholds, rival, _training_scores(tracking.run(run_id)))
     gained, interval = candidate.accuracy - candidate.baseline_accuracy, gain(candidate, confidence)
     compared = {**asdict(thresholds), "required_gain": required_gain(candidate.baseline_accuracy, baseline_margin)}
     tracking.log(
@@ -157,7 +160,7 @@ def evaluate(
     )
     log.info("candidate: %s", candidate)
     if champion_version is not None:
-        log.info("production model, version %s: %s", champion_version, champion or error)
+        log.info("production model, version %s: %s", champion_version, rival or error)
     log.info("gate: %s", "; ".join(reasons) or "passed")
     return {
         "passed": not reasons,
@@ -169,7 +172,7 @@ def evaluate(
         "confidence": confidence,
         "champion": None
         if champion_version is None
-        else {"version": champion_version, **(_shown(champion) if champion else {"error": error})},
+        else {"version": champion_version, **(_shown(rival) if rival else {"error": error})},
     }
 
 
@@ -247,6 +250,12 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
         type=_confidence,
         default=0.95,
         help="of the interval that must lie above the margin (%(default)s)",
+    )
+    parser.add_argument(
+        "--champion",
+        choices=(PRODUCTION, "none"),
+        default=PRODUCTION,
+        help="the alias of the model that it must not be worse than (%(default)s)",
     )
 
 

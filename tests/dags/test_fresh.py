@@ -57,7 +57,7 @@ def context(task: FreshFeatures, started: datetime | None = None) -> Any:
 
 
 def test_fresh_features_are_not_waited_for(api: Api) -> None:
-    api.updates = [NOW - timedelta(hours=25, minutes=59)]
+    api.updates = [NOW - timedelta(hours=25)]
     task = sensor()
     task.execute(context(task))
     assert len(api.asked) == 1

@@ -109,7 +109,7 @@ def test_each_pod_is_asked_with_what_the_one_before_it_handed_back(outcome: dict
         "train_model": ["training", "fit", dataset, "--train=tr", "--data-version=v", "--feature-service=s"],
         "evaluate_model": [
             *("training", "evaluate", dataset, "--run-id=r", "--test=te", "--accuracy-threshold=0.5"),
-            *("--f1-threshold=0.5", "--baseline-margin=0.5", "--confidence=0.5"),
+            *("--f1-threshold=0.5", "--baseline-margin=0.5", "--confidence=0.5", "--champion=none"),
         ],
         "register_model": ["registry", "register", dataset, "--run-id=r"],
         "skip_registration": ["registry", "skip", "--run-id=r"],

@@ -20,7 +20,7 @@ COMMANDS = {
     "training fit --dataset shuttle --train k --data-version v": {"train": "k", "data_version": "v", "max_iter": 200},
     "training fit --dataset s --train k --data-version v --learning-rate 0.5 --max-iter 3": {"learning_rate": 0.5},
     "training evaluate --dataset s --run-id r --test k --accuracy-threshold 0.85 --f1-threshold 0.8 "
-    "--baseline-margin 0.02": {"f1_threshold": 0.8, "baseline_margin": 0.02, "confidence": 0.95},
+    "--baseline-margin 0.02": {"f1_threshold": 0.8, "baseline_margin": 0.02, "champion": "production"},
     "monitoring schema --dataset s": {"window_hours": 24.0, "latest_fraction": 0.2},
     "monitoring quality --dataset s --max-age 6": {"max_age": 6.0},
     "monitoring drift --dataset s --effect-threshold 0.2": {"level": 0.01},

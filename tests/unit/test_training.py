@@ -142,10 +142,12 @@ def fit(platform, *options: str, data_version: str = "d1"):
     )
 
 
-def evaluate(platform, run_id: str, test: str = "runs/test.parquet", accuracy: str = "0.85", f1: str = "0.80"):
+def evaluate(
+    platform, run_id: str, *options: str, test: str = "runs/test.parquet", accuracy: str = "0.85", f1: str = "0.80"
+):
     return platform.result_of(
         *("training", "evaluate", "--dataset", "shuttle", "--run-id", run_id, "--test", test),
-        *("--accuracy-threshold", accuracy, "--f1-threshold", f1, "--baseline-margin", "0.02"),
+        *("--accuracy-threshold", accuracy, "--f1-threshold", f1, "--baseline-margin", "0.02", *options),
     )
 
 
@@ -318,6 +320,9 @@ def test_a_model_worse_than_production_is_refused(platform, keys, tables):
     assert result["champion"]["f1"] > result["f1"]
     assert not result["passed"]
     assert "below that of the production model" in result["reasons"][-1]
+    alone = evaluate(platform, worse, "--champion", "none", accuracy="0.5", f1="0.1")
+    assert alone["champion"] is None
+    assert not any("production" in reason for reason in alone["reasons"])
 
 
 def test_a_model_as_good_as_production_passes(platform, keys):

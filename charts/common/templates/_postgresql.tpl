@@ -45,12 +45,15 @@ argument or log shows it. A database belongs to the user of the same name.
 {{- end -}}
 
 {{/*
-Entries of a container's environment: DATABASE_URL and PGPASSWORD.
+Entries of a container's environment: DATABASE_URL, PGPASSWORD, and how many seconds libpq waits for a connection: to a
+server that has just been replaced, the kernel would go on trying for two minutes.
   (dict "root" $ "database" "mlflow")
 */}}
 {{- define "common.postgresql.env" -}}
 - name: DATABASE_URL
   value: {{ include "common.postgresql.url" (dict "root" .root "database" .database) | quote }}
+- name: PGCONNECT_TIMEOUT
+  value: "10"
 - name: PGPASSWORD
   valueFrom:
     secretKeyRef:
