@@ -24,19 +24,22 @@ log = logging.getLogger(__name__)
 def task_failed(context: Mapping[str, Any]) -> None:
     """An `on_failure_callback` of tasks; Airflow calls it once no retry is left."""
     ti = context["ti"]
-    cause = ti.xcom_pull(task_ids=ti.task_id, key=FAILURE_KEY, map_indexes=ti.map_index)
     tell(
         f"{ti.dag_id}: task {ti.task_id} failed in try {ti.try_number} of run {ti.run_id}: "
-        f"{cause or context.get('exception') or 'see its log'}"
+        f"{_cause(ti) or context.get('exception') or 'see its log'}"
     )
 
 
 def task_broke(context: Mapping[str, Any]) -> None:
     """As `task_failed`, but silent about a refusal: for tasks that tell people of what they refuse themselves."""
-    ti = context["ti"]
-    cause = ti.xcom_pull(task_ids=ti.task_id, key=FAILURE_KEY, map_indexes=ti.map_index)
-    if not str(cause).startswith(f"the container exited with {REFUSED} "):
+    if not str(_cause(context["ti"])).startswith(f"the container exited with {REFUSED} "):
         task_failed(context)
+
+
+def _cause(ti: Any) -> str | None:
+    """What the operator left as the cause of a task's failure."""
+    cause: str | None = ti.xcom_pull(task_ids=ti.task_id, key=FAILURE_KEY, map_indexes=ti.map_index)
+    return cause
 
 
 async def deadline_missed(context: Mapping[str, Any] | None = None, **details: Any) -> None:

@@ -18,7 +18,7 @@ from mlops.monitoring import reference as references
 from mlops.monitoring.findings import ALL_COLUMNS, STEPS, Alert, Findings
 from mlops.result import Failure, Refused, Result
 from mlops.stores.metrics import Metrics
-from mlops.stores.object_store import ObjectStore
+from mlops.stores.object_store import data_bucket, reports_bucket
 from mlops.stores.raw import Raw, RawData
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def anomalies(*, dataset: str, window_hours: float, latest_fraction: float, rate
 def reference(*, dataset: str, fraction: float) -> Result:
     """Stores the earliest part of a dataset as what new rows are compared with from now on."""
     declared, settings = datasets.get(dataset), Settings.from_environment()
-    raw, store = RawData(settings).read(declared), ObjectStore(settings, settings.data_bucket)
+    raw, store = RawData(settings).read(declared), data_bucket(settings)
     table = references.make(raw, declared, fraction)
     references.write(store, table, declared)
     return {"reference": references.key(declared), **references.about(table)}
@@ -140,7 +140,7 @@ def report(*, dataset: str) -> Result:
     from mlops.monitoring.report import as_html, as_json
 
     identity, settings = RunIdentity.from_environment(), Settings.from_environment()
-    store, folder = ObjectStore(settings, settings.reports_bucket), kept.folder(identity)
+    store, folder = reports_bucket(settings), kept.folder(identity)
     left = {step: store.find_bytes(f"{folder}/{step}.json") for step in STEPS}
     found = summary.current({step: Findings.decode(content) if content else None for step, content in left.items()})
     now = datetime.now(UTC)
@@ -199,7 +199,7 @@ def _read(dataset: str, window_hours: float, latest_fraction: float) -> _Batch:
 
 
 def _reference(batch: _Batch) -> tuple[pd.DataFrame, dict[str, Any]]:
-    store = ObjectStore(batch.settings, batch.settings.data_bucket)
+    store = data_bucket(batch.settings)
     table, made_now = references.stored(store, batch.declared, batch.raw)
     return table, {**references.about(table), "made_now": made_now}
 
@@ -220,7 +220,7 @@ def _leave(batch: _Batch, step: str, alerts: Sequence[Alert], details: Mapping[s
         details=details,
     )
     key = f"{kept.folder(RunIdentity.from_environment())}/{step}.json"
-    ObjectStore(batch.settings, batch.settings.reports_bucket).write_bytes(key, left.encode())
+    reports_bucket(batch.settings).write_bytes(key, left.encode())
     for alert in alerts:
         log.warning("%s, column %s: %s", alert.kind, alert.column, alert.text)
     return {"findings": key, "rows": len(batch.table), "alerts": len(alerts), **batch.shift}

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlops.datasets.declaration import EVENT_TIME, Dataset
-from mlops.stores.object_store import ObjectStore
+from mlops.stores.object_store import data_bucket
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -47,7 +47,7 @@ class RawData:
     """The raw sets of the data bucket. Each method raises Failure where a set was not loaded or is damaged."""
 
     def __init__(self, settings: Settings) -> None:
-        self._store = ObjectStore(settings, settings.data_bucket)
+        self._store = data_bucket(settings)
 
     def read(self, dataset: Dataset | str) -> Raw:
         """All rows of a set; its raw columns stay as the files have them, also one that `event_time` is made of."""

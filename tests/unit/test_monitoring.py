@@ -7,7 +7,6 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from threading import Thread
 
 import pandas as pd
 import pytest
@@ -34,14 +33,9 @@ STEPS = {
 
 @pytest.fixture
 def webhook(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Iterator[Webhook]:
-    hook = Webhook()
-    monkeypatch.setenv("MAESTRO_SLACK_WEBHOOK_URL", hook.url)
-    thread = Thread(target=hook.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield hook
-    hook.server.shutdown()
-    hook.server.server_close()
-    thread.join()
+    with Webhook.listening() as hook:
+        monkeypatch.setenv("MAESTRO_SLACK_WEBHOOK_URL", hook.url)
+        yield hook
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Self
 
 import pytest
 
@@ -32,16 +34,22 @@ class Webhook:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/{SECRET}"
 
+    @classmethod
+    @contextmanager
+    def listening(cls) -> Iterator[Self]:
+        hook = cls()
+        thread = Thread(target=hook.server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield hook
+        hook.server.shutdown()
+        hook.server.server_close()
+        thread.join()
+
 
 @pytest.fixture
 def webhook() -> Iterator[Webhook]:
-    hook = Webhook()
-    thread = Thread(target=hook.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield hook
-    hook.server.shutdown()
-    hook.server.server_close()
-    thread.join()
+    with Webhook.listening() as hook:
+        yield hook
 
 
 @pytest.fixture
