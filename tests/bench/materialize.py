@@ -12,7 +12,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from tests.conftest import free_ports
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DAYS = 7
@@ -117,9 +118,7 @@ def redis_server(folder: Path) -> Iterator[int]:
     """The port of an empty Redis with the append-only file of the chart."""
     import redis
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     folder.mkdir()
     options = [
         "--port",
