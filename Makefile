@@ -118,7 +118,7 @@ test: $(VENV)/ready $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
 	$(VENV)/bin/pytest --numprocesses 2 --dist loadfile tests/unit tests/dags tests/contract tests/charts
 
 e2e: data ## Tests on the running cluster
-	$(VENV)/bin/pytest -v tests/e2e --timeout 1200
+	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 --durations 20
 
 bench: data ## Measure the installed platform, then materialization beside stock Feast's: tables, and JSON beside them
 	$(PYTHON) -m tests.bench
