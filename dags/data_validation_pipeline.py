@@ -49,5 +49,5 @@ with DAG(
     anomalies = look(
         "detect_anomalies", "monitoring", "anomalies", rate_threshold="{{ var.value.anomaly_rate_threshold }}"
     )
-    report = step("generate_report", "monitoring", "report", trigger_rule="all_done")
+    report = step("generate_report", "monitoring", "report", trigger_rule="all_done", report="report.html")
     schema >> quality >> [drift, anomalies] >> report

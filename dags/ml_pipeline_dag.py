@@ -41,7 +41,7 @@ with DAG(
 ):
     step = partial(task_pod, dataset="{{ params.dataset }}", timeout=timedelta(minutes=15))
     download = step("download_data", "ingestion", "download")
-    validate = step("validate_data", "validation", "validate", data=download.result("data"))
+    validate = step("validate_data", "validation", "validate", data=download.result("data"), report="index.html")
     preprocess = step("preprocess_data", "features", "preprocess", data=download.result("data"))
     engineer = step("feature_engineering", "features", "engineer", data=preprocess.result("data"))
     train = step(

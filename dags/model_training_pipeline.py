@@ -63,7 +63,7 @@ with DAG(
     fresh = FreshFeatures(task_id="fresh_features")
     with TaskGroup("validate_data") as validate_data:
         download = of_dataset("download", "ingestion", "download")
-        validate = of_dataset("validate", "validation", "validate", data=download.result("data"))
+        validate = of_dataset("validate", "validation", "validate", data=download.result("data"), report="index.html")
         download >> validate
     features = of_dataset(
         "get_features", "features", "historical", data=download.result("data"), image="feast", size="medium"

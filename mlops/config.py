@@ -1,16 +1,13 @@
 """What the chart tells a pod, read once from the environment. Nothing else in `mlops` reads the environment."""
 
-import hashlib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from mlops import keys
 from mlops.result import Failure
-
-_SEGMENT_LENGTH = 120  # characters of a slug; S3 look-alikes on a file system allow 255 bytes a path segment
 
 
 def _from(key: str, source: str, **options: Any) -> Any:
@@ -101,24 +98,13 @@ class RunIdentity(_FromEnvironment):
     @property
     def folder(self) -> str:
         """Where this task instance writes: the same for each of its tries, another for every other one."""
-        segments = [slug(self.dag_id), slug(self.run_id), slug(self.task_id)]
-        if self.map_index != "-1":
-            segments.append(slug(self.map_index))
-        return "runs/" + "/".join(segments)
+        return f"runs/{self.run_key}"
 
     @property
     def run_key(self) -> str:
-        """Names the task instance in MLflow, whatever its try."""
-        return self.folder.removeprefix("runs/")
+        """Names the task instance in MLflow, and the folder of its reports for people, whatever its try."""
+        return keys.task_instance(self.dag_id, self.run_id, self.task_id, int(self.map_index))
 
     def key(self, name: str) -> str:
         """The object key of the table `name` of this task instance."""
         return f"{self.folder}/{name}.parquet"
-
-
-def slug(text: str) -> str:
-    """The text as one segment of an object key; two texts never share one, but for a collision of 48 hash bits."""
-    kept = re.sub(r"[^A-Za-z0-9_.=-]+", "-", text)[:_SEGMENT_LENGTH]
-    if kept == text and kept.strip("."):
-        return kept
-    return f"{kept.strip('.')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -17,6 +17,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from mlops.airflow.create import create_pod, delete_pod, end_earlier_tries
 from mlops.airflow.platform import Platform
 from mlops.airflow.pod import TaskTry, make_pod
+from mlops.airflow.reports import ReportLink
 from mlops.airflow.trigger import PodTrigger
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ _KUBERNETES_FIELDS = inspect.signature(KubernetesPodOperator.__init__).parameter
 class PodTask(KubernetesPodOperator):
     """Runs `arguments` in a pod made from the chart's template.
 
-    image, size, identity: names that the chart declares. env: more environment for the container. start_timeout: how
-    long the pod may wait for its start. What a pod is made of otherwise is the chart's to say, so the fields of
+    image, size, identity: names that the chart declares. env: more environment for the container. report: the file for
+    people that the command leaves in the task's folder of the reports bucket, to link to. start_timeout: how long the
+    pod may wait for its start. What a pod is made of otherwise is the chart's to say, so the fields of
     KubernetesPodOperator for it are refused. Other options are those of any operator. Defaults that differ from
     Airflow's stand in the signature: from there they reach mapped tasks too, and a DAG's default_args override them.
     The task's result is the JSON object that the command hands back. Exit code 99 skips the task.
@@ -58,6 +60,7 @@ class PodTask(KubernetesPodOperator):
         size: str = "small",
         identity: str | None = None,
         env: Mapping[str, str] | None = None,
+        report: str | None = None,
         # A busy cluster may have to end other pods or add a node first; beyond this, somebody should look.
         start_timeout: timedelta = timedelta(minutes=10),
         # Nothing runs for ever. A task that needs longer says so.
@@ -92,6 +95,8 @@ class PodTask(KubernetesPodOperator):
         self.identity = identity
         self.env = dict(env or {})
         self.start_timeout = start_timeout
+        if report is not None:
+            self.operator_extra_links = (ReportLink(report),)
         self._created: Mapping[str, Any] | None = None
 
     def result(self, field: str) -> str:
@@ -167,6 +172,7 @@ def task_pod(
     trigger_rule: str | None = None,
     outlets: Sequence[Any] | None = None,
     env: Mapping[str, str] | None = None,
+    report: str | None = None,
     **options: Any,
 ) -> PodTask:
     """The task `python -m mlops GROUP COMMAND` with each of `options` as `--name value`.
@@ -180,6 +186,7 @@ def task_pod(
         "retries": retries,
         "trigger_rule": trigger_rule,
         "outlets": outlets,
+        "report": report,
     }
     return PodTask(
         task_id=task_id,

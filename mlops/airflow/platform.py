@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowException
 
 FOLDER = "MAESTRO_POD_CONFIG"  # environment key; the chart mounts the ConfigMap <release>-airflow-pods there
 _DEFAULT_FOLDER = "/etc/maestro"
-_FIELDS = {"namespace", "images", "sizes", "identities", "failedPodTTL"}
+_FIELDS = {"namespace", "images", "sizes", "identities", "failedPodTTL", "reportsBucket"}
 
 # libyaml where PyYAML was built with it: parsing the two files takes 1 ms instead of 8.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -25,7 +25,8 @@ class Platform:
 
     images: reference by name ("task"); sizes: Kubernetes resource requirements by name ("small");
     identities: service account by name ("deployer"); failed_pod_ttl: seconds that a finished pod is kept;
-    template: the Pod that every task pod starts from, with its work in the container `base`.
+    reports_bucket: where reports for people lie; template: the Pod that every task pod starts from, with its work in
+    the container `base`.
     """
 
     namespace: str
@@ -33,6 +34,7 @@ class Platform:
     sizes: Mapping[str, Mapping[str, Any]]
     identities: Mapping[str, str]
     failed_pod_ttl: float
+    reports_bucket: str
     template: Mapping[str, Any]
 
     @classmethod
@@ -53,6 +55,7 @@ class Platform:
             sizes=declared["sizes"],
             identities=declared["identities"] or {},
             failed_pod_ttl=float(declared["failedPodTTL"]),
+            reports_bucket=declared["reportsBucket"],
             template=template,
         )
 

@@ -1,7 +1,8 @@
-"""Imports the operator in the processes that fork, before they do.
+"""What Maestro adds to Airflow's processes.
 
-Importing KubernetesPodOperator takes half a second, which each task and each parse of a DAG file would spend anew in
-its own forked process. Imported once in the parent, it costs them nothing. It needs [core] lazy_load_plugins = False,
+The api-server shows reports (mlops.airflow.reports). The processes that fork import the operator before they do:
+importing KubernetesPodOperator takes half a second, which each task and each parse of a DAG file would spend anew in
+its own forked process. Imported once in the parent, it costs them nothing. That needs [core] lazy_load_plugins = False,
 which the chart sets: otherwise Airflow loads plugins only where something asks for one.
 """
 
@@ -23,12 +24,16 @@ _MODULES = {
 
 
 class MaestroPlugin(AirflowPlugin):
-    """Preloads; it adds nothing to Airflow."""
+    """Shows reports, and preloads."""
 
     name = "maestro"
 
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:
+        if component(sys.argv) == "api-server":
+            from mlops.airflow.reports import PREFIX, application
+
+            cls.fastapi_apps = [{"app": application(), "url_prefix": PREFIX, "name": "Maestro reports"}]
         for module in _MODULES.get(component(sys.argv), ()):
             importlib.import_module(module)
 

@@ -146,7 +146,7 @@ def report(*, dataset: str) -> Result:
     now = datetime.now(UTC)
     facts = {"dataset": dataset, "run": identity.run_id, "written_at": now.isoformat(timespec="seconds")}
     page = json.dumps(as_json(found, facts), ensure_ascii=False, allow_nan=False, indent=1)
-    keys = {"report": f"{folder}/report.html", "report_json": f"{folder}/report.json"}
+    keys = {"report": f"{identity.run_key}/report.html", "report_json": f"{identity.run_key}/report.json"}
     store.write_bytes(keys["report_json"], page.encode())
     store.write_bytes(keys["report"], as_html(found, facts).encode())
     address = f"s3://{settings.reports_bucket}/{keys['report']}"

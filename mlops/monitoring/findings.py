@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from mlops.config import RunIdentity, slug
+from mlops.config import RunIdentity
+from mlops.keys import slug
 from mlops.result import JSON
 
 # Each step's findings and the task that leaves them, in order; a step that comes later is not run when one fails.
@@ -75,5 +76,5 @@ class Findings:
 
 
 def folder(identity: RunIdentity) -> str:
-    """Where the steps of a DAG run leave their findings and the report, in the reports bucket."""
+    """Where the steps of a DAG run leave their findings, in the reports bucket."""
     return f"data-validation/{slug(identity.dag_id)}/{slug(identity.run_id)}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from mlops.config import slug
+from mlops.keys import slug
 from mlops.monitoring.findings import Alert
 
 if TYPE_CHECKING:

@@ -22,12 +22,11 @@ def validate(*, dataset: str, data: str) -> Result:
 
     declared, identity, settings = datasets.get(dataset), RunIdentity.from_environment(), Settings.from_environment()
     table = data_bucket(settings).read_table(data)
-    prefix = f"validation/{identity.folder.removeprefix('runs/')}"
     with TemporaryDirectory() as folder:
         outcome = check(table, declared, Path(folder))
         _leave_out_tutorials(Path(folder))
-        reports_bucket(settings).upload_folder(Path(folder), prefix)
-    report = f"{prefix}/index.html"
+        reports_bucket(settings).upload_folder(Path(folder), identity.run_key)
+    report = f"{identity.run_key}/index.html"
     if not outcome.passed:
         failures = "".join(f"\n- {line}" for line in outcome.failures)
         raise Refused(

@@ -45,6 +45,7 @@ PLATFORM = {
     },
     "identities": {"deployer": "maestro-deployer"},
     "failedPodTTL": 3600,
+    "reportsBucket": "reports",
 }
 
 

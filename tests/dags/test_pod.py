@@ -36,6 +36,7 @@ def platform() -> Platform:
         sizes=PLATFORM["sizes"],
         identities=PLATFORM["identities"],
         failed_pod_ttl=3600,
+        reports_bucket="reports",
         template=POD_TEMPLATE,
     )
 
@@ -173,7 +174,8 @@ def test_the_platform_is_read_from_the_mounted_files() -> None:
 def test_a_missing_or_incomplete_file_is_named_with_the_remedy(pod_config) -> None:
     (pod_config / "platform.yaml").write_text("namespace: maestro")
     with pytest.raises(
-        AirflowException, match=r"platform.yaml lacks failedPodTTL, identities, images, sizes.*helm upgrade"
+        AirflowException,
+        match=r"platform.yaml lacks failedPodTTL, identities, images, reportsBucket, sizes.*helm upgrade",
     ):
         Platform.load()
     (pod_config / "platform.yaml").unlink()

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import requests
 
 from tests.e2e.runs import finished, states
 
@@ -24,8 +25,7 @@ def one_population(services, raw):
 
 def report(services, run_id):
     """A run's report as its JSON says, and the page beside it."""
-    prefix = f"data-validation/{DAG}/"
-    listed = services.s3.list_objects_v2(Bucket="reports", Prefix=prefix).get("Contents", [])
+    listed = services.s3.list_objects_v2(Bucket="reports", Prefix=f"{DAG}/").get("Contents", [])
     keys = [entry["Key"] for entry in sorted(listed, key=lambda entry: entry["LastModified"])]
     newest = [key for key in keys if key.endswith("report.json")][-1]
     document = json.loads(services.s3.get_object(Bucket="reports", Key=newest)["Body"].read())
@@ -74,6 +74,10 @@ def test_bad_quality_fails_the_run_after_its_report(services, one_population):
     _, page = report(services, run_id)
     assert "f1" in page
     assert "f1" in services.airflow.log(DAG, run_id, "generate_report", 1)
+    links = services.airflow.call("GET", f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/generate_report/links")
+    address = services.airflow.url + links["extra_links"]["Report"]
+    assert services.airflow.session.get(address, timeout=30).text == page, "one click from the task that failed"
+    assert requests.get(address, timeout=30).status_code == 401, "not for strangers"
 
 
 def test_a_missing_column_is_named(services, one_population):

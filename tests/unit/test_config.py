@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlops.config import ModelServerSettings, RunIdentity, Settings, slug
+from mlops.config import ModelServerSettings, RunIdentity, Settings
+from mlops.keys import slug
 from mlops.result import Failure
 
 IDENTITY = RunIdentity(dag_id="ml_pipeline_dag", run_id="scheduled__2026-01-01T02:00:00+00:00", task_id="train_model")

@@ -100,12 +100,12 @@ def reports(platform) -> ObjectStore:
 
 
 def page(platform, name: str = "report.json") -> str:
-    content = reports(platform).read_bytes(f"data-validation/ml_pipeline_dag/{run_folder(platform)}/{name}")
+    content = reports(platform).read_bytes(f"ml_pipeline_dag/{run_folder(platform)}/report/{name}")
     return content.decode()
 
 
 def run_folder(platform) -> str:
-    from mlops.config import slug
+    from mlops.keys import slug
 
     return slug(platform.run_id)
 

@@ -158,7 +158,7 @@ def runs(platform, status: str | None = None) -> list:
 
 
 def platform_slug(platform) -> str:
-    from mlops.config import slug
+    from mlops.keys import slug
 
     return slug(platform.run_id)
 

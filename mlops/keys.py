@@ -1,0 +1,20 @@
+"""Names of objects in the object store, told alike by the pod that writes one and by Airflow, which links to it."""
+
+import hashlib
+import re
+
+_SEGMENT_LENGTH = 120  # characters of a slug; S3 look-alikes on a file system allow 255 bytes a path segment
+
+
+def task_instance(dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> str:
+    """The folder of a task instance: the same for each of its tries, another for every other one."""
+    segments = [dag_id, run_id, task_id] if map_index == -1 else [dag_id, run_id, task_id, str(map_index)]
+    return "/".join(slug(segment) for segment in segments)
+
+
+def slug(text: str) -> str:
+    """The text as one segment of an object key; two texts never share one, but for a collision of 48 hash bits."""
+    kept = re.sub(r"[^A-Za-z0-9_.=-]+", "-", text)[:_SEGMENT_LENGTH]
+    if kept == text and kept.strip("."):
+        return kept
+    return f"{kept.strip('.')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
