@@ -285,6 +285,7 @@ def test_the_operators_platform_reads_what_the_chart_renders(tmp_path: Path) -> 
     platform = Platform.load(tmp_path)
     assert platform.namespace == "maestro"
     assert platform.failed_pod_ttl == 7
+    assert platform.reports_bucket == "reports"
     assert {"small", "medium", "large", "gpu"} <= platform.sizes.keys()
     assert platform.images["task"] == "localhost/maestro/task:latest"
     assert platform.images["feast"] == "localhost/maestro/feast:latest"
