@@ -25,7 +25,7 @@ from config import (
     GO_PACKAGE,
     HERE,
     KUBERNETES_VERSION,
-    METRICS_SERVER_VERSION,
+    METRICS_SERVER,
     PAUSE_VERSION,
     STATE,
 )
@@ -127,11 +127,8 @@ def _builds() -> list[list[Build]]:
     module = [(HERE / "node" / name).read_bytes() for name in SOURCES]
     build, install = ["build", "-trimpath", "-o", "{out}", "-ldflags"], ["install", "-trimpath", "-ldflags", "-s -w"]
     node = Build("node", _digest(*module, version.encode()), ["node"], [*build, f"-s -w {version}", "."])
-    # In the node's module, so that what they share with it is compiled once.
-    helm, metrics = (
-        Build(package.rpartition("/")[2], _digest(*module), [package.rpartition("/")[2]], [*build, "-s -w", package])
-        for package in ("helm.sh/helm/v3/cmd/helm", "sigs.k8s.io/metrics-server/cmd/metrics-server")
-    )
+    helm = Build("helm", _digest(*module), ["helm"], [*build, "-s -w", "helm.sh/helm/v3/cmd/helm"])
+    metrics = Build("metrics-server", _digest(METRICS_SERVER.encode()), ["metrics-server"], [*install, METRICS_SERVER])
     packages = [CONTAINERD.format(program=program) for program in CONTAINERD_PROGRAMS]
     # Of its snapshotters the node uses overlayfs.
     containerd = Build(
@@ -140,7 +137,7 @@ def _builds() -> list[list[Build]]:
         CONTAINERD_PROGRAMS,
         [*install, "-tags", "no_btrfs,no_devmapper,no_zfs", *packages],
     )
-    return [[node, helm, metrics], [containerd]]
+    return [[node, helm], [containerd, metrics]]
 
 
 def build_binaries() -> None:
@@ -174,7 +171,7 @@ def node_images() -> dict[str, str]:
         f"localhost/etcd:{ETCD_VERSION}": "components",
         f"localhost/coredns:{COREDNS_VERSION}": "coredns",
         f"localhost/pause:{PAUSE_VERSION}": "pause",
-        f"localhost/metrics-server:{METRICS_SERVER_VERSION}": "metrics-server",
+        f"localhost/metrics-server:{METRICS_SERVER.rpartition('@')[2]}": "metrics-server",
     }
 
 
