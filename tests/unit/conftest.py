@@ -88,6 +88,8 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, st
         "MAESTRO_REDIS_HOST": "127.0.0.1",
         "MAESTRO_REDIS_PORT": "9",
         "MAESTRO_REDIS_PASSWORD": "none",
+        "MAESTRO_SENSOR_TRAINER_URL": "http://127.0.0.1:9",
+        "MAESTRO_SENSOR_TRAINER_TOKEN": "none",
         "MAESTRO_STATSD_HOST": "127.0.0.1",
         "MAESTRO_STATSD_PORT": "9",
         "MAESTRO_DAG_ID": "ml_pipeline_dag",

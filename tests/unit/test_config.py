@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlops.config import ModelServerSettings, RunIdentity, Settings
+from mlops.config import ModelServerSettings, RunIdentity, SensorSettings, Settings
 from mlops.keys import slug
 from mlops.result import Failure
 
@@ -39,9 +39,29 @@ def test_the_webhook_may_be_missing():
 
 def test_secrets_do_not_show_in_a_log():
     shown = repr(Settings.from_environment(complete()))
-    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MAESTRO_SLACK_WEBHOOK_URL"):
+    for key in (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "MAESTRO_SENSOR_TRAINER_TOKEN",
+        "MAESTRO_SLACK_WEBHOOK_URL",
+    ):
         assert f"value of {key}" not in shown
     assert "value of MAESTRO_DATA_BUCKET" in shown
+
+
+def test_the_sensor_trainers_secrets_do_not_show_either():
+    found = {key: f"value of {key}" for key in SensorSettings.keys().values()}
+    shown = repr(SensorSettings.from_environment(found))
+    assert "value of MAESTRO_REDIS_PASSWORD" not in shown
+    assert "value of SENSOR_TRAINER_TOKEN" not in shown
+    assert "value of DATABASE_URL" in shown
+
+
+def test_a_sensor_trainer_without_what_has_a_default_is_complete():
+    required = ("DATABASE_URL", "MAESTRO_REDIS_HOST", "MAESTRO_REDIS_PORT", "MAESTRO_REDIS_PASSWORD")
+    found = dict.fromkeys((*required, "MLFLOW_TRACKING_URI", "SENSOR_TRAINER_TOKEN"), "given")
+    settings = SensorSettings.from_environment(found)
+    assert (settings.dataset, settings.sensors, settings.training_days) == ("shuttle", "shuttle", "30")
 
 
 def test_a_model_server_without_a_version_is_complete():

@@ -1,0 +1,1 @@
+"""Find failing sensors: take readings in, train a clustering model of them, and score new ones."""

@@ -1,0 +1,393 @@
+"""Jobs in a real PostgreSQL and their way through a real Redis."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from uuid import uuid4
+
+import psycopg
+import pytest
+from rq import Queue
+
+from mlops.config import SensorSettings
+from mlops.stores.sensors import jobs as of_jobs
+from mlops.stores.sensors.away import Away, Denied
+from mlops.stores.sensors.database import open_pool, upgrade
+from mlops.stores.sensors.heartbeat import Heartbeat
+from mlops.stores.sensors.jobs import AnotherRuns, Cancelled, Jobs, KeyReused, Superseded
+from mlops.stores.sensors.queue import JobQueue, hand_over
+from tests.conftest import eventually
+from tests.unit.sensor_servers import PASSWORD, own_database, postgresql_server, redis_server
+
+MODEL = "sensor-clusters"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with postgresql_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory):
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def config(server):
+    url = own_database(server, f"sensors_{time.monotonic_ns()}")
+    settings = SensorSettings(url, "127.0.0.1", "9", PASSWORD, "http://127.0.0.1:9", "token")
+    upgrade(settings, patience=0)
+    return settings
+
+
+@pytest.fixture
+def jobs(config):
+    with open_pool(config) as pool:
+        yield Jobs(pool)
+
+
+@pytest.fixture
+def queue(config, redis):
+    made = JobQueue(replace(config, redis_port=str(redis.port)))
+    made._client.flushall()
+    return made
+
+
+@pytest.fixture
+def short_lease(monkeypatch):
+    monkeypatch.setattr(of_jobs, "LEASE", 0.3)
+
+
+@pytest.fixture
+def expire(config, monkeypatch):
+    """Makes it as if the worker of a job had said nothing for an hour, and the server had been there all the time."""
+    monkeypatch.setattr(of_jobs, "LEASE", 3.0)
+    up = "select extract(epoch from now() - pg_postmaster_start_time()) > 3"
+
+    def expire(job):
+        with psycopg.connect(config.database_url, autocommit=True) as connection:
+            eventually(lambda: connection.execute(up).fetchone()[0], 10)
+            back = "update sensors.training_jobs set heartbeat = now() - interval '1 hour' where id = %s"
+            connection.execute(back, (job.id,))
+
+    return expire
+
+
+def claimed(jobs, key="a"):
+    job, _ = jobs.submit(MODEL, key, {})
+    attempt = jobs.claim(job.id)
+    assert attempt is not None
+    return attempt
+
+
+def test_a_job_runs_from_its_submission_to_its_result(jobs):
+    job, is_new = jobs.submit(MODEL, "key", {"minimum_new_readings": 3})
+    assert is_new
+    assert (job.state, job.progress, job.attempt, job.started, job.result) == ("queued", 0, 0, None, None)
+    attempt = jobs.claim(job.id)
+    assert (attempt.job.state, attempt.job.attempt) == ("running", 1)
+    attempt.report("fitting", 0.5)
+    assert (jobs.get(job.id).step, jobs.get(job.id).progress) == ("fitting", 0.5)
+    with attempt.finishing() as ending:
+        ending.succeed({"newest_reading": 17, "metrics": {"auc": 0.5, "f1": float("nan")}})
+    done = jobs.get(job.id)
+    assert (done.state, done.progress, done.error) == ("succeeded", 1, None)
+    assert done.result == {"newest_reading": 17, "metrics": {"auc": 0.5, "f1": None}}
+    assert done.created < done.started < done.finished
+    assert jobs.newest_trained_reading(MODEL) == 17
+    assert jobs.newest_trained_reading("another") is None
+    assert jobs.counts() == {"succeeded": 1}
+    assert jobs.claim(job.id) is None
+
+
+def test_an_unknown_job_is_none(jobs):
+    assert jobs.get(uuid4()) is None
+    assert jobs.request_cancel(uuid4()) is None
+    assert jobs.claim(uuid4()) is None
+
+
+def test_the_same_key_is_the_same_job_whatever_became_of_it(jobs):
+    job, _ = jobs.submit(MODEL, "key", {"n": 1})
+    assert jobs.submit(MODEL, "key", {"n": 1}) == (job, False)
+    with jobs.claim(job.id).finishing() as ending:
+        ending.skip("2 new readings", {"new_readings": 2})
+    again, is_new = jobs.submit(MODEL, "key", {"n": 1})
+    assert (again.id, again.state, again.error, is_new) == (job.id, "skipped", "2 new readings", False)
+    with pytest.raises(KeyReused) as reused:
+        jobs.submit(MODEL, "key", {"n": 2})
+    assert reused.value.job.id == job.id
+
+
+def test_a_model_has_one_job_at_a_time(jobs):
+    job, _ = jobs.submit(MODEL, "a", {})
+    for _ in range(2):
+        with pytest.raises(AnotherRuns) as other:
+            jobs.submit(MODEL, "b", {})
+        assert other.value.job.id == job.id
+        attempt = jobs.claim(job.id) or attempt  # noqa: F821 - then it runs
+    assert jobs.submit("another model", "c", {})[1]
+    attempt.fail("no")
+    assert jobs.submit(MODEL, "b", {})[1]
+
+
+def test_of_many_that_ask_at_once_one_makes_a_job(jobs):
+    def submit(number):
+        try:
+            return jobs.submit(MODEL, f"key-{number % 4}", {})
+        except AnotherRuns as other:
+            return other.job, None
+
+    with ThreadPoolExecutor(16) as threads:
+        told = list(threads.map(submit, range(32)))
+    assert len({job.id for job, _ in told}) == 1
+    assert [is_new for _, is_new in told].count(True) == 1
+
+
+def test_of_two_workers_one_gets_the_job(jobs):
+    job, _ = jobs.submit(MODEL, "key", {})
+    with ThreadPoolExecutor(8) as threads:
+        attempts = list(threads.map(lambda _: jobs.claim(job.id), range(16)))
+    assert [attempt.job.attempt for attempt in attempts if attempt] == [1]
+
+
+def test_a_job_without_a_heartbeat_goes_to_another_worker_and_the_first_can_change_nothing(jobs, expire):
+    first = claimed(jobs)
+    assert jobs.claim(first.job.id) is None
+    assert jobs.to_hand_over() == []
+    expire(first.job)
+    assert jobs.to_hand_over() == [first.job.id]
+    waiting = jobs.get(first.job.id)
+    assert waiting.state == "queued"
+    assert "attempt 1 of 5 ended without a word" in waiting.error
+    second = jobs.claim(first.job.id)
+    assert (second.job.attempt, second.job.error) == (2, None)
+    for late in (
+        lambda: first.report("late", 0.9),
+        lambda: first.fail("late"),
+        lambda: first.give_back("late"),
+        lambda: first.finishing().__enter__(),
+    ):
+        with pytest.raises(Superseded):
+            late()
+    with second.finishing() as ending:
+        ending.succeed({"newest_reading": 1})
+    assert jobs.get(first.job.id).state == "succeeded"
+
+
+def test_a_report_renews_the_lease(jobs, expire):
+    attempt = claimed(jobs)
+    expire(attempt.job)
+    attempt.report("fitting", 0.5)
+    assert jobs.to_hand_over() == []
+
+
+def test_a_server_that_has_just_started_gives_workers_time_to_be_heard(server, jobs, config):
+    attempt = claimed(jobs)
+    server.restart()
+    with psycopg.connect(config.database_url) as connection:
+        connection.execute("update sensors.training_jobs set heartbeat = now() - interval '1 hour'")
+    assert jobs.to_hand_over() == []
+    attempt.report("fitting", 0.5)
+    assert jobs.get(attempt.job.id).step == "fitting"
+
+
+def test_after_five_deaths_the_job_fails_with_the_cause(jobs, short_lease):
+    job, _ = jobs.submit(MODEL, "key", {})
+    for number in range(1, 6):
+        eventually(lambda: jobs.to_hand_over() == [job.id], 10)
+        attempt = jobs.claim(job.id)
+        assert attempt.job.attempt == number
+        attempt.report("fitting", 0.4)
+    eventually(lambda: jobs.to_hand_over() == [] and jobs.get(job.id).state == "failed", 10)
+    failed = jobs.get(job.id)
+    assert failed.error.startswith('attempt 5 of 5 ended without a word after the step "fitting"')
+    assert "memory" in failed.error
+    assert failed.finished is not None
+    assert jobs.claim(job.id) is None
+
+
+def test_what_may_pass_is_tried_again_after_a_pause_and_not_for_ever(jobs, short_lease):
+    job, _ = jobs.submit(MODEL, "key", {})
+    for number in range(1, 6):
+        attempt = jobs.claim(job.id)
+        attempt.give_back("MLflow is away")
+        if number < 5:
+            assert (jobs.get(job.id).state, jobs.get(job.id).error) == ("queued", "MLflow is away")
+            assert jobs.to_hand_over() == []
+            eventually(lambda: jobs.to_hand_over() == [job.id], 10)
+    assert jobs.get(job.id).state == "failed"
+    assert jobs.get(job.id).error == "MLflow is away (attempt 5 of 5)"
+
+
+def test_a_job_that_waits_is_cancelled_at_once(jobs):
+    job, _ = jobs.submit(MODEL, "key", {})
+    cancelled = jobs.request_cancel(job.id)
+    assert cancelled.state == "cancelled"
+    assert cancelled.finished is not None
+    assert jobs.claim(job.id) is None
+    assert jobs.to_hand_over() == []
+    assert jobs.submit(MODEL, "another", {})[1]
+
+
+def test_a_job_that_runs_is_cancelled_at_its_next_report(jobs):
+    attempt = claimed(jobs)
+    assert jobs.request_cancel(attempt.job.id).state == "running"
+    with pytest.raises(AnotherRuns):
+        jobs.submit(MODEL, "another", {})
+    with pytest.raises(Cancelled):
+        attempt.report("fitting", 0.5)
+    assert jobs.get(attempt.job.id).state == "cancelled"
+
+
+def test_a_job_that_was_cancelled_publishes_nothing(jobs):
+    attempt = claimed(jobs)
+    jobs.request_cancel(attempt.job.id)
+    with pytest.raises(Cancelled), attempt.finishing():
+        pytest.fail("the block has run")
+    assert jobs.get(attempt.job.id).state == "cancelled"
+
+
+def test_a_job_that_lost_its_worker_is_cancelled_by_the_sweep(jobs, expire):
+    attempt = claimed(jobs)
+    jobs.request_cancel(attempt.job.id)
+    expire(attempt.job)
+    assert jobs.to_hand_over() == []
+    assert jobs.get(attempt.job.id).state == "cancelled"
+
+
+def test_it_is_too_late_to_cancel_what_is_being_published(jobs, expire):
+    attempt = claimed(jobs)
+    with attempt.finishing() as ending:
+        assert jobs.request_cancel(attempt.job.id).state == "running"
+        expired = threading.Thread(target=expire, args=(attempt.job,))  # waits for the end of the block
+        expired.start()
+        assert jobs.to_hand_over() == []  # and to sweep waits for nothing
+        assert jobs.claim(attempt.job.id) is None
+        ending.succeed({"newest_reading": 1})
+    expired.join()
+    assert jobs.get(attempt.job.id).state == "succeeded"
+    assert jobs.request_cancel(attempt.job.id).state == "succeeded"
+
+
+def test_a_failure_while_publishing_leaves_the_job_running(jobs):
+    attempt = claimed(jobs)
+    with pytest.raises(ZeroDivisionError), attempt.finishing() as ending:
+        ending.succeed({"share": 1 / 0})
+    assert jobs.get(attempt.job.id).state == "running"
+    with attempt.finishing() as ending:
+        ending.succeed({})
+    assert jobs.get(attempt.job.id).state == "succeeded"
+
+
+def test_a_connection_lost_while_publishing_lets_it_be_tried_again(jobs, server):
+    attempt = claimed(jobs)
+    with pytest.raises(Away), attempt.finishing() as ending:  # noqa: PT012 - it is raised at the end of the block
+        server.restart()
+        ending.succeed({})
+    assert jobs.get(attempt.job.id).state == "running"
+    with attempt.finishing() as ending:
+        ending.succeed({})
+    assert jobs.get(attempt.job.id).state == "succeeded"
+
+
+def test_a_report_without_postgresql_is_passed_over(jobs, server):
+    attempt = claimed(jobs)
+    server.kill()
+    attempt.report("fitting", 0.5)
+    server.start()
+    attempt.report("comparing", 0.7)
+    assert jobs.get(attempt.job.id).step == "comparing"
+
+
+def test_the_heartbeat_keeps_the_lease_over_a_restart_of_postgresql(jobs, config, server, short_lease):
+    attempt = claimed(jobs)
+
+    def beaten_at():
+        with psycopg.connect(config.database_url) as connection:
+            return connection.execute("select heartbeat from sensors.training_jobs").fetchone()[0]
+
+    with Heartbeat(config, attempt, every=0.05):
+        before = beaten_at()
+        eventually(lambda: beaten_at() > before, 10)
+        server.restart()
+        before = beaten_at()
+        eventually(lambda: beaten_at() > before, 20)
+    last = beaten_at()
+    eventually(lambda: jobs.to_hand_over() == [attempt.job.id], 10)
+    assert beaten_at() == last
+
+
+def test_the_heartbeat_tells_the_work_that_another_attempt_has_taken_over(jobs, config, expire):
+    first = claimed(jobs)
+    expire(first.job)
+    jobs.to_hand_over()
+    assert jobs.claim(first.job.id) is not None
+    with Heartbeat(config, first, every=0.01) as heartbeat:
+        eventually(lambda: not heartbeat._thread.is_alive(), 10)
+        with pytest.raises(Superseded):
+            first.report("fitting", 0.5)
+
+
+def test_a_job_is_handed_over_once_and_again_where_it_was_lost(jobs, queue, short_lease):
+    job, _ = jobs.submit(MODEL, "key", {})
+    assert hand_over(jobs, queue) == 1
+    assert hand_over(jobs, queue) == 0
+    assert queue.waiting() == 1
+    eventually(lambda: hand_over(jobs, queue) == 1, 10)
+    assert queue.waiting() == 1  # it waited there all the time, and does not wait twice
+    queue._client.flushall()
+    eventually(lambda: hand_over(jobs, queue) == 1, 10)
+    assert queue.waiting() == 1
+    queue.stop(job.id)
+    assert queue.waiting() == 0
+
+
+def test_what_is_handed_over_survives_a_redis_that_is_killed(jobs, queue, redis):
+    jobs.submit(MODEL, "key", {})
+    hand_over(jobs, queue)
+    redis.kill()
+    for ask in (queue.waiting, queue.ping, lambda: queue.enqueue(uuid4(), 0), lambda: queue.stop(uuid4())):
+        start = time.monotonic()
+        with pytest.raises(Away, match=r"global\.services\.redis") as away:
+            ask()
+        assert away.value.service == "redis"
+        assert time.monotonic() - start < 5
+    redis.start()
+    eventually(lambda: _answers(queue), 10)
+    assert queue.waiting() == 1
+
+
+def test_a_job_that_cannot_be_handed_over_waits_in_postgresql(jobs, config):
+    job, _ = jobs.submit(MODEL, "key", {})
+    with pytest.raises(Away):
+        hand_over(jobs, JobQueue(config))
+    assert jobs.to_hand_over() == [job.id]
+
+
+def test_a_wrong_password_of_redis_is_named(config, redis):
+    wrong = replace(config, redis_port=str(redis.port), redis_password="wrong")
+    with pytest.raises(Denied, match=r"global\.redis\.existingSecret"):
+        JobQueue(wrong).ping()
+
+
+def test_what_is_in_redis_runs_no_code_when_it_is_read(jobs, queue):
+    job, _ = jobs.submit(MODEL, "key", {})
+    hand_over(jobs, queue)
+    (name,) = queue._queue.get_job_ids()
+    stored = Queue("training", connection=queue._client, serializer=queue._queue.serializer).fetch_job(name)
+    assert stored.args == [str(job.id)]
+    import zlib
+
+    raw = queue._client.hget(stored.key, "data")
+    assert zlib.decompress(raw).startswith(b"[")
+
+
+def _answers(queue):
+    try:
+        queue.ping()
+    except Away:
+        return False
+    return True
