@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 MODEL_ARTIFACT = "model"
+SUPERSEDED = "maestro.superseded"  # the tag of a run that another one took the place of
 DESCRIPTION_LIMIT = 5000  # characters of a version's description in MLflow's database
 _TAG_LIMIT = 8000  # characters of a run's tag; MLflow cuts a longer one without a word
 # All that a stored model may hold beside what skops trusts by itself. A model is read from the artifact store, which
@@ -89,7 +90,7 @@ class Tracking:
     def end_run(self, run_id: str, reason: str) -> None:
         """Takes a run out of the finished and the running ones; it stays readable."""
         with self._explained():
-            self._client.set_tag(run_id, "maestro.superseded", reason)
+            self._client.set_tag(run_id, SUPERSEDED, reason)
             self._client.set_terminated(run_id, status="KILLED")
 
     def log(
@@ -174,15 +175,43 @@ class Tracking:
             file = mlflow.artifacts.download_artifacts(f"{model_uri}/serving_input_example.json", dst_path=folder)
             return Path(file).read_bytes()
 
-    def register(self, name: str, run_id: str) -> str:
-        """The version of the run's model in the registry: the one there is, else a new one."""
+    def read_text(self, run_id: str, file: str) -> str:
+        """A file of the run. Raises Failure where it is not there."""
+        import mlflow
+
+        uri = f"runs:/{run_id}/{file}"
+        with TemporaryDirectory() as folder, self._explained(uri):
+            path = mlflow.artifacts.download_artifacts(uri, dst_path=folder, tracking_uri=self._uri)
+            return Path(path).read_text(encoding="utf-8")
+
+    def register(self, name: str, run_id: str, tags: Mapping[str, str] | None = None) -> str:
+        """The version of the run's model in the registry: the one there is, else a new one, which has the tags."""
         import mlflow
 
         with self._explained():
             versions = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
             if versions:
                 return str(min(int(version.version) for version in versions))
-            return str(mlflow.register_model(f"runs:/{run_id}/{MODEL_ARTIFACT}", name).version)
+            registered = mlflow.register_model(f"runs:/{run_id}/{MODEL_ARTIFACT}", name, tags=dict(tags or {}))
+            return str(registered.version)
+
+    def versions(self, name: str, tag: str, value: str) -> list[str]:
+        """The versions of the registered model that carry the tag with this value, the oldest first."""
+        with self._explained():
+            found = self._client.search_model_versions(f"name = '{name}' and tags.`{tag}` = '{value}'")
+            return sorted((str(version.version) for version in found), key=int)
+
+    def made_by(self, name: str, version: str) -> str:
+        """The run that made a version. Raises Failure where it names none."""
+        with self._explained(f"models:/{name}/{version}"):
+            run_id = self._client.get_model_version(name, version).run_id
+        if not run_id:
+            raise Failure(f"version {version} of model {name!r} names no run: give its alias to one that was trained")
+        return str(run_id)
+
+    def delete_version(self, name: str, version: str) -> None:
+        with self._explained(f"models:/{name}/{version}"):
+            self._client.delete_model_version(name, version)
 
     def describe(self, name: str, version: str, description: str, tags: Mapping[str, str]) -> None:
         """Writes a version's description and tags; repeating it changes nothing."""

@@ -1,0 +1,422 @@
+"""Workers as processes, with a real PostgreSQL and a real Redis, any of which may be killed while a job runs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+from mlflow import MlflowClient
+
+from mlops.config import SensorSettings
+from mlops.result import Failure
+from mlops.sensors import worker
+from mlops.stores.sensors import jobs as of_jobs
+from mlops.stores.sensors.database import open_pool, upgrade
+from mlops.stores.sensors.jobs import AnotherRuns, Jobs
+from mlops.stores.sensors.queue import JobQueue, hand_over
+from mlops.stores.sensors.readings import NewReading, Readings
+from tests.conftest import ROOT, eventually
+from tests.unit import sensor_worker
+from tests.unit.sensor_servers import PASSWORD, own_database, postgresql_server, redis_server
+
+MODEL = "sensor-clusters"
+START = datetime(2026, 1, 1, tzinfo=UTC)
+READINGS = 10
+
+
+@pytest.fixture(scope="module")
+def postgresql_of_jobs():
+    with postgresql_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory):
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+class Trainer:
+    """The trainer without its API: its stores, its sweep, and its workers."""
+
+    def __init__(self, settings, folder, servers):
+        self.settings, self.folder = settings, folder
+        self.postgresql, self.redis = servers
+        self.pool = open_pool(settings)
+        self.jobs, self.queue, self.readings = Jobs(self.pool), JobQueue(settings), Readings(self.pool)
+        self.workers = []
+
+    def start_worker(self):
+        environment = {
+            **os.environ,
+            **{key: getattr(self.settings, name) for name, key in SensorSettings.keys().items()},
+            "SENSOR_TEST_FOLDER": str(self.folder),
+        }
+        with (self.folder / "worker.log").open("ab") as log:
+            command = [sys.executable, "-m", "tests.unit.sensor_worker"]
+            started = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        self.workers.append(started)
+        return started
+
+    def submit(self, key="key", **request):
+        job, _ = self.jobs.submit(MODEL, key, request)
+        self.sweep()
+        return job.id
+
+    def sweep(self):
+        with suppress(Failure):
+            hand_over(self.jobs, self.queue)
+
+    def becomes(self, job_id, *states, timeout=60):
+        """The job, when it is in one of these states; meanwhile the sweep goes on."""
+
+        def there():
+            self.sweep()
+            try:
+                return self.jobs.get(job_id).state in states
+            except Failure:
+                return False
+
+        try:
+            eventually(there, timeout)
+        except AssertionError:
+            pytest.fail(f"{self.jobs.get(job_id)}\n{(self.folder / 'worker.log').read_text()[-5000:]}")
+        return self.jobs.get(job_id)
+
+    def trains(self, job_id, attempt=1):
+        """The process that trains, when it has begun this attempt."""
+
+        def begun():
+            self.sweep()
+            found = self.jobs.get(job_id)
+            return (found.attempt, found.step) == (attempt, "waiting") and (self.folder / "training").exists()
+
+        try:
+            eventually(begun, 60)
+        except AssertionError:
+            pytest.fail(f"{self.jobs.get(job_id)}\n{(self.folder / 'worker.log').read_text()[-5000:]}")
+        return int((self.folder / "training").read_text())
+
+    def let_go(self):
+        (self.folder / "go").touch()
+
+    @property
+    def versions(self):
+        return sorted(path.name for path in self.folder.glob("version-*"))
+
+    @property
+    def published(self):
+        return (self.folder / "published").read_text().split()
+
+    def close(self):
+        self.let_go()
+        for each in self.workers:
+            each.kill()
+            each.wait()
+        self.pool.close()
+
+
+@pytest.fixture
+def trainer(postgresql_of_jobs, redis, tmp_path, monkeypatch):
+    monkeypatch.setattr(of_jobs, "LEASE", sensor_worker.LEASE)
+    url = own_database(postgresql_of_jobs, f"sensors_{time.monotonic_ns()}")
+    settings = SensorSettings(
+        url, "127.0.0.1", str(redis.port), PASSWORD, "http://127.0.0.1:9", "token", minimum_new_readings=str(READINGS)
+    )
+    upgrade(settings, patience=0)
+    made = Trainer(settings, tmp_path, (postgresql_of_jobs, redis))
+    made.queue._client.flushall()
+    made.readings.ingest(
+        [
+            NewReading(str(number), "shuttle", START + timedelta(minutes=number), [1.0] * 9, None)
+            for number in range(READINGS)
+        ]
+    )
+    yield made
+    made.close()
+
+
+def test_a_job_is_run_to_its_result(trainer):
+    trainer.start_worker()
+    trainer.let_go()
+    job_id = trainer.submit()
+    job = trainer.becomes(job_id, "succeeded", "failed")
+    assert (job.state, job.attempt, job.progress, job.error) == ("succeeded", 1, 1, None)
+    assert job.result == {
+        "run_id": str(job_id),
+        "metrics": {"auc": None},
+        "clusters": 9,
+        "readings": READINGS,
+        "new_readings": READINGS,
+        "newest_reading": trainer.readings.newest_id(),
+        "model_version": f"version-{job_id}",
+        "served_version": f"version-{job_id}",
+        "served": True,
+        "reason": "it is the first",
+    }
+    second = trainer.becomes(trainer.submit("second"), "skipped", "failed", "succeeded")
+    assert second.state == "skipped"
+    assert second.result == {"new_readings": 0, "minimum_new_readings": READINGS}
+    assert second.error.startswith("0 new readings, 10 are needed")
+    third = trainer.becomes(trainer.submit("third", minimum_new_readings=0), "skipped", "failed", "succeeded")
+    assert third.state == "succeeded"
+
+
+def test_a_worker_that_is_killed_while_it_trains_loses_nothing(trainer):
+    first = trainer.start_worker()
+    job_id = trainer.submit()
+    training = trainer.trains(job_id)
+    first.kill()
+    os.kill(training, signal.SIGKILL)
+    trainer.start_worker()
+    trainer.trains(job_id, attempt=2)
+    trainer.let_go()
+    job = trainer.becomes(job_id, "succeeded", "failed")
+    assert (job.state, job.attempt) == ("succeeded", 2)
+    assert trainer.versions == [f"version-{job_id}"]
+
+
+def test_a_worker_whose_parent_alone_is_killed_brings_its_job_to_its_end(trainer):
+    first = trainer.start_worker()
+    job_id = trainer.submit()
+    trainer.trains(job_id)
+    first.kill()
+    trainer.start_worker()
+    trainer.let_go()
+    job = trainer.becomes(job_id, "succeeded", "failed")
+    assert (job.state, job.attempt) == ("succeeded", 1)
+    assert trainer.versions == [f"version-{job_id}"]
+
+
+def test_five_deaths_of_the_training_process_fail_the_job_and_the_worker_goes_on(trainer):
+    trainer.start_worker()
+    job_id = trainer.submit()
+    for attempt in range(1, 6):
+        os.kill(trainer.trains(job_id, attempt), signal.SIGKILL)
+        (trainer.folder / "training").unlink()
+    job = trainer.becomes(job_id, "failed", "succeeded")
+    assert job.state == "failed"
+    assert job.error.startswith('attempt 5 of 5 ended without a word after the step "waiting"')
+    assert trainer.versions == []
+    trainer.let_go()
+    assert trainer.becomes(trainer.submit("next"), "succeeded", "failed").state == "succeeded"
+
+
+def test_redis_killed_while_a_job_trains_changes_nothing(trainer):
+    process = trainer.start_worker()
+    job_id = trainer.submit()
+    trainer.trains(job_id)
+    trainer.redis.restart()
+    trainer.let_go()
+    job = trainer.becomes(job_id, "succeeded", "failed")
+    assert (job.state, job.attempt) == ("succeeded", 1)
+    assert trainer.becomes(trainer.submit("next", minimum_new_readings=0), "succeeded").attempt == 1
+    assert process.poll() is None
+
+
+def test_a_job_ends_while_redis_is_away_and_the_next_is_run_when_it_is_back(trainer):
+    process = trainer.start_worker()
+    job_id = trainer.submit()
+    trainer.trains(job_id)
+    trainer.redis.kill()
+    trainer.let_go()
+    assert trainer.becomes(job_id, "succeeded", "failed").state == "succeeded"
+    next_id = trainer.submit("next", minimum_new_readings=0)
+    assert trainer.jobs.get(next_id).state == "queued"
+    trainer.redis.start()
+    assert trainer.becomes(next_id, "succeeded", "failed").state == "succeeded"
+    assert process.poll() is None
+
+
+def test_a_job_that_redis_lost_is_handed_over_again(trainer):
+    job_id = trainer.submit()
+    assert trainer.queue.waiting() == 1
+    trainer.queue._client.flushall()
+    trainer.start_worker()
+    trainer.let_go()
+    assert trainer.becomes(job_id, "succeeded", "failed").state == "succeeded"
+
+
+def test_postgresql_restarted_while_a_job_trains_costs_no_attempt(trainer):
+    trainer.start_worker()
+    job_id = trainer.submit()
+    trainer.trains(job_id)
+    trainer.postgresql.restart()
+    trainer.let_go()
+    job = trainer.becomes(job_id, "succeeded", "failed")
+    assert (job.state, job.attempt) == ("succeeded", 1)
+    assert trainer.versions == [f"version-{job_id}"]
+
+
+def test_postgresql_restarted_while_a_job_publishes_makes_one_version(trainer):
+    trainer.start_worker()
+    job_id = trainer.submit()
+    (trainer.folder / "hold").touch()
+    trainer.let_go()
+    eventually(lambda: bool(trainer.versions), 60)
+    trainer.postgresql.restart()
+    (trainer.folder / "hold").unlink()
+    job = trainer.becomes(job_id, "succeeded", "failed")
+    assert (job.state, job.attempt) == ("succeeded", 1)
+    assert trainer.published == [str(job_id), str(job_id)]
+    assert trainer.versions == [f"version-{job_id}"]
+
+
+def test_a_worker_killed_while_it_publishes_makes_one_version(trainer):
+    first = trainer.start_worker()
+    job_id = trainer.submit()
+    training = trainer.trains(job_id)
+    (trainer.folder / "hold").touch()
+    trainer.let_go()
+    eventually(lambda: bool(trainer.versions), 60)
+    first.kill()
+    os.kill(training, signal.SIGKILL)
+    (trainer.folder / "hold").unlink()
+    trainer.start_worker()
+    job = trainer.becomes(job_id, "succeeded", "failed")
+    assert (job.state, job.attempt) == ("succeeded", 2)
+    assert trainer.published == [str(job_id), str(job_id)]
+    assert trainer.versions == [f"version-{job_id}"]
+
+
+def test_of_two_workers_one_runs_the_job(trainer):
+    trainer.start_worker()
+    trainer.start_worker()
+    job_id = trainer.submit()
+    # Handed over once more than there are workers, as two APIs that sweep at once may do.
+    trainer.queue.enqueue(job_id, 1)
+    trainer.queue.enqueue(job_id, 2)
+    trainer.trains(job_id)
+    eventually(lambda: trainer.queue.waiting() == 0, 60)
+    with pytest.raises(AnotherRuns):
+        trainer.submit("another")
+    trainer.let_go()
+    assert trainer.becomes(job_id, "succeeded", "failed").attempt == 1
+    assert trainer.published == [str(job_id)]
+
+
+def test_a_job_that_is_cancelled_while_it_trains_stops_and_the_worker_goes_on(trainer):
+    trainer.start_worker()
+    job_id = trainer.submit()
+    trainer.trains(job_id)
+    assert trainer.jobs.request_cancel(job_id).state == "running"
+    assert trainer.becomes(job_id, "cancelled", "succeeded").state == "cancelled"
+    assert trainer.versions == []
+    trainer.let_go()
+    assert trainer.becomes(trainer.submit("next"), "succeeded", "failed").state == "succeeded"
+
+
+def test_a_job_that_is_cancelled_while_it_waits_is_not_run(trainer):
+    job_id = trainer.submit()
+    assert trainer.jobs.request_cancel(job_id).state == "cancelled"
+    trainer.start_worker()  # what waits in Redis is of no use any more
+    trainer.let_go()
+    assert trainer.becomes(trainer.submit("next"), "succeeded", "failed").state == "succeeded"
+    assert trainer.published == [str(trainer.jobs.submit(MODEL, "next", {})[0].id)]
+
+
+def test_a_failure_that_may_pass_is_tried_again(trainer):
+    trainer.start_worker()
+    (trainer.folder / "fail").write_text("MLflow is away")
+    job_id = trainer.submit()
+    trainer.trains(job_id, attempt=2)
+    trainer.let_go()
+    job = trainer.becomes(job_id, "succeeded", "failed")
+    assert (job.state, job.attempt) == ("succeeded", 2)
+
+
+def test_a_role_without_permission_is_the_cause_of_the_failure(trainer):
+    role = trainer.settings.database_url.rpartition("/")[2]
+    with psycopg.connect(trainer.settings.database_url) as connection:
+        connection.execute("revoke select on sensors.readings from current_user")
+    trainer.start_worker()
+    job = trainer.becomes(trainer.submit(), "failed", "succeeded")
+    assert job.state == "failed"
+    assert f"refuses role {role} (permission denied for table readings)" in job.error
+    assert job.attempt == 1
+
+
+def test_sigterm_lets_the_job_come_to_its_end(trainer):
+    process = trainer.start_worker()
+    job_id = trainer.submit()
+    trainer.trains(job_id)
+    process.terminate()
+    trainer.let_go()
+    assert process.wait(60) == 0
+    job = trainer.jobs.get(job_id)
+    assert (job.state, job.attempt) == ("succeeded", 1)
+
+
+def test_a_worker_without_redis_waits_for_it_and_ends_at_sigterm(trainer):
+    trainer.redis.kill()
+    process = trainer.start_worker()
+    log = trainer.folder / "worker.log"
+    eventually(lambda: "the worker waits for Redis" in log.read_text(), 60)
+    process.terminate()
+    assert process.wait(30) == 0
+    trainer.redis.start()
+
+
+def test_the_window_ends_where_the_request_says(trainer, monkeypatch):
+    for name, key in SensorSettings.keys().items():
+        monkeypatch.setenv(key, getattr(replace(trainer.settings, minimum_new_readings="3"), name))
+    job_id = trainer.submit(until=(START + timedelta(minutes=1)).isoformat())
+    worker.run_job(str(job_id))
+    job = trainer.jobs.get(job_id)
+    assert (job.state, job.result) == ("skipped", {"new_readings": 2, "minimum_new_readings": 3})
+    worker.run_job(str(job_id))  # handed over twice: nothing more happens
+    assert trainer.jobs.get(job_id) == job
+
+
+def test_without_any_reading_there_is_nothing_to_train(trainer, monkeypatch):
+    for name, key in SensorSettings.keys().items():
+        monkeypatch.setenv(key, getattr(trainer.settings, name))
+    with psycopg.connect(trainer.settings.database_url) as connection:
+        connection.execute("delete from sensors.readings")
+    job_id = trainer.submit(minimum_new_readings=0)
+    worker.run_job(str(job_id))
+    assert trainer.jobs.get(job_id).state == "skipped"
+
+
+def test_a_real_model_is_trained_and_found_again(trainer, mlflow_uri, monkeypatch):
+    settings = replace(trainer.settings, mlflow_tracking_uri=mlflow_uri)
+    for name, key in SensorSettings.keys().items():
+        monkeypatch.setenv(key, getattr(settings, name))
+    random = np.random.default_rng(7)
+    middles = np.where(np.arange(1_000)[:, None] % 10 == 0, 8.0, 0.0) + random.normal(size=(1_000, 9))
+    trainer.readings.ingest(
+        [
+            NewReading(f"real-{row}", "shuttle", START + timedelta(seconds=row), values.tolist(), row % 10 == 0)
+            for row, values in enumerate(middles)
+        ]
+    )
+    job_id = trainer.submit()
+    worker.run_job(str(job_id))
+    job = trainer.jobs.get(job_id)
+    assert job.state == "succeeded", job
+    assert (job.result["new_readings"], job.result["newest_reading"]) == (
+        1_000 + READINGS,
+        trainer.readings.newest_id(),
+    )
+    assert job.result["served"]
+    assert job.result["metrics"]["clusters"] == job.result["clusters"]
+    assert [version.run_id for version in MlflowClient(mlflow_uri).search_model_versions(f"name = '{MODEL}'")] == [
+        job.result["run_id"]
+    ]
+
+
+def test_the_function_that_the_queue_names_is_there():
+    from rq.utils import import_attribute
+
+    from mlops.stores.sensors.queue import FUNCTION
+
+    assert import_attribute(FUNCTION) is worker.run_job
+    assert Path(worker.__file__).is_relative_to(ROOT)
