@@ -1,0 +1,117 @@
+"""The sensor trainer's API over real servers, and the requests that its tests send."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import psycopg
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from mlops.config import SensorSettings
+from mlops.sensors.api import Services, application
+from mlops.sensors.scoring import Scores
+from mlops.sensors.served import Served
+from mlops.stores.sensors.database import open_pool, upgrade
+from mlops.stores.sensors.jobs import Jobs
+from mlops.stores.sensors.queue import JobQueue
+from mlops.stores.sensors.readings import Readings
+
+TOKEN = "a-token_of~the+Secret/="
+NOWHERE = "http://127.0.0.1:9"
+COLUMNS = tuple(f"f{number}" for number in range(1, 10))
+
+
+@dataclass
+class FakeModel:
+    """A served model, and the version that is served, whose scores tell which values they are of."""
+
+    version: str | None = "3"
+    columns: tuple[str, ...] = COLUMNS
+    model: Any = None
+
+    @property
+    def current(self) -> Any:
+        return Served(self.version, self.model or self) if self.version else None
+
+    def refresh(self) -> bool:
+        return False
+
+    def score(self, values: np.ndarray) -> Scores:
+        first = values[:, 0]
+        return Scores(first.astype(int), first / 2, first * 2, first > 50)
+
+
+def sensor_settings(**changes: str) -> SensorSettings:
+    """Settings whose servers are all away, but for those that `changes` names."""
+    away = SensorSettings(
+        database_url="postgresql://sensors@127.0.0.1:9/sensors",
+        redis_host="127.0.0.1",
+        redis_port="9",
+        redis_password="none",
+        mlflow_tracking_uri=NOWHERE,
+        token=TOKEN,
+        sensors="shuttle,other",
+    )
+    return replace(away, **changes)
+
+
+def new_role(server: str) -> str:
+    """The name of a role that may log in and nothing else; other tests have roles of their own on the server."""
+    name = f"sensors_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"create role {name} login")
+    return name
+
+
+def new_database(server: str) -> str:
+    """The address of a migrated database of its own, with an owner of the same name."""
+    name = new_role(server)
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"create database {name} owner {name}")
+    url = f"{server.replace('postgres@', f'{name}@')}/{name}"
+    upgrade(sensor_settings(database_url=url), 30)
+    return url
+
+
+@contextmanager
+def application_of(settings: SensorSettings, model: Any = None) -> Iterator[FastAPI]:
+    """An API that has not begun yet."""
+    pool = open_pool(settings)
+    try:
+        yield application(
+            Services(settings, pool, Readings(pool), Jobs(pool), JobQueue(settings), model or FakeModel())
+        )
+    finally:
+        pool.close()
+
+
+@contextmanager
+def client_of(settings: SensorSettings, model: Any = None) -> Iterator[TestClient]:
+    """A client with the token of an API, which runs with all it does beside its requests."""
+    headers = {"Authorization": f"Bearer {settings.token}"}
+    with (
+        application_of(settings, model) as app,
+        TestClient(app, headers=headers, raise_server_exceptions=False) as client,
+    ):
+        yield client
+
+
+def reading(**changes: Any) -> dict[str, Any]:
+    """A reading as a client sends it, with a key of its own."""
+    values = {name: float(place) for place, name in enumerate(COLUMNS, 1)}
+    found = {"key": uuid.uuid4().hex, "sensor": "shuttle", "time": "2026-01-31T12:00:00Z", "values": values}
+    return {**found, "failure": None, **changes}
+
+
+def question(first: float = 1.0) -> dict[str, Any]:
+    values = reading()["values"]
+    return {"sensor": "shuttle", "values": {**values, "f1": first}}
+
+
+def soon(**ahead: float) -> str:
+    return (datetime.now(UTC) + timedelta(**ahead)).isoformat()

@@ -1,0 +1,91 @@
+"""The sensor trainer's API against its own OpenAPI document: whatever that allows, and what it does not."""
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import schemathesis
+import uvicorn
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    ignored_auth,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from mlops.sensors.scoring import ClusterModel
+from tests.conftest import eventually, free_ports
+from tests.unit.sensor_api import COLUMNS, TOKEN, FakeModel, application_of, new_database, sensor_settings
+from tests.unit.test_online_store import PASSWORD, RedisServer
+
+# Not among them: positive_data_acceptance. A time in the future, a second training and a job that there is not are
+# refused although the document cannot say so.
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+    ignored_auth,
+]
+
+
+@pytest.fixture(scope="module")
+def document(
+    postgresql: str, mlflow_uri: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[schemathesis.BaseSchema]:
+    redis = RedisServer(tmp_path_factory.mktemp("redis"))
+    there = sensor_settings(
+        database_url=new_database(postgresql),
+        redis_port=str(redis.port),
+        redis_password=PASSWORD,
+        mlflow_tracking_uri=mlflow_uri,
+    )
+    (port,) = free_ports(1)
+    healthy = np.array([True, False])
+    centres = np.array([np.zeros(len(COLUMNS)), np.ones(len(COLUMNS))])
+    model = ClusterModel(COLUMNS, centres[0], centres[1], centres, healthy, ~healthy, threshold=1.0)
+    with application_of(there, FakeModel(model=model)) as app:
+        server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        eventually(lambda: server.started, 60)
+        yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
+        server.should_exit = True
+        thread.join()
+    redis.kill()
+
+
+OPERATIONS = [
+    *(("/readings", "POST"), ("/predict", "POST"), ("/train", "POST")),
+    *(("/status/{job_id}", "GET"), ("/jobs/{job_id}/cancel", "POST")),
+    *(("/health", "GET"), ("/ready", "GET"), ("/metrics", "GET")),
+]
+
+
+def test_all_operations_of_the_document_are_tried_here(document):
+    assert sorted(OPERATIONS) == sorted(
+        (found.ok().path, found.ok().method.upper()) for found in document.get_all_operations()
+    )
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+@pytest.mark.parametrize(("path", "method"), OPERATIONS)
+def test_an_operation_does_what_its_document_says_and_does_not_fail(document, path, method, mode):
+    operation = document[path][method]
+    if mode is GenerationMode.NEGATIVE and path in ("/health", "/ready", "/metrics"):
+        pytest.skip("has nothing that could be wrong")
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: schemathesis.Case) -> None:
+        case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"}, checks=CHECKS)
+
+    ask()
