@@ -22,7 +22,14 @@ LOG_SECONDS = 30
 # How a worker's part of a log ends when it has handed the task over to the triggerer.
 HANDED_OVER = "Pausing task as DEFERRED. \n::endgroup::"
 # Service port of each UI, and the port of this machine that `make ui` puts it on.
-SERVICES = {"airflow-api-server": 8080, "mlflow": 5000, "minio": 9000, "model-server": 8080, "feast": 6566}
+SERVICES = {
+    "airflow-api-server": 8080,
+    "mlflow": 5000,
+    "minio": 9000,
+    "model-server": 8080,
+    "feast": 6566,
+    "sensor-trainer": 8000,
+}
 
 
 class NotInstalled(Exception):

@@ -37,6 +37,7 @@ SUBCHARTS = {
     "mlflow": "mlflow",
     "feast": "feast",
     "modelServer": "model-server",
+    "sensorTrainer": "sensor-trainer",
     "airflow": "airflow",
 }
 CLUSTER_SCOPED = re.compile(
@@ -48,6 +49,7 @@ EVERYTHING: dict[str, Any] = {
     "global": {"notifications": {"slackWebhookSecret": "slack"}, "images": {"pullSecrets": ["registry"]}},
     "mlflow": {"replicas": 2},
     "modelServer": {"replicas": 2},
+    "sensorTrainer": {"worker": {"autoscaling": {"minReplicas": 2, "metricSelector": {"release": "maestro"}}}},
     "airflow": {
         **{component: {"replicas": 2} for component in ("apiServer", "scheduler", "dagProcessor", "triggerer")},
         "dags": {"persistence": {"enabled": True}},
@@ -111,7 +113,10 @@ def test_two_releases_of_one_namespace_share_no_object() -> None:
     assert not one & two
 
 
-@pytest.mark.parametrize("name", ["airflow", "mlflow", "feast", "minio", "postgresql", "redis", "model-server", "task"])
+@pytest.mark.parametrize(
+    "name",
+    ["airflow", "mlflow", "feast", "minio", "postgresql", "redis", "model-server", "sensor-trainer", "task"],
+)
 def test_a_release_may_be_called_like_one_of_its_components(name: str) -> None:
     objects = render("maestro", name=name)
     named = [(entry["kind"], entry["metadata"]["name"]) for entry in objects]
@@ -208,7 +213,7 @@ def test_secrets_are_random_long_enough_and_outlive_the_release() -> None:
     first, second = (
         {entry["metadata"]["name"]: entry for entry in render("maestro") if entry["kind"] == "Secret"} for _ in range(2)
     )
-    for name in ("maestro-postgresql", "maestro-redis", "maestro-minio", "maestro-airflow"):
+    for name in ("maestro-postgresql", "maestro-redis", "maestro-minio", "maestro-airflow", "maestro-sensor-trainer"):
         assert first[name]["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
         for key, value in first[name]["data"].items():
             assert second[name]["data"][key] != value, f"{name} {key}"
@@ -230,7 +235,8 @@ def test_values_hold_no_secret() -> None:
 
 
 @pytest.mark.parametrize("path", [(), *((key,) for key in SUBCHARTS), ("global",), *(("global", key) for key in (
-    "images", "services", "buckets", "postgresql", "redis", "s3", "notifications"))], ids=".".join)  # fmt: skip
+    "images", "services", "buckets", "postgresql", "redis", "sensorTrainer", "s3", "notifications",
+))], ids=".".join)  # fmt: skip
 def test_unknown_keys_are_errors(path: tuple[str, ...]) -> None:
     with pytest.raises(Refused, match="notAKey"):
         render("maestro", at((*path, "notAKey"), "x"))
@@ -288,12 +294,14 @@ NEEDS: dict[str, dict[str, Any]] = {
     "airflow.dags.persistence": {"airflow": {"dags": {"persistence": {"enabled": True}}}},
     "airflow.variables.slack_webhook_url": {"global": {"notifications": {"slackWebhookSecret": "slack"}}},
     "feast.replicas": {"feast": {"autoscaling": {"enabled": False}}},
+    "sensorTrainer.replicas": {"sensorTrainer": {"autoscaling": {"enabled": False}}},
+    "sensorTrainer.worker.replicas": {"sensorTrainer": {"worker": {"autoscaling": {"enabled": False}}}},
 }
 # Another value of those where the type alone does not tell one that the schema takes.
 OTHER: dict[str, Any] = {
     "global.images.pullPolicy": "Always",
     "global.images.tags": {"airflow": "x"},
-    "global.postgresql.databases": ["airflow", "mlflow", "feast", "more"],
+    "global.postgresql.databases": ["airflow", "mlflow", "feast", "sensors", "more"],
     "global.postgresql.external.enabled": None,  # by tests of its own: it needs host and Secret
     "global.redis.external.enabled": None,
     "global.s3.external.enabled": None,
@@ -327,7 +335,7 @@ def another(path: tuple[str, ...], value: Any) -> Any:
     if re.fullmatch(r"\d+[MG]i|\d+m", str(value)) or name in ("memory", "cpu"):
         return "777Mi" if "i" in str(value) else "777m"
     if isinstance(value, list):
-        entries = {"pullSecrets": "x", "env": {"name": "X", "value": "y"}, "allowedHosts": "x"}
+        entries = {"pullSecrets": "x", "env": {"name": "X", "value": "y"}, "allowedHosts": "x", "sensors": "x"}
         return [*value, entries.get(name, {"key": "x"})]
     if isinstance(value, dict):
         return {"other": "other"}
@@ -457,7 +465,7 @@ def test_the_notes_name_services_and_secrets_that_exist(tmp_path: Path) -> None:
     text = find(objects, "Notes", "notes")["text"]
     kinds = {"service": "Service", "secret": "Secret"}
     named = re.findall(r"port-forward (service)/(\S+)|get (secret) (\S+)", text)
-    assert len(named) == 8
+    assert len(named) == 10
     for pair in named:
         kind, name = (part for part in pair if part)
         assert find(objects, kinds[kind], name)

@@ -8,6 +8,7 @@ modelServer: model-server
 statsd: airflow-statsd
 redis: redis
 feast: feast
+sensorTrainer: sensor-trainer
 {{- end -}}
 
 {{/*

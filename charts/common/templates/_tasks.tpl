@@ -1,7 +1,8 @@
 {{/*
 The environment of a task pod. Its keys are the fields of mlops.config.Settings; a contract test compares them. A Secret
-that is missing keeps a pod from starting: one that has no use for the feature store is told no passwords of it.
-  (dict "root" $ "featureStore" false), true where it is not said
+that is missing keeps a pod from starting: one that has no use for the feature store is told no passwords of it, and one
+that has none for the sensor trainer no token.
+  (dict "root" $ "featureStore" false "sensorTrainer" false), each true where it is not said
 */}}
 {{- define "common.taskEnv" -}}
 - name: MLFLOW_TRACKING_URI
@@ -36,6 +37,9 @@ that is missing keeps a pod from starting: one that has no use for the feature s
   value: {{ include "common.serviceHost" (dict "root" .root "service" "statsd") | quote }}
 - name: MAESTRO_STATSD_PORT
   value: {{ include "common.servicePort" (dict "root" .root "service" "statsd") | quote }}
+- name: MAESTRO_SENSOR_TRAINER_URL
+  value: {{ include "common.serviceUrl" (dict "root" .root "service" "sensorTrainer") | quote }}
+{{ include "common.sensorTrainerToken" . }}
 {{- with include "common.notificationsEnv" . }}
 {{ . }}
 {{- end }}
@@ -63,6 +67,24 @@ Entries of the environment: the passwords of Feast's registry and of the online 
       name: {{ include "common.redis.secretName" . }}
       key: redis-password
 {{- end -}}
+{{- end -}}
+
+{{/*
+The entry of the environment that holds the sensor trainer's token. A platform without the trainer has none, and its
+other pods start all the same.
+  (dict "root" $ "sensorTrainer" false), true where it is not said
+*/}}
+{{- define "common.sensorTrainerToken" -}}
+- name: MAESTRO_SENSOR_TRAINER_TOKEN
+{{- if eq (toString .sensorTrainer) "false" }}
+  value: not-told
+{{- else }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "common.sensorTrainer.secretName" . }}
+      key: token
+      optional: true
+{{- end }}
 {{- end -}}
 
 {{/*

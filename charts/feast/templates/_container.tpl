@@ -1,7 +1,7 @@
 {{- define "feast.env" -}}
 - name: HOME
   value: /tmp
-{{ include "common.taskEnv" (dict "root" .) }}
+{{ include "common.taskEnv" (dict "root" . "sensorTrainer" false) }}
 {{- end -}}
 
 {{- define "feast.probes" -}}

@@ -25,7 +25,7 @@ template:
           - {{ . }}
           {{- end }}
         env:
-          {{- include "common.taskEnv" (dict "root" . "featureStore" false) | nindent 10 }}
+          {{- include "common.taskEnv" (dict "root" . "featureStore" false "sensorTrainer" false) | nindent 10 }}
         resources:
           requests: {cpu: 50m, memory: 128Mi}
           limits: {memory: 512Mi}
