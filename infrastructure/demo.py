@@ -21,8 +21,10 @@ from infrastructure.release import (
     secret,
     wait_until,
 )
+from infrastructure.sensors import replay, trainer
 from mlops.features.repository import datasets_with_features
 
+REPLAYED_HOURS = 7 * 24
 RUN_SECONDS = 30 * 60
 ENDED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 MARKS = {"success": "ok", "failed": "FAILED", "skipped": "skipped", "upstream_failed": "not run"}
@@ -126,6 +128,40 @@ def show_report(airflow: Airflow, dag_id: str, run_id: str) -> None:
     print(f"\nreport           {result['report']} in the bucket reports, {result['alerts']} alerts")
 
 
+def replay_readings() -> dict[str, Any]:
+    """Sends a week of the real set to the sensor trainer, an hour at a time; returns some of them as examples."""
+    sent = replay(REPLAYED_HOURS)
+    print(f"\nreadings         {sent['accepted']:,} new ones of {sent['hours']} hours, {sent['duplicates']:,} known")
+    return {"failures": sent["failures"], "healthy": sent["healthy"]}
+
+
+def show_training(airflow: Airflow, dag_id: str, run_id: str) -> str | None:
+    """Returns the version that is served from now on; None where another one may be."""
+    job = airflow.result(dag_id, run_id, "monitor_training")
+    if "skipped" in job:
+        print(f"\nNo model was trained: {job['skipped']}")
+        return None
+    print(
+        f"\nmodel            version {job['model_version']}; version {job['served_version']} is served: {job['reason']}"
+    )
+    print(f"measured         {', '.join(f'{name} {value:.4g}' for name, value in sorted(job['metrics'].items()))}")
+    return str(job["served_version"])
+
+
+def show_failure(examples: Mapping[str, Sequence[dict[str, Any]]], version: str | None) -> None:
+    """What the served model says of a reading that was a failure, and of one that was none."""
+    readings = [*examples["failures"], *examples["healthy"]]
+    with trainer() as api:
+        answer = api.predict(readings, version)
+    scored = list(zip(readings, answer["predictions"], strict=True))
+    failures, healthy = scored[: len(examples["failures"])], scored[len(examples["failures"]) :]
+    flagged = [pair for pair in failures if pair[1]["failure"]]
+    print(f"\nfailures         {len(flagged)} of {len(failures)} are flagged by version {answer['model_version']}")
+    for title, pairs in (("one of them", flagged or failures), ("a healthy one", healthy)):
+        for reading, prediction in pairs[:1]:
+            print(f"{title:<16} {reading['values']} -> {prediction}")
+
+
 def show_addresses() -> None:
     password, user, key = (
         secret("airflow", "admin-password"),
@@ -146,6 +182,7 @@ STEPS: Sequence[tuple[str, Callable[[Airflow, str, str], None]]] = (
     ("model_training_pipeline", show_registration),
     ("data_validation_pipeline", show_report),
 )
+SENSORS = "train_clustering_model"
 
 
 def run(airflow: Airflow, dag_id: str, conf: Mapping[str, Any]) -> str | None:
@@ -154,7 +191,8 @@ def run(airflow: Airflow, dag_id: str, conf: Mapping[str, Any]) -> str | None:
         lambda: dag_id in {dag["dag_id"] for dag in airflow.call("GET", "/dags")["dags"]}, 120, f"{dag_id} in Airflow"
     )
     run_id = airflow.trigger(dag_id, conf)
-    print(f"\n{dag_id}{''.join(f' on {value}' for value in conf.values())} ({run_id})")
+    given = f" on {conf['dataset']}" if "dataset" in conf else ""
+    print(f"\n{dag_id}{given} ({run_id})")
     if watch(airflow, dag_id, run_id) == "success":
         return run_id
     show_failures(airflow, dag_id, run_id)
@@ -179,6 +217,12 @@ def main() -> int:
                 if run_id is None:
                     return 1
                 show(airflow, dag_id, run_id)
+            examples = replay_readings()
+            # An hourly run may have trained on these readings a moment before.
+            run_id = run(airflow, SENSORS, {"minimum_new_readings": 0})
+            if run_id is None:
+                return 1
+            show_failure(examples, show_training(airflow, SENSORS, run_id))
     except (NotInstalled, TimeoutError, requests.RequestException) as error:
         print(f"error: {error}", file=sys.stderr)
         print(kubectl("get", "pods", check=False), file=sys.stderr)

@@ -16,6 +16,7 @@ from mlops.monitoring import commands as monitoring
 from mlops.notify import commands as notify
 from mlops.registry import commands as registry
 from mlops.result import REFUSED, SKIPPED, Failure, Refused, Result, Skip, encode, hand_back, shorten
+from mlops.sensors import commands as sensors
 from mlops.training import commands as training
 from mlops.validation import commands as validation
 
@@ -29,6 +30,7 @@ GROUPS = {
     "registry": registry,
     "inference": inference,
     "monitoring": monitoring,
+    "sensors": sensors,
     "notify": notify,
 }
 

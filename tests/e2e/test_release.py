@@ -36,7 +36,7 @@ def psql(namespace, statement):
 
 
 def test_every_service_answers_from_inside_the_cluster(services):
-    assert helm("test", RELEASE, "-n", NAMESPACE).count("Phase:          Succeeded") == 7
+    assert helm("test", RELEASE, "-n", NAMESPACE).count("Phase:          Succeeded") == 8
 
 
 def test_three_upgrades_keep_secrets_data_and_the_run_under_way(services, deployed):

@@ -11,6 +11,14 @@ from mlops.result import LIMIT, Failure, Skip
 HEAVY = ["boto3", "great_expectations", "kubernetes", "mlflow", "numpy", "pandas", "pyarrow", "sklearn", "airflow"]
 COMMANDS = {
     "datasets list": {},
+    "sensors check-mlflow": {"patience": 90.0},
+    "sensors check-trainer": {"patience": 90.0},
+    "sensors trigger --minimum-new-readings None": {"minimum_new_readings": None},
+    "sensors monitor --job-id j": {"job_id": "j", "patience": 1800.0},
+    "sensors replay --dataset s --hours 6": {"hours": 6.0},
+    "sensors serve --port 8000": {"host": "0.0.0.0", "port": 8000},
+    "sensors work": {},
+    "sensors migrate": {"patience": 300.0},
     "ingestion buckets --name a --name b": {"names": ["a", "b"]},
     "ingestion load --dataset all": {"dataset": "all"},
     "ingestion download --dataset shuttle": {"dataset": "shuttle"},

@@ -1,0 +1,342 @@
+"""The sensor trainer and its hourly DAG on the installed platform: one job, one model, whatever dies meanwhile."""
+
+import http.client
+import json
+import subprocess
+import sys
+import uuid
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from infrastructure.release import kubectl, object_name, wait_until
+from infrastructure.sensors import COMPONENT, replay, trainer
+from tests.e2e.runs import finished, running_pod, states, tasks, versions
+
+DAG = "train_clustering_model"
+MODEL = "sensor-clusters"
+WORKER = f"{COMPONENT}-worker"
+LABEL = "app.kubernetes.io/component="
+KILLED = ("--grace-period=0", "--force")
+ENDED = ("succeeded", "skipped", "failed", "cancelled")
+JOB_SECONDS = 240
+VALUES = {f"f{i}": value for i, value in enumerate((50.0, 21.0, 77.0, 0.0, 28.0, 0.0, 27.0, 48.0, 22.0), start=1)}
+
+
+@pytest.fixture(scope="module")
+def sent():
+    """What the replay of two days of the real set handed back."""
+    return replay(48)
+
+
+@pytest.fixture(scope="module")
+def trained(services, sent):
+    """The id of a run that has trained a model and served it."""
+    run_id = services.airflow.trigger(DAG, {"minimum_new_readings": 0})
+    assert finished(services, run_id, DAG) == "success"
+    return run_id
+
+
+@pytest.fixture
+def api():
+    with trainer() as found:
+        yield found
+
+
+def reading(**changes):
+    """A reading that nobody sent before."""
+    new = {"key": uuid.uuid4().hex, "sensor": "shuttle", "time": datetime.now(UTC).isoformat(), "values": VALUES}
+    return {**new, "failure": None, **changes}
+
+
+def send(api, *readings):
+    return api.ask("POST", "/readings", json={"readings": list(readings)})
+
+
+def train(api, **request):
+    """The id of a new job; one of the schedule that is under way is waited for."""
+    key = uuid.uuid4().hex
+
+    def submitted():
+        answer = api.ask(
+            "POST", "/train", json={"minimum_new_readings": 0, **request}, headers={"Idempotency-Key": key}
+        )
+        assert answer.status_code in (202, 409), answer.text
+        return answer.json()["job_id"] if answer.status_code == 202 else None
+
+    return wait_until(submitted, JOB_SECONDS, "the end of another training", 1)
+
+
+def status(api, job_id):
+    answer = api.ask("GET", f"/status/{job_id}")
+    # While a server behind it is away it says so; it never breaks.
+    assert answer.status_code in (200, 503), answer.text
+    return answer.json() if answer.ok else {"state": "unknown"}
+
+
+def running(api):
+    """The id of a job that a worker has begun."""
+    job_id = train(api)
+
+    def begun():
+        state = status(api, job_id)["state"]
+        assert state not in ENDED, f"the job was {state} before anything could happen to it"
+        return state == "running"
+
+    wait_until(begun, JOB_SECONDS, "a running job", 0.05)
+    return job_id
+
+
+def ended(api, job_id):
+    def job():
+        found = status(api, job_id)
+        return found if found["state"] in ENDED else None
+
+    return wait_until(job, JOB_SECONDS, f"the end of job {job_id}", 0.5)
+
+
+def assert_one_model(services, job):
+    assert job["state"] == "succeeded", job["error"]
+    made = [
+        version for version in versions(services, MODEL).values() if version.tags.get("maestro.job_id") == job["job_id"]
+    ]
+    assert [str(version.version) for version in made] == [str(job["result"]["model_version"])]
+
+
+def ready(component):
+    """The UIDs of a component's pods that are ready."""
+    pods = json.loads(kubectl("get", "pods", "-l", LABEL + component, "-o", "json"))["items"]
+    return {
+        pod["metadata"]["uid"]
+        for pod in pods
+        if ("Ready", "True") in {(found["type"], found["status"]) for found in pod["status"].get("conditions", [])}
+        and "deletionTimestamp" not in pod["metadata"]
+    }
+
+
+@contextmanager
+def replaced(component, *how):
+    """Deletes a component's pods; at the end of the block another one is waited for."""
+    before = ready(component)
+    kubectl("delete", "pod", "-l", LABEL + component, "--wait=false", *how)
+    yield
+    wait_until(lambda: ready(component) - before, 240, f"another pod of {component}")
+
+
+@contextmanager
+def away(component, *, waited_for=True):
+    """No pod of a Deployment, until the block ends."""
+    deployment = f"deployment/{object_name(component)}"
+    before = kubectl("get", deployment, "-o", "jsonpath={.spec.replicas}")
+    running = ("get", "pods", "-l", LABEL + component, "--field-selector=status.phase=Running", "-o", "name")
+    kubectl("scale", deployment, "--replicas=0")
+    try:
+        wait_until(lambda: not kubectl(*running), 120, f"the end of {component}")
+        yield
+    finally:
+        kubectl("scale", deployment, f"--replicas={before}")
+    if waited_for:
+        wait_until(lambda: ready(component), 240, f"the return of {component}")
+
+
+def psql(statement):
+    script = f'PGPASSWORD="$POSTGRES_PASSWORD" psql -h /tmp -U postgres -d sensors -Atc "{statement}"'
+    return kubectl("exec", f"statefulset/{object_name('postgresql')}", "--", "sh", "-c", script).strip()
+
+
+def test_an_hourly_run_trains_and_serves_a_model(services, trained):
+    assert set(states(services, trained, DAG).values()) == {"success"}
+    result = services.airflow.result(DAG, trained, "monitor_training")
+    version = services.mlflow.get_model_version_by_alias(MODEL, "champion")
+    assert str(version.version) == str(result["served_version"])
+    assert result["metrics"]
+    assert str(result["model_version"]) in {str(number) for number in versions(services, MODEL)}
+
+
+def test_a_failure_is_flagged_and_a_healthy_reading_is_not(services, trained, sent, api):
+    result = services.airflow.result(DAG, trained, "monitor_training")
+    answer = api.predict([*sent["failures"], *sent["healthy"]], str(result["served_version"]))
+    flags = [prediction["failure"] for prediction in answer["predictions"]]
+    assert any(flags[: len(sent["failures"])])
+    assert not flags[-1]
+
+
+def test_readings_are_kept_once(sent, api):
+    new = reading()
+    assert send(api, new, new).json() == {"accepted": 1, "duplicates": 1}
+    assert send(api, new).json() == {"accepted": 0, "duplicates": 1}
+
+
+def test_too_few_new_readings_show_as_skipped(services, trained):
+    run_id = services.airflow.trigger(DAG, {"minimum_new_readings": 1_000_000})
+    assert finished(services, run_id, DAG) == "success"
+    state = states(services, run_id, DAG)
+    assert state.pop("monitor_training") == "skipped"
+    assert set(state.values()) == {"success"}
+    assert "1000000 are needed" in services.airflow.result(DAG, run_id, "monitor_training")["skipped"]
+
+
+def test_a_cleared_trigger_finds_its_job_again(services, trained):
+    before = services.airflow.result(DAG, trained, "trigger_training")["job_id"]
+    wanted = {"dry_run": False, "dag_run_id": trained, "task_ids": ["trigger_training"], "only_failed": False}
+    cleared = {**wanted, "include_downstream": True}
+    services.airflow.call("POST", f"/dags/{DAG}/clearTaskInstances", json=cleared)
+    wait_until(lambda: services.airflow.run(DAG, trained)["state"] != "success", 60, "the run's second start", 0.2)
+    assert finished(services, trained, DAG) == "success"
+    assert services.airflow.result(DAG, trained, "trigger_training")["job_id"] == before
+
+
+def test_a_killed_worker_and_a_killed_task_leave_one_job_and_one_model(services, trained, api):
+    with away(WORKER, waited_for=False):
+        run_id = services.airflow.trigger(DAG, {"minimum_new_readings": 0})
+        pod = running_pod(services, run_id, "monitor_training", DAG)
+        kubectl("delete", "pod", pod, *KILLED, "--wait=false")
+    job_id = services.airflow.result(DAG, run_id, "trigger_training")["job_id"]
+    wait_until(lambda: status(api, job_id)["state"] == "running", JOB_SECONDS, "a running job", 0.05)
+    with replaced(WORKER, *KILLED):
+        pass
+    assert finished(services, run_id, DAG) == "success"
+    assert services.airflow.result(DAG, run_id, "monitor_training")["job_id"] == job_id
+    assert tasks(services, run_id, DAG)["monitor_training"]["try_number"] == 2
+    job = status(api, job_id)
+    assert job["attempt"] == 2
+    assert_one_model(services, job)
+
+
+def test_redis_killed_while_a_model_is_trained_loses_no_job(services, trained, api):
+    job_id = running(api)
+    with replaced("redis", *KILLED):
+        assert_one_model(services, ended(api, job_id))
+        after = train(api)
+    assert_one_model(services, ended(api, after))
+
+
+def test_the_api_killed_while_a_model_is_trained_loses_no_job(services, trained):
+    with trainer() as api:
+        job_id = running(api)
+    with replaced(COMPONENT, *KILLED):
+        pass
+    with trainer() as api:
+        assert_one_model(services, ended(api, job_id))
+
+
+def test_postgresql_restarted_while_a_model_is_trained_loses_no_job_and_no_reading(services, trained, api):
+    new = reading()
+    assert send(api, new).json()["accepted"] == 1
+    job_id = running(api)
+    with replaced("postgresql"):
+        pass
+    job = ended(api, job_id)
+    services.connect()
+    assert_one_model(services, job)
+    assert send(api, new).json() == {"accepted": 0, "duplicates": 1}
+
+
+def test_mlflow_away_for_a_while_is_named_stops_no_reading_and_fails_no_run(services, trained, api):
+    with away("mlflow"):
+        answer = api.ask("GET", "/ready")
+        assert (answer.status_code, answer.json()["redis"], answer.json()["postgresql"]) == (503, "ok", "ok")
+        assert answer.json()["mlflow"] != "ok"
+        assert send(api, reading()).status_code == 200
+        run_id = services.airflow.trigger(DAG, {"minimum_new_readings": 0})
+        running_pod(services, run_id, "check_mlflow_health", DAG)
+    services.connect()
+    assert finished(services, run_id, DAG) == "success"
+    log = services.airflow.log(DAG, run_id, "check_mlflow_health", 1)
+    assert "refuses the connection" in log
+    assert "asking again" in log
+
+
+def test_a_trainer_that_is_away_for_a_while_fails_no_run(services, trained):
+    with away(COMPONENT):
+        run_id = services.airflow.trigger(DAG, {"minimum_new_readings": 0})
+        running_pod(services, run_id, "check_trainer_health", DAG)
+    assert finished(services, run_id, DAG) == "success"
+    assert "refuses the connection" in services.airflow.log(DAG, run_id, "check_trainer_health", 1)
+
+
+def test_a_user_without_permission_is_the_cause_that_is_told(trained, api):
+    psql("REVOKE ALL ON sensors.readings FROM sensors")
+    try:
+        answer = send(api, reading())
+        assert answer.status_code == 503, answer.text
+        assert "permission" in answer.text
+        job = ended(api, train(api))
+        assert job["state"] == "failed"
+        assert "permission" in job["error"]
+    finally:
+        psql("GRANT ALL ON sensors.readings TO sensors")
+    assert send(api, reading()).status_code == 200
+
+
+@pytest.mark.parametrize("token", ["Bearer wrong", "Bearer ", ""], ids=["wrong", "empty", "none"])
+def test_a_wrong_token_is_refused(api, token):
+    api.session.headers["Authorization"] = token
+    for method, path in (("POST", "/readings"), ("POST", "/train"), ("GET", f"/status/{uuid.uuid4()}")):
+        answer = api.ask(method, path)
+        assert answer.status_code == 401, f"{method} {path}: {answer.text}"
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+MALFORMED = {
+    "NaN": lambda good: {"values": {**VALUES, "f3": float("nan")}},
+    "an unknown sensor": lambda good: {"sensor": "nobody"},
+    "a time in the future": lambda good: {"time": (datetime.now(UTC) + timedelta(hours=1)).isoformat()},
+    "a missing column": lambda good: {"values": {name: value for name, value in VALUES.items() if name != "f5"}},
+    "a duplicate of another content": lambda good: {**good, "values": {**VALUES, "f1": 51.0}},
+}
+
+
+@pytest.mark.parametrize("fault", MALFORMED)
+def test_a_malformed_reading_refuses_its_whole_batch_and_is_named(sent, api, fault):
+    good = reading()
+    changes = MALFORMED[fault](good)
+    batch = json.dumps({"readings": [good, reading(**changes)]})
+    answer = api.ask("POST", "/readings", data=batch, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["Content-Type"].startswith("application/problem+json")
+    assert [error.get("index") for error in answer.json()["errors"]] == [1]
+    assert send(api, good).json()["accepted"] == 1, "nothing of the batch had been taken"
+
+
+@pytest.mark.parametrize("length", ["said", "not said"])
+def test_a_body_of_100_mb_is_refused_and_the_api_stays_up(api, length):
+    """Its answer may be lost, as it comes before the body was sent; what must not be is the service."""
+    restarts = "jsonpath={.items[*].status.containerStatuses[*].restartCount}"
+    counted = ("get", "pods", "-l", LABEL + COMPONENT, "-o", restarts)
+    before, piece = kubectl(*counted), b" " * (1 << 20)
+    connection = http.client.HTTPConnection(urlsplit(api.url).netloc, timeout=30)
+    connection.putrequest("POST", "/readings")
+    connection.putheader("Authorization", api.session.headers["Authorization"])
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader(
+        *(("Content-Length", str(100 << 20)) if length == "said" else ("Transfer-Encoding", "chunked"))
+    )
+    connection.endheaders()
+    code = None
+    try:
+        if length == "not said":
+            for _ in range(100):
+                connection.send(b"%x\r\n%s\r\n" % (len(piece), piece))
+        code = connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        assert length == "not said", "a length that is said is answered at once"
+    finally:
+        connection.close()
+    assert code in (413, None)
+    assert api.ask("GET", "/health").status_code == 200
+    assert kubectl(*counted) == before
+
+
+def test_no_request_of_its_own_document_breaks_the_api(trained, api):
+    command = [
+        *(Path(sys.executable).with_name("schemathesis"), "run", f"{api.url}/openapi.json"),
+        *("--header", f"Authorization: {api.session.headers['Authorization']}", "--checks", "not_a_server_error"),
+        *("--phases", "examples,fuzzing", "--max-examples", "10", "--request-timeout", "20"),
+        *("--suppress-health-check", "all", "--no-color"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout[-4000:]

@@ -1,0 +1,267 @@
+"""What a pod of a DAG makes of the sensor trainer's answers, and of there being none."""
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mlops.config import Settings
+from mlops.result import Failure, Refused
+from mlops.stores import service
+from mlops.stores.service import NoConnection, Service, TooSlow, WrongAnswer, patiently, words
+from mlops.stores.trainer import Trainer, mlflow_answers
+from tests.unit.trainer_api import Api, job, serving
+
+TOKEN = "the-secret-token"
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_SHORTEST_PAUSE", 0.01)
+    monkeypatch.setattr(service, "_LONGEST_PAUSE", 0.02)
+
+
+@pytest.fixture
+def settings(api: Api, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("MAESTRO_SENSOR_TRAINER_URL", api.url)
+    monkeypatch.setenv("MAESTRO_SENSOR_TRAINER_TOKEN", TOKEN)
+    return Settings.from_environment()
+
+
+@pytest.fixture
+def trainer(settings: Settings) -> Trainer:
+    return Trainer(settings)
+
+
+@contextmanager
+def listening(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server below HTTP: it takes one connection and does as it is told."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                connection, _ = server.accept()
+                with connection:
+                    answer(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        with suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def asked(url: str, timeout: float = 5.0) -> Service:
+    return Service("the trainer", url, "global.services.sensorTrainer", token=TOKEN, credential="s", timeout=timeout)
+
+
+def test_a_refused_connection_is_told_with_the_address_and_the_remedy() -> None:
+    with pytest.raises(NoConnection) as failure:
+        asked("http://127.0.0.1:9").ask("GET", "/ready")
+    assert "http://127.0.0.1:9 refuses the connection" in str(failure.value)
+    assert "global.services.sensorTrainer" in str(failure.value)
+
+
+def test_a_name_that_nobody_knows_is_told() -> None:
+    with pytest.raises(NoConnection, match=r"trainer.invalid:8000 cannot be reached"):
+        asked("http://trainer.invalid:8000").ask("GET", "/ready")
+
+
+def test_a_service_that_takes_the_connection_and_says_nothing_is_slow() -> None:
+    over = threading.Event()
+    with listening(lambda connection: over.wait(10)) as url:
+        try:
+            with pytest.raises(TooSlow, match="no whole answer to GET /ready within 0 s"):
+                asked(url, timeout=0.2).ask("GET", "/ready")
+        finally:
+            over.set()
+
+
+def test_a_connection_that_breaks_is_neither_slow_nor_refused() -> None:
+    with (
+        listening(lambda connection: connection.recv(100)) as url,
+        pytest.raises(NoConnection, match="broke the connection"),
+    ):
+        asked(url).ask("GET", "/ready")
+
+
+def test_what_is_not_http_is_a_wrong_answer() -> None:
+    def speak(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(b"-ERR unknown command\r\n")
+
+    with listening(speak) as url, pytest.raises(WrongAnswer, match="not in HTTP"):
+        asked(url).ask("GET", "/ready")
+
+
+def test_another_status_is_a_wrong_answer_in_the_services_words(api: Api) -> None:
+    api.says((500, {"title": "Internal error", "detail": "this is a fault of the service"}))
+    with pytest.raises(WrongAnswer, match="500 where 200 was expected: Internal error: this is a fault") as failure:
+        asked(api.url).ask("GET", "/ready")
+    assert failure.value.passing
+
+
+def test_a_redirect_is_not_followed_with_the_token(api: Api) -> None:
+    api.says((307, {}))
+    with pytest.raises(WrongAnswer, match="307"):
+        asked(api.url).ask("GET", "/ready")
+    assert [path for _, path, _, _ in api.asked] == ["/ready"]
+
+
+def test_no_proxy_is_asked(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert asked(api.url).ask("GET", "/ready").status == 200
+
+
+def test_answers_are_logged_without_the_token_and_repeated_ones_once(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    api.says((200, {"echo": f"Bearer {TOKEN}"}))
+    found = asked(api.url)
+    assert [found.ask("GET", "/ready").body for _ in range(3)] == [{"echo": "Bearer [the token]"}] * 3
+    (line,) = caplog.messages
+    assert f"the trainer at {api.url}, GET /ready: 200 after" in line
+    assert TOKEN not in caplog.text
+
+
+def test_a_refused_token_is_not_tried_again_and_stays_secret(api: Api, trainer: Trainer) -> None:
+    api.says((401, {"title": "Unauthorized", "detail": f"not {TOKEN}"}))
+    with pytest.raises(Refused, match="refuses the token") as failure:
+        patiently(lambda: trainer.job("j1"), 30)
+    assert TOKEN not in str(failure.value)
+    assert "global.sensorTrainer.existingSecret" in str(failure.value)
+    assert len(api.asked) == 1
+
+
+@pytest.mark.parametrize("token", ["", "two words", f"{TOKEN}\n", "tökén"])
+def test_a_token_that_no_header_can_hold_is_refused_without_being_shown(token: str) -> None:
+    with pytest.raises(Refused, match="correct the Secret") as failure:
+        Service("the trainer", "http://127.0.0.1:9", "x", token=token, credential="s")
+    assert not token.strip() or token.strip() not in str(failure.value)
+
+
+@pytest.mark.parametrize("url", ["", "trainer:8000", "ftp://trainer", "http://"])
+def test_an_address_of_another_kind_is_refused(url: str) -> None:
+    with pytest.raises(Refused, match=r"global\.services\.mlflow"):
+        Service("MLflow", url, "global.services.mlflow")
+
+
+def test_a_password_in_an_address_is_not_shown() -> None:
+    with pytest.raises(Failure) as failure:
+        asked("http://user:hidden@127.0.0.1:9").ask("GET", "/ready")
+    assert "hidden" not in str(failure.value)
+
+
+def test_trouble_that_may_pass_is_waited_for(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    api.says((503, {"title": "away"}), (429, {}), (200, b'{"cut off": '), (200, {"fine": True}))
+    found = asked(api.url)
+
+    def fine() -> Any:
+        answer = found.ask("GET", "/ready")
+        if not isinstance(answer.body, dict):
+            raise found.wrong(answer, "GET /ready", "not JSON")
+        return answer.body
+
+    assert patiently(fine, 30) == {"fine": True}
+    assert sum("asking again" in line for line in caplog.messages) == 3
+
+
+def test_a_wrong_answer_that_stays_wrong_is_not_asked_for_again(api: Api) -> None:
+    api.says((404, "no such page"))
+    with pytest.raises(WrongAnswer, match="404"):
+        patiently(lambda: asked(api.url).ask("GET", "/ready"), 30)
+    assert len(api.asked) == 1
+
+
+def test_patience_has_an_end() -> None:
+    with pytest.raises(NoConnection):
+        patiently(lambda: asked("http://127.0.0.1:9").ask("GET", "/ready"), 0.1)
+
+
+def test_what_the_trainer_lacks_is_named(api: Api, trainer: Trainer) -> None:
+    parts = {"postgresql": "ok", "redis": "no answer within 2 s", "mlflow": "connection refused"}
+    api.says((503, {"title": "not ready", "status": 503, **parts}))
+    with pytest.raises(WrongAnswer, match="redis: no answer within 2 s; mlflow: connection refused"):
+        trainer.check()
+
+
+def test_a_key_and_the_token_go_with_a_request_to_train(api: Api, trainer: Trainer) -> None:
+    api.says((202, job("queued")))
+    submitted = trainer.train("the-key", {"minimum_new_readings": 5})
+    assert (submitted.job.id, submitted.job.state, submitted.others) == ("j1", "queued", False)
+    ((method, path, body, headers),) = api.asked
+    assert (method, path, body) == ("POST", "/train", {"minimum_new_readings": 5})
+    assert (headers["Idempotency-Key"], headers["Authorization"]) == ("the-key", f"Bearer {TOKEN}")
+
+
+def test_another_training_under_way_is_followed(api: Api, trainer: Trainer) -> None:
+    api.says((409, {"title": "Another job runs", "job_id": "j2"}), (200, {**job("running"), "job_id": "j2"}))
+    submitted = trainer.train("the-key", {})
+    assert (submitted.job.id, submitted.others) == ("j2", True)
+    assert api.asked[-1][:2] == ("GET", "/status/j2")
+
+
+def test_a_key_that_belongs_to_another_request_is_refused(api: Api, trainer: Trainer) -> None:
+    api.says((422, {"title": "The key was used", "detail": "with another request"}))
+    with pytest.raises(Refused, match="with another request"):
+        trainer.train("the-key", {})
+
+
+def test_a_job_that_is_not_there_is_refused(api: Api, trainer: Trainer) -> None:
+    api.says((404, {"title": "No such job"}))
+    with pytest.raises(Refused, match="clear trigger_training"):
+        trainer.job("../metrics")
+    assert api.asked[0][1] == "/status/..%2Fmetrics"
+
+
+@pytest.mark.parametrize("body", [b"<html>", [], {"job_id": "j1"}, job("melted")], ids=str)
+def test_a_body_that_is_not_a_job_is_a_wrong_answer(api: Api, trainer: Trainer, body: Any) -> None:
+    api.says((200, body))
+    with pytest.raises(WrongAnswer, match="answered GET /status/j1 wrongly"):
+        trainer.job("j1")
+
+
+def test_readings_that_are_refused_are_named(api: Api, trainer: Trainer) -> None:
+    faults = [{"index": 3, "field": "values.f1", "reason": "is not a number"}]
+    api.says((422, {"title": "The request is malformed", "errors": faults}))
+    with pytest.raises(Refused, match=r"malformed\n- reading 3, values.f1: is not a number"):
+        trainer.ingest([{}])
+
+
+def test_mlflow_is_asked_for_its_database_too(api: Api, settings: Settings) -> None:
+    api.answer = lambda method, path, body: (200, b"OK") if path == "/health" else (500, {"message": "no database"})
+    with pytest.raises(WrongAnswer, match="no database"):
+        mlflow_answers(replace(settings, mlflow_tracking_uri=api.url))
+    assert [path.split("?")[0] for _, path, _, _ in api.asked] == ["/health", "/api/2.0/mlflow/experiments/search"]
+
+
+def test_a_real_mlflow_answers(settings: Settings, mlflow_uri: str) -> None:
+    mlflow_answers(replace(settings, mlflow_tracking_uri=mlflow_uri))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"title": "Not ready", "detail": "Redis is away"}, "Not ready: Redis is away"),
+        ({"error": "x"}, '{"error": "x"}'),
+        ("plain", "plain"),
+        ("", "an empty body"),
+        (None, "null"),
+    ],
+)
+def test_the_words_of_an_answer(body: Any, expected: str) -> None:
+    assert words(body) == expected
