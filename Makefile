@@ -21,6 +21,7 @@ BUILD := .build
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 UV_VERSION := 0.13.8
+K6_VERSION := v1.8.1
 
 cluster_local := python3 infrastructure/local
 cluster_minikube := infrastructure/minikube/cluster
@@ -120,9 +121,13 @@ test: $(VENV)/ready $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
 e2e: data ## Tests on the running cluster
 	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 --durations 20
 
-bench: data ## Measure the installed platform, then materialization beside stock Feast's: tables, and JSON beside them
+bench: data $(BUILD)/bin/k6 ## Measure the platform, materialization beside stock Feast's, load on the sensor trainer: half an hour
 	$(PYTHON) -m tests.bench
 	$(PYTHON) -m tests.bench.materialize --json $(BUILD)/bench-materialize.json
+	$(PYTHON) -m tests.bench.sensors --json $(BUILD)/bench-sensors.json
+
+$(BUILD)/bin/k6:
+	GOBIN=$(CURDIR)/$(BUILD)/bin CGO_ENABLED=0 go install go.k6.io/k6@$(K6_VERSION)
 
 constraints: $(VENV)/bin/uv ## Compile constraints.txt anew
 	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --python-version 3.11 --upgrade --no-header --no-emit-index-url -q -o constraints.txt
