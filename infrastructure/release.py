@@ -81,7 +81,7 @@ def port_forward(component: str, port: int | None = None, local_port: int = 0) -
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         line = process.stdout.readline() if process.stdout else ""
-        found = re.search(r"127\.0\.0\.1:(\d+)", line)
+        found = re.match(r"Forwarding from 127\.0\.0\.1:(\d+)", line)
         if not found:
             raise NotInstalled(f"cannot reach service {object_name(component)}: {line.strip() or 'kubectl ended'}")
         yield f"http://127.0.0.1:{found[1]}"
