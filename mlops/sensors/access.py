@@ -6,10 +6,11 @@ from http import HTTPStatus
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mlops.sensors import docs
 from mlops.sensors.problems import Problem, response
 
 # Asked by the kubelet, by Prometheus, and by who wants to know how to ask; they tell nothing of a reading.
-OPEN = frozenset({"/health", "/ready", "/metrics", "/openapi.json", "/docs"})
+OPEN = frozenset({"/health", "/ready", "/metrics", "/openapi.json"}) | docs.PATHS
 _REALM = 'Bearer realm="sensor-trainer"'
 
 

@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 
 from mlops import datasets
 from mlops.config import SensorSettings
@@ -243,9 +243,7 @@ def _add_state(app: FastAPI, readiness: Readiness, metrics: Metrics) -> None:
         """Requests, readings, jobs and the served version, for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/docs", include_in_schema=False)
-    async def page() -> HTMLResponse:
-        return HTMLResponse(docs.page(app.openapi()))
+    docs.install(app)
 
 
 def _sweep(services: Services, metrics: Metrics) -> None:

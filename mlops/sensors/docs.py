@@ -1,62 +1,28 @@
-"""The page of the OpenAPI document: Swagger UI where the browser reaches its files, else a plain list."""
+"""The page of the OpenAPI document: Swagger UI from files of the image, so that a browser asks no stranger for them."""
 
-import html
-import json
-from typing import Any
+from importlib.resources import files
 
-# The files that FastAPI's own page loads, of one fixed version.
-_SWAGGER_UI = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.17.14"
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>
-body {{ margin: 2rem auto; max-width: 60rem; padding: 0 1rem; font: 16px/1.5 sans-serif; }}
-summary {{ cursor: pointer; font-weight: bold; }}
-pre {{ overflow: auto; background: #f4f4f4; padding: 1rem; }}
-</style>
-</head>
-<body>
-<main id="page">
-<h1>{title}</h1>
-<p>{description}</p>
-<p>Swagger UI, with which requests can be tried from this page, is loaded from cdn.jsdelivr.net; where the browser does
-not reach that, this list stays. The whole document: <a href="openapi.json">openapi.json</a>.</p>
-{operations}
-<h2>Schemas</h2>
-{schemas}
-</main>
-<script>
-const style = Object.assign(document.createElement("link"), {{ rel: "stylesheet", href: "{files}/swagger-ui.css" }});
-const script = Object.assign(document.createElement("script"), {{ src: "{files}/swagger-ui-bundle.js" }});
-script.addEventListener("load", () => {{
-  document.head.append(style);
-  SwaggerUIBundle({{ url: "openapi.json", dom_id: "#page", deepLinking: true }});
-}});
-document.body.append(script);
-</script>
-</body>
-</html>
-"""
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+
+PAGE = "/docs"
+_SCRIPT, _STYLE, _ICON = (f"{PAGE}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"))
+PATHS = frozenset({PAGE, _SCRIPT, _STYLE, _ICON})
 
 
-def page(document: dict[str, Any]) -> str:
-    """The page as HTML."""
-    operations = [
-        _folded(f"{method.upper()} {path} - {operation.get('summary', '')}", operation)
-        for path, methods in document["paths"].items()
-        for method, operation in methods.items()
-    ]
-    schemas = [_folded(name, schema) for name, schema in document["components"]["schemas"].items()]
-    return _PAGE.format(
-        title=html.escape(document["info"]["title"]),
-        description=html.escape(document["info"]["description"]),
-        operations="\n".join(operations),
-        schemas="\n".join(schemas),
-        files=_SWAGGER_UI,
-    )
+def install(app: FastAPI) -> None:
+    """Adds the page and its files to the application."""
 
+    @app.get(PAGE, include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title=app.title,
+            swagger_js_url=_SCRIPT.removeprefix("/"),
+            swagger_css_url=_STYLE.removeprefix("/"),
+            swagger_favicon_url=_ICON.removeprefix("/"),
+        )
 
-def _folded(title: str, content: object) -> str:
-    text = html.escape(json.dumps(content, indent=2))
-    return f"<details><summary>{html.escape(title)}</summary><pre>{text}</pre></details>"
+    app.mount(PAGE, StaticFiles(directory=str(files("fastapi_swagger") / "resources")))
