@@ -1,1 +1,1 @@
-"""Tasks that DAG files share. Airflow puts the folder of DAGs on Python's path: `from utils.status import ...`."""
+"""Tasks that several of the files beside this folder share: `from utils.status import check_status`."""

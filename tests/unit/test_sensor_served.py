@@ -80,6 +80,7 @@ def test_the_old_version_goes_on_while_mlflow_is_away_which_is_logged_once(track
     def away(*_: str) -> str:
         raise Failure("MLflow at http://mlflow failed: connection refused: check that MLflow runs")
 
+    caplog.clear()
     with monkeypatch.context() as patched, caplog.at_level(logging.INFO, "mlops.sensors.served"):
         patched.setattr(tracking, "aliased", away)
         assert [served.refresh() for _ in range(3)] == [False] * 3
