@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 
-from infrastructure.release import NotInstalled, kubectl, object_name, wait_until
+from infrastructure.release import NotInstalled, kubectl, object_name, succeeded
 
 SECONDS = 600
-
-
-def _conditions(job: str) -> set[str]:
-    conditions = json.loads(kubectl("get", job, "-o", "json"))["status"].get("conditions", [])
-    return {condition["type"] for condition in conditions if condition["status"] == "True"}
 
 
 def main() -> int:
     cron = object_name("datasets")
     try:
         job = kubectl("create", "job", f"{cron}-{int(time.time())}", f"--from=cronjob/{cron}", "-o", "name").strip()
-        ended = wait_until(
-            lambda: _conditions(job) & {"Complete", "Failed"}, SECONDS, "the job that loads the data sets"
-        )
+        done = succeeded(job, SECONDS, "the job that loads the data sets")
         print(kubectl("logs", job, "--all-containers", check=False), end="")
     except (NotInstalled, TimeoutError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0 if "Complete" in ended else 1
+    return 0 if done else 1
 
 
 if __name__ == "__main__":

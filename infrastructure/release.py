@@ -66,6 +66,16 @@ def wait_until(condition: Callable[[], T], seconds: float, what: str, every: flo
         time.sleep(every)
 
 
+def succeeded(job: str, seconds: float, what: str) -> bool:
+    """Waits for the end of the Kubernetes Job `job`; whether it is complete and not failed."""
+
+    def ended() -> set[str]:
+        conditions = json.loads(kubectl("get", job, "-o", "json"))["status"].get("conditions", [])
+        return {condition["type"] for condition in conditions if condition["status"] == "True"} & {"Complete", "Failed"}
+
+    return "Complete" in wait_until(ended, seconds, what)
+
+
 @contextmanager
 def port_forward(component: str, port: int | None = None, local_port: int = 0) -> Iterator[str]:
     """Forward a Service's port; yields `http://127.0.0.1:<port>`. A local port of 0 takes a free one."""

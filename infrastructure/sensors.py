@@ -10,7 +10,16 @@ from typing import Any
 
 import requests
 
-from infrastructure.release import NAMESPACE, NotInstalled, kubectl, object_name, port_forward, secret, wait_until
+from infrastructure.release import (
+    NAMESPACE,
+    NotInstalled,
+    kubectl,
+    object_name,
+    port_forward,
+    secret,
+    succeeded,
+    wait_until,
+)
 
 COMPONENT = "sensor-trainer"
 PORT = 8000
@@ -74,8 +83,7 @@ def replay(hours: float) -> dict[str, Any]:
             "spec": spec,
         }
     )
-    ended = wait_until(lambda: _conditions(job) & {"Complete", "Failed"}, _SECONDS, "the job that sends readings")
-    if "Failed" in ended:
+    if not succeeded(job, _SECONDS, "the job that sends readings"):
         raise NotInstalled(f"no readings were sent: {kubectl('logs', job, check=False)[-2000:]}")
     return _result(job)
 
@@ -86,11 +94,6 @@ def _create(manifest: Mapping[str, Any]) -> str:
     if done.returncode:
         raise NotInstalled(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout.strip()
-
-
-def _conditions(job: str) -> set[str]:
-    conditions = json.loads(kubectl("get", job, "-o", "json"))["status"].get("conditions", [])
-    return {condition["type"] for condition in conditions if condition["status"] == "True"}
 
 
 def _result(job: str) -> dict[str, Any]:

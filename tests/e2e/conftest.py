@@ -5,7 +5,7 @@ import io
 import os
 import subprocess
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import boto3
 import pandas as pd
@@ -64,6 +64,21 @@ def services():
     services.connect()
     yield services
     services.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def between_scheduled_runs(request, services):
+    """Begins a module's tests when the schedule starts no run of its DAG meanwhile: MINUTES, as long as they take."""
+    dag_id, minutes = getattr(request.module, "DAG", None), getattr(request.module, "MINUTES", 15)
+
+    def undisturbed():
+        due = services.airflow.call("GET", f"/dags/{dag_id}")["next_dagrun_run_after"]
+        runs = services.airflow.call("GET", f"/dags/{dag_id}/dagRuns", params={"state": ["queued", "running"]})
+        left = datetime.fromisoformat(due) - datetime.now(UTC)
+        return not runs["total_entries"] and left > timedelta(minutes=minutes)
+
+    if dag_id:
+        wait_until(undisturbed, (minutes + 10) * 60, f"the end of a scheduled run of {dag_id}", 2)
 
 
 RAW = "datasets/shuttle/shuttle.csv.gz"

@@ -8,6 +8,7 @@ import requests
 from tests.e2e.runs import finished, states
 
 DAG = "data_validation_pipeline"
+MINUTES = 6
 REFERENCE = "reference/shuttle.parquet"
 WINDOW_ROWS = 24 * 60  # a reading a minute
 

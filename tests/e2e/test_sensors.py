@@ -17,6 +17,7 @@ from infrastructure.sensors import COMPONENT, replay, trainer
 from tests.e2e.runs import finished, running_pod, states, tasks, versions
 
 DAG = "train_clustering_model"
+MINUTES = 8
 MODEL = "sensor-clusters"
 WORKER = f"{COMPONENT}-worker"
 LABEL = "app.kubernetes.io/component="
