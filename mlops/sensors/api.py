@@ -257,10 +257,7 @@ def _sweep(services: Services, metrics: Metrics) -> None:
 
 
 def _refresh(services: Services, metrics: Metrics) -> None:
-    try:
-        services.model.refresh()
-    except Failure as failure:
-        log.warning("version %s goes on being served: %s", services.model.version, failure)
+    services.model.refresh()
     metrics.version(services.model.version)
 
 

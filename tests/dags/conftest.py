@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import yaml
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-tests-")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
+from tests.conftest import ROOT
 from tests.dags.fake_kubernetes import FakeKubernetes
 
 NAMESPACE = "maestro"
@@ -47,6 +50,23 @@ PLATFORM = {
     "failedPodTTL": 3600,
     "reportsBucket": "reports",
 }
+
+
+def printed_in_its_own_airflow(home: Path, dags: Path, program: str, *arguments: str) -> dict[str, dict]:
+    """The JSON on the last line that a Python program prints, beside an empty Airflow of its own."""
+    env = {
+        **os.environ,
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "PYTHONPATH": str(ROOT),
+    }
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=env, check=True, capture_output=True)
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed: dict[str, dict] = json.loads(done.stdout.strip().splitlines()[-1])
+    return printed
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,5 @@
 """The training pipeline: its order, what each step is asked for, and which way a run goes."""
 
-import json
-import os
-import subprocess
-import sys
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +12,7 @@ from airflow.task.trigger_rule import TriggerRule
 from mlops.airflow.alerts import task_failed
 from mlops.airflow.fresh import FreshFeatures
 from mlops.airflow.operator import PodTask
+from tests.dags.conftest import printed_in_its_own_airflow
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "dags/model_training_pipeline.py"
@@ -68,18 +65,7 @@ def pipeline() -> DAG:
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     """The states of all tasks by verdict, and what each pod was asked for, of two runs in an Airflow of their own."""
-    env = {
-        **os.environ,
-        "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(FILE.parent),
-        "PYTHONPATH": str(ROOT),
-    }
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=env, check=True, capture_output=True)
-    done = subprocess.run([sys.executable, "-c", RUN, str(FILE)], env=env, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, dict] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    return printed_in_its_own_airflow(tmp_path_factory.mktemp("airflow"), FILE.parent, RUN, str(FILE))
 
 
 def test_a_model_that_passed_is_registered_and_the_other_way_is_skipped(outcome: dict[str, dict]) -> None:

@@ -1,9 +1,5 @@
 """The hourly training of the sensor model: its order, its retries, and how a run shows a training that was skipped."""
 
-import json
-import os
-import subprocess
-import sys
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +11,7 @@ from airflow.sdk import DAG, DeadlineReference
 from mlops.airflow.alerts import task_failed
 from mlops.airflow.operator import PodTask
 from mlops.cli import parser
+from tests.dags.conftest import printed_in_its_own_airflow
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "dags/train.py"
@@ -55,19 +52,7 @@ def dag() -> DAG:
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     """How two runs ended, the second with a training that was skipped, and what each pod was asked for."""
-    env = {
-        **os.environ,
-        "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(FILE.parent),
-        "PYTHONPATH": str(ROOT),
-    }
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=env, check=True, capture_output=True)
-    command = [sys.executable, "-c", RUN, str(FILE), str(FILE.parent)]
-    done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, dict] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    return printed_in_its_own_airflow(tmp_path_factory.mktemp("airflow"), FILE.parent, RUN, str(FILE), str(FILE.parent))
 
 
 def test_health_is_asked_before_work_is_sent_and_each_step_is_a_pod(dag: DAG) -> None:

@@ -106,16 +106,26 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, st
 
 
 @pytest.fixture
-def platform(
-    environment: dict[str, str], s3_endpoint: str, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Platform:
+def tracking(mlflow_uri: str, monkeypatch: pytest.MonkeyPatch) -> Tracking:
+    """A fresh model registry."""
     import mlflow
 
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
     client = mlflow.MlflowClient(mlflow_uri)
     for model in client.search_registered_models():
         client.delete_registered_model(model.name)
+    return Tracking(mlflow_uri)
+
+
+@pytest.fixture
+def platform(
+    environment: dict[str, str],
+    s3_endpoint: str,
+    tracking: Tracking,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Platform:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
     found = Platform(
         Settings.from_environment(), environment["MAESTRO_RUN_ID"], tmp_path / "termination-log", monkeypatch
     )

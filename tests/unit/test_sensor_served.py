@@ -22,16 +22,6 @@ def model_of(seed: int) -> ClusterModel:
     return fit(pd.DataFrame(values, columns=COLUMNS), np.full(500, np.nan), seed=7).model
 
 
-@pytest.fixture
-def tracking(mlflow_uri, monkeypatch) -> Tracking:
-    """A fresh model registry."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
-    client = mlflow.MlflowClient(mlflow_uri)
-    for model in client.search_registered_models():
-        client.delete_registered_model(model.name)
-    return Tracking(mlflow_uri)
-
-
 def register(tracking: Tracking, text: str) -> str:
     """A version whose run holds this as its clusters; of the model itself nothing is read here."""
     with tracking.new_run(MODEL, "test", {}) as run_id:

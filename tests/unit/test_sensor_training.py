@@ -45,16 +45,6 @@ def readings(tables) -> pd.DataFrame:
     return as_readings(tables("shuttle").clean.sort_values(EVENT_TIME).head(4_000))
 
 
-@pytest.fixture
-def tracking(mlflow_uri, monkeypatch) -> Tracking:
-    """A fresh model registry."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
-    client = mlflow.MlflowClient(mlflow_uri)
-    for model in client.search_registered_models():
-        client.delete_registered_model(model.name)
-    return Tracking(mlflow_uri)
-
-
 def run_of(tracking: Tracking, readings: pd.DataFrame, job_id: str | None = None) -> tuple[str, Trained]:
     job_id = job_id or new_job()
     return job_id, train(readings, COLUMNS, job_id=job_id, tracking=tracking, report=quiet)
