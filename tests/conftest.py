@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
+import prometheus_client  # noqa: F401 -- before Feast, whose import has it keep one counter for all of a process
 import pytest
 
 ROOT = Path(__file__).parents[1]

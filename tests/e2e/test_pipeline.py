@@ -3,14 +3,13 @@
 import json
 import os
 import subprocess
-import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import requests
 
-from infrastructure.release import NotInstalled, kubectl, object_name, port_forward, wait_until
+from infrastructure.release import NAMESPACE, NotInstalled, kubectl, object_name, port_forward, wait_until
 from tests.e2e.runs import finished, pods, running_pod, states, tasks, trained, versions
 
 DAG = "ml_pipeline_dag"
@@ -166,12 +165,11 @@ def test_a_worse_model_is_not_deployed_and_the_reasons_are_said(services, deploy
 
 
 def test_no_request_is_lost_while_the_model_server_is_rolled(services, deployed):
-    """From a pod, through the Service: a port-forward would stay with one pod."""
+    """From a pod, through the Service: a port-forward would stay with one pod. Until its standard input ends."""
     program = """
-import json, sys, time, urllib.request
-body = sys.argv[1].encode()
-end, good, bad = time.monotonic() + 60, 0, []
-while time.monotonic() < end:
+import json, select, sys, urllib.request
+body, good, bad = sys.argv[1].encode(), 0, []
+while not select.select([sys.stdin], [], [], 0)[0]:
     try:
         request = urllib.request.Request(sys.argv[2], body, {"Content-Type": "application/json"})
         good += len(json.load(urllib.request.urlopen(request, timeout=10))["predictions"])
@@ -179,22 +177,15 @@ while time.monotonic() < end:
         bad.append(repr(error))
 print(json.dumps([good, bad]))
 """
-    output: list[str] = []
-    place = ["exec", f"deployment/{object_name('mlflow')}", "-c", "mlflow", "--"]
+    place = ["kubectl", "-n", NAMESPACE, "exec", "-i", f"deployment/{object_name('mlflow')}", "-c", "mlflow", "--"]
     url = f"http://{object_name('model-server')}:8080/invocations"
-    load = threading.Thread(
-        target=lambda: output.append(
-            kubectl(*place, "python", "-c", program, json.dumps({"dataframe_split": ROW}), url)
-        )
-    )
-    load.start()
-    try:
+    command = [*place, "python", "-c", program, json.dumps({"dataframe_split": ROW}), url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as load:
         server = f"deployment/{object_name('model-server')}"
         kubectl("rollout", "restart", server)
         kubectl("rollout", "status", server, "--timeout=120s")
-    finally:
-        load.join()
-    good, bad = json.loads(output[0])
+        output, _ = load.communicate(timeout=60)
+    good, bad = json.loads(output)
     assert bad == []
     assert good > 50
 
