@@ -100,6 +100,7 @@ class SensorSettings(_FromEnvironment):
     sensors: str = _from("SENSOR_NAMES", "sensorTrainer.sensors", default="shuttle")
     minimum_new_readings: str = _from("SENSOR_MINIMUM_NEW_READINGS", "sensorTrainer.minimumNewReadings", default="500")
     training_days: str = _from("SENSOR_TRAINING_DAYS", "sensorTrainer.trainingDays", default="30")
+    retention_days: str = _from("SENSOR_RETENTION_DAYS", "sensorTrainer.retentionDays", default="90")
 
 
 def datasets_folder() -> Path:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 CONNECTIONS = 8  # to PostgreSQL, and so many calls of it at once
 _SWEEP = 5.0  # seconds between two looks for jobs that nobody runs
 _REFRESH = 5.0  # seconds until a new version is served
+_FORGET = 3600.0  # seconds between two removals of old readings
 _FIRST_MODEL = 10.0  # seconds that a starting server waits for its model
 _GRACE = 20  # seconds that requests under way have when the server is told to stop
 _VALUES_BESIDE_COLUMNS = 64  # of a reading: its fields, and the commas and brackets that a key may have
@@ -91,10 +92,11 @@ def serve(settings: SensorSettings, host: str, port: int) -> None:
 
 
 def application(services: Services) -> FastAPI:
-    """The API. Between its start and its end it also hands jobs over and looks for new versions of the model."""
+    """The API. Between its start and its end it also hands jobs over, looks for new models and removes old readings."""
     settings, metrics, calls = services.settings, Metrics(), Calls(CONNECTIONS)
     sweep = Repeated("the hand-over of jobs", _SWEEP, lambda: _sweep(services, metrics))
     refresh = Repeated("the look for a new model", _REFRESH, lambda: _refresh(services, metrics))
+    forget = Repeated("the removal of old readings", _FORGET, lambda: _forget(services))
     readiness = Readiness(
         {
             "redis": services.queue.ping,
@@ -105,11 +107,11 @@ def application(services: Services) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        sweep.start()
-        refresh.start()
+        for repeated in (sweep, refresh, forget):
+            repeated.start()
         await asyncio.to_thread(refresh.wait_for_first, _FIRST_MODEL)
         yield
-        for repeated in (sweep, refresh):
+        for repeated in (sweep, refresh, forget):
             await asyncio.to_thread(repeated.stop, 1.0)
         calls.close()
         readiness.close()
@@ -259,6 +261,17 @@ def _sweep(services: Services, metrics: Metrics) -> None:
 def _refresh(services: Services, metrics: Metrics) -> None:
     services.model.refresh()
     metrics.version(services.model.version)
+
+
+def _forget(services: Services) -> None:
+    if days := int(services.settings.retention_days):
+        try:
+            removed = services.readings.forget(days)
+        except Failure as failure:
+            log.warning("old readings stay until they can be removed: %s", failure)
+            return
+        if removed:
+            log.info("removed %d readings that were more than %d days older than the newest", removed, days)
 
 
 def _known(ask: Callable[[], T]) -> T | None:

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlops.result import Failure
-from mlops.sensors.scoring import ClusterModel, Numbers, Scores
+from mlops.sensors.scoring import ClusterModel
 
 if TYPE_CHECKING:
     from mlops.stores.tracking import Tracking
@@ -57,13 +57,6 @@ class ServedModel:
         self._told(None)
         log.info("serving version %s of %s", version or "none", self._name)
         return True
-
-    def score(self, values: Numbers) -> Scores:
-        """values: (n, d). Raises Failure where no version is served."""
-        served = self._served
-        if served is None:
-            raise Failure(f"no version of {self._name} has the alias {ALIAS}: train one with POST /train")
-        return served.model.score(values)
 
     def _told(self, trouble: str | None) -> bool:
         if trouble and trouble != self._trouble:

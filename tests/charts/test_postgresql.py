@@ -53,6 +53,11 @@ def test_each_database_has_a_user_a_password_and_a_check() -> None:
     ]
 
 
+def test_the_users_that_are_confined_are_named() -> None:
+    assert environment(server(postgresql()))["POSTGRES_CONFINED"] == "sensors"
+    assert environment(server(postgresql({"confined": ["feast", "mlflow"]})))["POSTGRES_CONFINED"] == "feast mlflow"
+
+
 @pytest.mark.parametrize("name", ["postgres", "Airflow", "air-flow", "1st", "a b", ""])
 def test_a_name_that_is_no_plain_database_is_refused(name: str) -> None:
     with pytest.raises(Refused, match="databases"):

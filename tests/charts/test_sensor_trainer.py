@@ -122,9 +122,10 @@ def test_defaults_of_the_values_are_those_of_the_settings() -> None:
 
 
 def test_numbers_and_names_are_written_as_python_reads_them() -> None:
-    values = {"minimumNewReadings": 1_000_000, "trainingDays": 3, "sensors": ["one", "two"]}
+    values = {"minimumNewReadings": 1_000_000, "trainingDays": 3, "retentionDays": 0, "sensors": ["one", "two"]}
     told = environment(container(WORKER, trainer(values)))
     assert (told["SENSOR_MINIMUM_NEW_READINGS"], told["SENSOR_TRAINING_DAYS"]) == ("1000000", "3")
+    assert told["SENSOR_RETENTION_DAYS"] == "0"
     assert told["SENSOR_NAMES"] == "one,two"
 
 
@@ -138,6 +139,12 @@ def test_the_dataset_is_one_that_there_is() -> None:
 def test_values_that_nothing_can_be_done_with_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(Refused, match=f"/{next(iter(values))}"):
         trainer(values)
+
+
+def test_readings_are_not_removed_before_a_model_is_trained_on_them() -> None:
+    with pytest.raises(Refused, match="retentionDays is 10 and trainingDays is 30: keep readings at least as long"):
+        trainer({"retentionDays": 10})
+    assert environment(container(API, trainer({"retentionDays": 30})))["SENSOR_RETENTION_DAYS"] == "30"
 
 
 def test_the_stores_are_where_values_say_and_no_password_is_in_an_address_or_an_argument() -> None:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-import psycopg
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -20,6 +19,7 @@ from mlops.stores.sensors.database import open_pool, upgrade
 from mlops.stores.sensors.jobs import Jobs
 from mlops.stores.sensors.queue import JobQueue
 from mlops.stores.sensors.readings import Readings
+from tests.unit.sensor_servers import own_database
 
 TOKEN = "a-token_of~the+Secret/="
 NOWHERE = "http://127.0.0.1:9"
@@ -60,20 +60,9 @@ def sensor_settings(**changes: str) -> SensorSettings:
     return replace(away, **changes)
 
 
-def new_role(server: str) -> str:
-    """The name of a role that may log in and nothing else; other tests have roles of their own on the server."""
-    name = f"sensors_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-        connection.execute(f"create role {name} login")
-    return name
-
-
 def new_database(server: str) -> str:
-    """The address of a migrated database of its own, with an owner of the same name."""
-    name = new_role(server)
-    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-        connection.execute(f"create database {name} owner {name}")
-    url = f"{server.replace('postgres@', f'{name}@')}/{name}"
+    """The address of a migrated database of its own."""
+    url = own_database(server)
     upgrade(sensor_settings(database_url=url), 30)
     return url
 

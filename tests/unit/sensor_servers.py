@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,12 +109,25 @@ def redis_server(folder: Path) -> Iterator[Server]:
         server.kill()
 
 
-def own_database(server: PostgreSQL, name: str) -> str:
-    """The URL of a new database and its owner of the same name, as postgresql-start makes them."""
-    server.execute(
-        "postgres",
-        f'create role "{name}" login',
-        f'create database "{name}" owner "{name}"',
-        f'revoke all on database "{name}" from public',
-    )
-    return f"postgresql://{name}@127.0.0.1:{server.port}/{name}"
+def new_role(server: str) -> str:
+    """The name of a role that may log in and nothing else; other tests have roles of their own on the server."""
+    name = f"sensors_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"create role {name} login")
+    return name
+
+
+def own_database(server: str) -> str:
+    """The URL of a new database and its user of the same name, confined to a schema as postgresql-start does it.
+
+    server: postgresql://postgres@<host>:<port>, without a database.
+    """
+    name = new_role(server)
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+        connection.execute(f"revoke all on database {name} from public")
+        connection.execute(f"grant connect, temporary on database {name} to {name}")
+    with psycopg.connect(f"{server}/{name}", autocommit=True) as connection:
+        connection.execute(f"create schema sensors authorization {name}")
+        connection.execute("revoke all on schema public from public")
+    return f"{server.replace('postgres@', f'{name}@')}/{name}"

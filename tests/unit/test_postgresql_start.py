@@ -91,8 +91,8 @@ def answers(port, user, password, database=None):
     return True
 
 
-def ask(port, query, user="postgres", password=PASSWORDS["POSTGRES_PASSWORD"]):
-    connection = connect(port, user, password)
+def ask(port, query, user="postgres", password=PASSWORDS["POSTGRES_PASSWORD"], database=None):
+    connection = connect(port, user, password, database)
     try:
         with connection.cursor() as cursor:
             cursor.execute(query)
@@ -122,6 +122,33 @@ def test_a_start_adds_databases_applies_changed_passwords_and_keeps_the_data(vol
         assert not answers(port, "mlflow", PASSWORDS["MLFLOW_PASSWORD"])
         assert not answers(port, "postgres", PASSWORDS["POSTGRES_PASSWORD"])
         assert answers(port, "feature-store", "f")
+
+
+FORBIDDEN = {
+    "a table in public": "CREATE TABLE public.t ()",
+    "another schema": "CREATE SCHEMA other",
+    "its database": "ALTER DATABASE sensors SET work_mem = '1GB'",
+    "an extension": "CREATE EXTENSION pg_trgm",
+    "another role": "CREATE ROLE other",
+    "a table of another": "SELECT answer FROM public.kept",
+}
+
+
+def test_a_confined_user_touches_its_own_schema_only(volume):
+    passwords = {**PASSWORDS, "SENSORS_PASSWORD": "s"}
+    with server(volume, POSTGRES_DATABASES="airflow sensors", **passwords) as port:
+        assert ask(port, "CREATE SCHEMA before; SELECT 1", "sensors", "s") == 1, "not confined"
+    for _ in range(2):
+        with server(volume, POSTGRES_DATABASES="airflow sensors", POSTGRES_CONFINED="sensors", **passwords) as port:
+            ask(port, "CREATE TABLE IF NOT EXISTS public.kept AS SELECT 42 AS answer", database="sensors")
+            for what, statement in FORBIDDEN.items():
+                with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                    pytest.fail(f"it may touch {what}: {ask(port, statement, 'sensors', 's')}")
+            assert not answers(port, "sensors", "s", database="airflow")
+            assert not answers(port, "sensors", "s", database="postgres")
+            assert not answers(port, "airflow", PASSWORDS["AIRFLOW_PASSWORD"], database="sensors")
+            own = "CREATE TEMPORARY TABLE t (); CREATE TABLE sensors.kept (); DROP TABLE kept; SELECT current_schema()"
+            assert ask(port, own, "sensors", "s") == "sensors"
 
 
 def test_an_interrupted_initdb_is_done_again(volume):

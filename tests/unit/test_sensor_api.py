@@ -23,12 +23,12 @@ from tests.unit.sensor_api import (
     FakeModel,
     client_of,
     new_database,
-    new_role,
     question,
     reading,
     sensor_settings,
     soon,
 )
+from tests.unit.sensor_servers import new_role
 from tests.unit.test_online_store import PASSWORD, RedisServer
 
 
@@ -108,6 +108,16 @@ def test_readings_are_stored_as_they_were_sent(client, database_url):
     assert [(sensor, str(when), values, failure) for sensor, when, values, failure in stored] == [
         ("shuttle", "2026-01-31 12:00:00", [float(number) for number in range(1, 10)], True)
     ]
+
+
+def test_old_readings_are_removed_beside_the_requests(client, servers, database_url):
+    send(client, reading(key="old", time="2026-01-01T12:00:00Z"), reading(key="new", time="2026-01-31T12:00:00Z"))
+    kept = "select key from sensors.readings order by time"
+    with client_of(sensor_settings(**servers, retention_days="0")):
+        pass
+    assert rows(database_url, kept) == [("old",), ("new",)]
+    with client_of(sensor_settings(**servers, retention_days="29")):
+        eventually(lambda: rows(database_url, kept) == [("new",)], 20)
 
 
 def test_a_batch_that_is_sent_again_changes_nothing(client, database_url):

@@ -37,7 +37,7 @@ def redis(tmp_path_factory):
 
 @pytest.fixture
 def config(server):
-    url = own_database(server, f"sensors_{time.monotonic_ns()}")
+    url = own_database(server.url)
     settings = SensorSettings(url, "127.0.0.1", "9", PASSWORD, "http://127.0.0.1:9", "token")
     upgrade(settings, patience=0)
     return settings

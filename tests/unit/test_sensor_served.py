@@ -38,13 +38,11 @@ def serve(tracking: Tracking, text: str) -> str:
     return version
 
 
-def test_before_the_first_training_nothing_is_served_and_scoring_says_what_to_do(tracking):
+def test_before_the_first_training_nothing_is_served(tracking):
     served = ServedModel(tracking, MODEL)
     assert not served.refresh()
     assert served.version is None
     assert served.current is None
-    with pytest.raises(Failure, match=r"no version of sensor-clusters has the alias champion.*POST /train"):
-        served.score(np.zeros((1, 9)))
 
 
 def test_the_version_with_the_alias_is_loaded_once_and_another_one_when_the_alias_moves(tracking, monkeypatch):
@@ -59,7 +57,7 @@ def test_the_version_with_the_alias_is_loaded_once_and_another_one_when_the_alia
     assert served.refresh()
     assert served.version == second
     points = np.full((1, 9), 50.0)
-    assert served.score(points).anomaly == pytest.approx(model_of(50).score(points).anomaly)
+    assert served.current.model.score(points).anomaly == pytest.approx(model_of(50).score(points).anomaly)
 
 
 def test_the_old_version_goes_on_while_mlflow_is_away_which_is_logged_once(tracking, monkeypatch, caplog):
@@ -75,7 +73,7 @@ def test_the_old_version_goes_on_while_mlflow_is_away_which_is_logged_once(track
         patched.setattr(tracking, "aliased", away)
         assert [served.refresh() for _ in range(3)] == [False] * 3
         assert served.version == "1"
-        assert len(served.score(np.zeros((2, 9))).anomaly) == 2
+        assert len(served.current.model.score(np.zeros((2, 9))).anomaly) == 2
     assert [record.getMessage() for record in caplog.records if record.name == "mlops.sensors.served"] == [
         "version 1 of sensor-clusters stays: MLflow at http://mlflow failed: connection refused: check that MLflow runs"
     ]

@@ -38,7 +38,7 @@ def sensor_settings(url):
 
 @pytest.fixture
 def config(server):
-    settings = sensor_settings(own_database(server, f"sensors_{time.monotonic_ns()}"))
+    settings = sensor_settings(own_database(server.url))
     upgrade(settings, patience=0)
     return settings
 
@@ -178,6 +178,20 @@ def test_readings_of_another_number_of_values_are_passed_over(readings):
     assert everything(readings)["f1"].tolist() == [1.0]
 
 
+def test_readings_that_are_older_than_some_days_are_removed_in_chunks(readings):
+    readings.ingest([reading(number) for number in range(5)])
+    readings.ingest([reading(number, time=START + timedelta(days=2, minutes=number)) for number in range(10, 13)])
+    newest = START + timedelta(days=2, minutes=12)
+    assert readings.forget(3) == 0
+    assert readings.forget(2, chunk=2) == 5, "the newest of them is older by two days and eight minutes"
+    assert len(readings.table(COLUMNS, START - timedelta(days=1), newest)) == 3
+    assert readings.newest_time() == newest
+
+
+def test_nothing_is_removed_where_there_is_nothing(readings):
+    assert readings.forget(1) == 0
+
+
 def test_the_pool_finds_a_server_again_that_was_restarted(server, readings):
     readings.ingest([reading(1)])
     server.kill()
@@ -201,7 +215,7 @@ def test_a_pool_whose_connections_are_all_taken_says_so(config):
 
 
 def test_migrating_twice_and_at_once_changes_nothing(server):
-    config = sensor_settings(own_database(server, "migrated"))
+    config = sensor_settings(own_database(server.url))
     failures = []
 
     def migrate():
@@ -256,7 +270,7 @@ def test_a_step_back_and_forth_leaves_the_tables_as_they_were(config):
 
 
 def test_migrating_waits_for_the_server(server):
-    config = sensor_settings(own_database(server, "late"))
+    config = sensor_settings(own_database(server.url))
     server.kill()
     with pytest.raises(Away):
         upgrade(config, patience=0)
@@ -292,16 +306,18 @@ def test_a_role_without_permission_is_named_as_the_cause(server, config):
 
 
 def test_the_trainers_role_can_touch_its_own_schema_only(server, config):
-    own_database(server, "other")
-    server.execute("other", "create table public.theirs (n int)")
+    other = own_database(server.url).rpartition("/")[2]
+    server.execute(other, "create table public.theirs (n int)")
     name = config.database_url.rpartition("/")[2]
     server.execute(name, "create table public.theirs (n int)")
-    with pytest.raises(psycopg.OperationalError, match='permission denied for database "other"'):
-        psycopg.connect(config.database_url.removesuffix(name) + "other")
+    with pytest.raises(psycopg.OperationalError, match=f'permission denied for database "{other}"'):
+        psycopg.connect(config.database_url.removesuffix(name) + other)
     with psycopg.connect(config.database_url, autocommit=True) as connection:
         for statement in (
             "select * from public.theirs",
             "insert into public.theirs values (1)",
+            "create table public.ours (n int)",
+            "create schema another",
             "create role another",
             "create database another",
             "select pg_read_file('/etc/passwd')",

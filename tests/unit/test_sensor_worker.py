@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -127,7 +126,7 @@ class Trainer:
 @pytest.fixture
 def trainer(postgresql_of_jobs, redis, tmp_path, monkeypatch):
     monkeypatch.setattr(of_jobs, "LEASE", sensor_worker.LEASE)
-    url = own_database(postgresql_of_jobs, f"sensors_{time.monotonic_ns()}")
+    url = own_database(postgresql_of_jobs.url)
     settings = SensorSettings(
         url, "127.0.0.1", str(redis.port), PASSWORD, "http://127.0.0.1:9", "token", minimum_new_readings=str(READINGS)
     )

@@ -1,13 +1,13 @@
 {{/*
 The HorizontalPodAutoscaler of a Deployment, or nothing.
-  (dict "root" $ "component" "sensor-trainer" "values" .Values "path" "" "metric" "an entry of spec.metrics as text")
-The path is where the values stand, for the message: "worker." below worker.
+  (dict "root" $ "component" "feast" "values" .Values "metric" "spec.metrics as text")
+Without a metric the CPU that the pods use of what they request. "path" "worker." for the message, of values below worker.
 */}}
-{{- define "sensor-trainer.autoscaler" -}}
+{{- define "common.autoscaler" -}}
 {{- $scaling := .values.autoscaling -}}
 {{- if $scaling.enabled -}}
 {{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
-{{- fail (printf "%sautoscaling.minReplicas is %d and maxReplicas is %d: set minReplicas to at most maxReplicas" .path (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
+{{- fail (printf "%sautoscaling.minReplicas is %d and maxReplicas is %d: set minReplicas to at most maxReplicas" (.path | default "") (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
 {{- end -}}
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
@@ -23,16 +23,26 @@ spec:
   minReplicas: {{ $scaling.minReplicas }}
   maxReplicas: {{ $scaling.maxReplicas }}
   metrics:
-    {{- .metric | nindent 4 }}
+    {{- with .metric }}
+    {{- . | nindent 4 }}
+    {{- else }}
+    - type: Resource
+      resource:
+        name: cpu
+        target:
+          type: Utilization
+          averageUtilization: {{ $scaling.targetCPUUtilizationPercentage }}
+    {{- end }}
 {{- end -}}
 {{- end -}}
 
 {{/*
 The PodDisruptionBudget of a Deployment that has more than one pod, or nothing.
-  (dict "root" $ "component" "sensor-trainer" "values" .Values)
+  (dict "root" $ "component" "feast" "values" .Values)
 */}}
-{{- define "sensor-trainer.podDisruptionBudget" -}}
-{{- if gt (int (ternary .values.autoscaling.minReplicas .values.replicas .values.autoscaling.enabled)) 1 -}}
+{{- define "common.podDisruptionBudget" -}}
+{{- $scaling := .values.autoscaling | default (dict "enabled" false "minReplicas" 0) -}}
+{{- if gt (int (ternary $scaling.minReplicas .values.replicas $scaling.enabled)) 1 -}}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:

@@ -4,6 +4,8 @@ What postgresql-start reads: the databases, and the password of each one's user.
 {{- define "postgresql.env" -}}
 - name: POSTGRES_DATABASES
   value: {{ join " " .Values.global.postgresql.databases | quote }}
+- name: POSTGRES_CONFINED
+  value: {{ join " " .Values.confined | quote }}
 {{- $secret := include "common.postgresql.secretName" (dict "root" .) }}
 {{- range prepend .Values.global.postgresql.databases "postgres" }}
 - name: {{ . | upper }}_PASSWORD

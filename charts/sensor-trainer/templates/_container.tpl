@@ -40,6 +40,12 @@ Its keys are the fields of mlops.config.SensorSettings. Helm would write a large
   value: {{ int64 .Values.minimumNewReadings | quote }}
 - name: SENSOR_TRAINING_DAYS
   value: {{ int64 .Values.trainingDays | quote }}
+{{- $kept := int64 .Values.retentionDays }}
+{{- if and $kept (lt $kept (int64 .Values.trainingDays)) }}
+{{- fail (printf "retentionDays is %d and trainingDays is %d: keep readings at least as long as models are trained on them, or 0 for ever" $kept (int64 .Values.trainingDays)) }}
+{{- end }}
+- name: SENSOR_RETENTION_DAYS
+  value: {{ $kept | quote }}
 {{- end -}}
 
 {{/*

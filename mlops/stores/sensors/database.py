@@ -178,7 +178,7 @@ def _explained(error: psycopg.Error, url: str) -> Failure:
         return Denied("postgresql", f"PostgreSQL at {server} lets nobody in ({text}): {remedy}")
     if isinstance(error, errors.InsufficientPrivilege) or "permission denied" in text:
         role = conninfo_to_dict(url).get("user", "")
-        remedy = f"let the role own its database and the schema {SCHEMA} with all that is in it"
+        remedy = f"let the role own the schema {SCHEMA} with all that is in it"
         return Denied("postgresql", f"PostgreSQL at {server} refuses role {role} ({text}): {remedy}")
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn | errors.InvalidSchemaName):
         remedy = "run 'python -m mlops sensors migrate', which the chart's Job does"

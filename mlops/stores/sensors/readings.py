@@ -32,6 +32,13 @@ insert into sensors.readings (key, sensor, time, "values", failure)
 select key, sensor, time, "values", failure from pg_temp.incoming order by time, key
 on conflict (key) do nothing
 """
+# Another pod that does the same takes other rows.
+_FORGET = """
+delete from sensors.readings where id in (
+    select id from sensors.readings where time < (select max(time) from sensors.readings) - make_interval(days => %s)
+    order by time limit %s for update skip locked
+)
+"""
 _SELECT = """
 select id, sensor, time, "values", failure from sensors.readings
 where time > %s and time <= %s and cardinality("values") = %s order by time, id
@@ -109,6 +116,19 @@ class Readings:
                 while rows := cursor.fetchmany(chunk):
                     parts.append(_part(rows, columns))
         return pd.concat(parts[1:] or parts, ignore_index=True)
+
+    def forget(self, days: int, chunk: int = 10_000) -> int:
+        """Removes the readings that are more than `days` older than the newest; returns how many they were.
+
+        At most `chunk` of them in a transaction, so that batches that come in meanwhile do not wait for long.
+        """
+        removed = 0
+        while True:
+            with transaction(self._pool) as connection:
+                found = connection.execute(_FORGET, (days, chunk)).rowcount
+            removed += found
+            if found < chunk:
+                return removed
 
     def _one(self, query: Any, parameters: Sequence[object] = ()) -> Any:
         with transaction(self._pool) as connection:
