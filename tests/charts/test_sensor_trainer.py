@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -267,6 +268,29 @@ def test_workers_are_scaled_by_a_queue_length_that_the_api_shows() -> None:
     assert f'"{metric["external"]["metric"]["name"]}"' in shown
 
 
+def test_with_keda_a_scaled_object_takes_the_place_of_the_workers_autoscaler() -> None:
+    scaling = {"keda": True, "minReplicas": 2, "maxReplicas": 5, "targetJobsWaiting": 3}
+    objects = trainer({"worker": {"autoscaling": scaling}})
+    assert [entry["metadata"]["name"] for entry in objects if entry["kind"] == "HorizontalPodAutoscaler"] == [API]
+    assert "replicas" not in deployment(WORKER, objects)
+    scaler = find(objects, "ScaledObject", WORKER)["spec"]
+    assert scaler["scaleTargetRef"] == {"name": WORKER}
+    assert (scaler["minReplicaCount"], scaler["maxReplicaCount"]) == (2, 5)
+    (trigger,) = scaler["triggers"]
+    address = urlsplit(trigger["metadata"]["url"])
+    service = find(objects, "Service", API)
+    assert address.hostname == f"{API}.maestro", "with its namespace"
+    assert address.port in [port["port"] for port in service["spec"]["ports"]]
+    assert (address.path, trigger["metadata"]["targetValue"]) == ("/metrics", "3")
+    assert f'"{trigger["metadata"]["valueLocation"]}"' in (ROOT / "mlops/sensors/metrics.py").read_text()
+
+
+@pytest.mark.parametrize("values", [{"keda": True}, {"keda": True, "enabled": False}], ids=str)
+def test_keda_is_asked_for_nothing_unless_it_is_to_scale(values: dict[str, Any]) -> None:
+    objects = trainer({"worker": {"autoscaling": values}})
+    assert bool([entry for entry in objects if entry["kind"] == "ScaledObject"]) == values.get("enabled", True)
+
+
 @pytest.mark.parametrize(
     ("values", "budgets"),
     [
@@ -292,8 +316,9 @@ def test_more_than_one_pod_gets_a_disruption_budget(values: dict[str, Any], budg
     [
         ({"autoscaling": {"minReplicas": 7}}, r": autoscaling\.minReplicas is 7"),
         ({"worker": {"autoscaling": {"minReplicas": 7}}}, r": worker\.autoscaling\.minReplicas is 7"),
+        ({"worker": {"autoscaling": {"minReplicas": 7, "keda": True}}}, r": worker\.autoscaling\.minReplicas is 7"),
     ],
-    ids=["api", "worker"],
+    ids=["api", "worker", "keda"],
 )
 def test_a_range_that_is_empty_is_refused_with_the_remedy(values: dict[str, Any], where: str) -> None:
     with pytest.raises(Refused, match=where + ".*set minReplicas to at most maxReplicas"):

@@ -6,9 +6,7 @@ Without a metric the CPU that the pods use of what they request. "path" "worker.
 {{- define "common.autoscaler" -}}
 {{- $scaling := .values.autoscaling -}}
 {{- if $scaling.enabled -}}
-{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
-{{- fail (printf "%sautoscaling.minReplicas is %d and maxReplicas is %d: set minReplicas to at most maxReplicas" (.path | default "") (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
-{{- end -}}
+{{- include "common.replicas" . -}}
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata:
@@ -33,6 +31,16 @@ spec:
           type: Utilization
           averageUtilization: {{ $scaling.targetCPUUtilizationPercentage }}
     {{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Refuses an autoscaler of fewer pods at most than at least; its arguments are those of common.autoscaler.
+*/}}
+{{- define "common.replicas" -}}
+{{- $scaling := .values.autoscaling -}}
+{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
+{{- fail (printf "%sautoscaling.minReplicas is %d and maxReplicas is %d: set minReplicas to at most maxReplicas" (.path | default "") (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
 {{- end -}}
 {{- end -}}
 
