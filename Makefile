@@ -116,7 +116,7 @@ lint: $(VENV)/ready $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfile
 	for chart in charts/*/; do helm lint --quiet "$$chart"; done
 
 test: $(VENV)/ready $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
-	$(VENV)/bin/pytest --numprocesses 2 --dist loadfile tests/unit tests/dags tests/contract tests/charts
+	$(VENV)/bin/pytest --numprocesses 3 --dist loadfile tests/unit tests/dags tests/contract tests/charts
 
 e2e: data ## Tests on the running cluster
 	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 --durations 20

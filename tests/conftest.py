@@ -124,9 +124,9 @@ def load_module(path: Path) -> ModuleType:
 
 # Where the kernel takes no port from for a connection (it does from 32,768 on): a client that asks a port of its range
 # again and again before the server listens is one day given that very port and talks to itself. SeaweedFS takes each
-# port plus 10,000 as well. Two processes of one run look in halves of their own, two runs meet by chance only.
-_first = 12_000 + 5_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 2)
-_ports = iter(random.sample(range(_first, _first + 5_000), 5_000))
+# port plus 10,000 as well. The processes of one run look in parts of their own, two runs meet by chance only.
+_first = 12_000 + 2_500 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4)
+_ports = iter(random.sample(range(_first, _first + 2_500), 2_500))
 
 
 def free_ports(count: int) -> list[int]:

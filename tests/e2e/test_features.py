@@ -132,7 +132,7 @@ def test_a_killed_pod_is_tried_again_and_nothing_is_missing(services, materializ
     run_id = services.airflow.trigger(DAG)
     pod = running_pod(services, run_id, "materialize_features", DAG)
     kubectl("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
-    assert finished(services, run_id, DAG) == "success"
+    assert finished(services, run_id, DAG, hurried=True) == "success"
     assert tasks(services, run_id, DAG)["materialize_features"]["try_number"] == 2
     assert_users_are_served(services)
 
@@ -161,7 +161,7 @@ def test_minio_away_for_a_minute_fails_no_run(services, materialized):
         kubectl("scale", statefulset, "--replicas=1")
         kubectl("rollout", "status", statefulset, "--timeout=240s")
     services.connect()
-    assert finished(services, run_id, DAG) == "success"
+    assert finished(services, run_id, DAG, hurried=True) == "success"
     assert_users_are_served(services)
 
 
@@ -170,5 +170,5 @@ def test_postgresql_restarted_in_the_midst_fails_no_run(services, materialized):
     running_pod(services, run_id, "materialize_features", DAG)
     restart("postgresql")
     services.connect()
-    assert finished(services, run_id, DAG) == "success"
+    assert finished(services, run_id, DAG, hurried=True) == "success"
     assert_users_are_served(services)

@@ -23,7 +23,7 @@ def production(services):
 
 
 def assert_trained_once(services, run_id):
-    assert finished(services, run_id, DAG) == "success"
+    assert finished(services, run_id, DAG, hurried=True) == "success"
     runs = trained(services, run_id, DAG)
     assert len(runs) == 1
     assert len([version for version in versions(services, MODEL).values() if version.run_id == runs[0]]) == 1

@@ -14,10 +14,11 @@ import pytest
 
 from infrastructure.release import kubectl, object_name, wait_until
 from infrastructure.sensors import COMPONENT, replay, trainer
+from tests.e2e.conftest import wait_between_runs
 from tests.e2e.runs import finished, running_pod, states, tasks, versions
 
 DAG = "train_clustering_model"
-MINUTES = 8
+MINUTES = 2  # of one test: the DAG runs every hour, which is too often to wait for all of them
 MODEL = "sensor-clusters"
 WORKER = f"{COMPONENT}-worker"
 LABEL = "app.kubernetes.io/component="
@@ -25,6 +26,11 @@ KILLED = ("--grace-period=0", "--force")
 ENDED = ("succeeded", "skipped", "failed", "cancelled")
 JOB_SECONDS = 240
 VALUES = {f"f{i}": value for i, value in enumerate((50.0, 21.0, 77.0, 0.0, 28.0, 0.0, 27.0, 48.0, 22.0), start=1)}
+
+
+@pytest.fixture(autouse=True)
+def between_hourly_runs(services):
+    wait_between_runs(services, DAG, MINUTES)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +205,7 @@ def test_a_killed_worker_and_a_killed_task_leave_one_job_and_one_model(services,
     wait_until(lambda: status(api, job_id)["state"] == "running", JOB_SECONDS, "a running job", 0.05)
     with replaced(WORKER, *KILLED):
         pass
-    assert finished(services, run_id, DAG) == "success"
+    assert finished(services, run_id, DAG, hurried=True) == "success"
     assert services.airflow.result(DAG, run_id, "monitor_training")["job_id"] == job_id
     assert tasks(services, run_id, DAG)["monitor_training"]["try_number"] == 2
     job = status(api, job_id)
