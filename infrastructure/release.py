@@ -100,12 +100,19 @@ def port_forward(component: str, port: int | None = None, local_port: int = 0) -
         process.wait()
 
 
+def session() -> requests.Session:
+    """One that makes a connection for each request: of one that its server has closed a port-forward tells too late."""
+    made = requests.Session()
+    made.headers["Connection"] = "close"
+    return made
+
+
 class Airflow:
     """Airflow's REST API as the admin user."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.session = requests.Session()
+        self.session = session()
         self.login()
 
     def login(self) -> None:

@@ -17,6 +17,7 @@ from infrastructure.release import (
     object_name,
     port_forward,
     secret,
+    session,
     succeeded,
     wait_until,
 )
@@ -32,7 +33,7 @@ class Trainer:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.session = requests.Session()
+        self.session = session()
         self.session.headers["Authorization"] = f"Bearer {secret(COMPONENT, 'token')}"
 
     def ask(self, method: str, path: str, **arguments: Any) -> requests.Response:

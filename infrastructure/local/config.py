@@ -12,8 +12,7 @@ KUBERNETES_VERSION = "v1.35.4"
 ETCD_VERSION = "3.6.6-0"
 COREDNS_VERSION = "v1.13.1"
 PAUSE_VERSION = "3.10.1"
-# Built outside the node's Go module: it needs a newer Kubernetes library than 1.35 has.
-METRICS_SERVER = "sigs.k8s.io/metrics-server/cmd/metrics-server@v0.9.0"
+METRICS_SERVER_VERSION = "v0.8.0"  # 0.9.0 needs a newer Kubernetes library than 1.35 has
 # Not Debian's: 1.6.20 loses the end of what a container writes right before it exits (containerd/containerd #7289).
 CONTAINERD = "github.com/containerd/containerd/v2/cmd/{program}@v2.4.2"
 GO_MINIMUM = (1, 26)

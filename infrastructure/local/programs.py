@@ -25,7 +25,7 @@ from config import (
     GO_PACKAGE,
     HERE,
     KUBERNETES_VERSION,
-    METRICS_SERVER,
+    METRICS_SERVER_VERSION,
     PAUSE_VERSION,
     STATE,
 )
@@ -48,9 +48,9 @@ PACKAGES = {
     "update-ca-certificates": "ca-certificates",
 }
 HOST_COMPONENTS = ("kubeadm", "kubelet", "kubectl", "kube-proxy", "volume-provisioner")
-POD_COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "coredns")
+POD_COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "coredns", "metrics-server")
 CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
-SOURCES = ("main.go", "volumes.go", "go.mod", "go.sum")
+SOURCES = ("main.go", "metrics.go", "volumes.go", "go.mod", "go.sum")
 
 
 def install_packages() -> None:
@@ -128,7 +128,6 @@ def _builds() -> list[list[Build]]:
     build, install = ["build", "-trimpath", "-o", "{out}", "-ldflags"], ["install", "-trimpath", "-ldflags", "-s -w"]
     node = Build("node", _digest(*module, version.encode()), ["node"], [*build, f"-s -w {version}", "."])
     helm = Build("helm", _digest(*module), ["helm"], [*build, "-s -w", "helm.sh/helm/v3/cmd/helm"])
-    metrics = Build("metrics-server", _digest(METRICS_SERVER.encode()), ["metrics-server"], [*install, METRICS_SERVER])
     packages = [CONTAINERD.format(program=program) for program in CONTAINERD_PROGRAMS]
     # Of its snapshotters the node uses overlayfs.
     containerd = Build(
@@ -137,7 +136,7 @@ def _builds() -> list[list[Build]]:
         CONTAINERD_PROGRAMS,
         [*install, "-tags", "no_btrfs,no_devmapper,no_zfs", *packages],
     )
-    return [[node, helm], [containerd, metrics]]
+    return [[node, helm], [containerd]]
 
 
 def build_binaries() -> None:
@@ -171,15 +170,15 @@ def node_images() -> dict[str, str]:
         f"localhost/etcd:{ETCD_VERSION}": "components",
         f"localhost/coredns:{COREDNS_VERSION}": "coredns",
         f"localhost/pause:{PAUSE_VERSION}": "pause",
-        f"localhost/metrics-server:{METRICS_SERVER.rpartition('@')[2]}": "metrics-server",
+        f"localhost/metrics-server:{METRICS_SERVER_VERSION}": "components",
     }
 
 
 def build_node_images() -> list[Path]:
     """Archives with all images of the node, built from the binaries when those are newer. One archive a target."""
-    inputs = [BIN / name for name in ("node", "metrics-server")]
+    node = BIN / "node"
     dockerfile = HERE / "node" / "Dockerfile"
-    digest = _digest(dockerfile.read_bytes(), *(str(path.readlink()).encode() for path in inputs))
+    digest = _digest(dockerfile.read_bytes(), str(node.readlink()).encode())
     archives = {target: STATE / "images" / f"{target}-{digest}.tar" for target in sorted(set(node_images().values()))}
     if all(archive.exists() for archive in archives.values()):
         return list(archives.values())
@@ -187,8 +186,7 @@ def build_node_images() -> list[Path]:
     context = STATE / "images" / "context"
     context.mkdir(parents=True)
     with step("packing the node's images"):
-        for path in inputs:
-            os.link(path.resolve(), context / path.name)
+        os.link(node.resolve(), context / node.name)
         shutil.copy("/bin/busybox", context / "busybox")
         (context / "links").mkdir()
         for component in POD_COMPONENTS:

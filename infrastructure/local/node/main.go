@@ -48,6 +48,7 @@ var components = map[string]func(){
 	"kube-proxy":              run(proxy.NewProxyCommand),
 	"kubelet":                 run(func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) }),
 	"kubectl":                 run(kubectl.NewDefaultKubectlCommand),
+	"metrics-server":          run(newMetricsServerCommand),
 	"volume-provisioner":      run(newVolumeProvisionerCommand),
 	"etcd":                    func() { etcdmain.Main(os.Args) },
 	"coredns":                 coremain.Run,
