@@ -1,9 +1,10 @@
 """What Maestro adds to Airflow's processes.
 
-The api-server shows reports (mlops.airflow.reports). The processes that fork import the operator before they do:
-importing KubernetesPodOperator takes half a second, which each task and each parse of a DAG file would spend anew in
-its own forked process. Imported once in the parent, it costs them nothing. That needs [core] lazy_load_plugins = False,
-which the chart sets: otherwise Airflow loads plugins only where something asks for one.
+The api-server shows reports (mlops.airflow.reports). What clears tasks is mended (mlops.airflow.repairs). The processes
+that fork import the operator before they do: importing KubernetesPodOperator takes half a second, which each task and
+each parse of a DAG file would spend anew in its own forked process. Imported once in the parent, it costs them nothing.
+That needs [core] lazy_load_plugins = False, which the chart sets: otherwise Airflow loads plugins only where something
+asks for one.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ _MODULES = {
     "dag-processor": ("mlops.airflow.operator",),
     "triggerer": ("mlops.airflow.trigger", "airflow.providers.cncf.kubernetes.hooks.kubernetes"),
 }
+# The components that clear tasks, two of them by the command line.
+_CLEARING = ("api-server", "scheduler", "tasks", "dags")
 
 
 class MaestroPlugin(AirflowPlugin):
-    """Shows reports, and preloads."""
+    """Shows reports, mends, and preloads."""
 
     name = "maestro"
 
@@ -34,6 +37,10 @@ class MaestroPlugin(AirflowPlugin):
             from mlops.airflow.reports import PREFIX, application
 
             cls.fastapi_apps = [{"app": application(), "url_prefix": PREFIX, "name": "Maestro reports"}]
+        if component(sys.argv) in _CLEARING:
+            from mlops.airflow import repairs
+
+            repairs.apply()
         for module in _MODULES.get(component(sys.argv), ()):
             importlib.import_module(module)
 
