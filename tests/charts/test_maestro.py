@@ -335,7 +335,13 @@ def another(path: tuple[str, ...], value: Any) -> Any:
     if re.fullmatch(r"\d+[MG]i|\d+m", str(value)) or name in ("memory", "cpu"):
         return "777Mi" if "i" in str(value) else "777m"
     if isinstance(value, list):
-        entries = {"pullSecrets": "x", "env": {"name": "X", "value": "y"}, "allowedHosts": "x", "sensors": "x"}
+        entries = {
+            "pullSecrets": "x",
+            "env": {"name": "X", "value": "y"},
+            "allowedHosts": "x",
+            "sensors": "x",
+            "confined": "x",
+        }
         return [*value, entries.get(name, {"key": "x"})]
     if isinstance(value, dict):
         return {"other": "other"}
