@@ -217,14 +217,28 @@ def _end() -> None:
 
 
 def _remove_cgroups() -> None:
-    """Empty groups of the node. One that is still being emptied by the kernel is tried again by the next start."""
+    """The node's groups, once the kernel has emptied them, a moment after their processes were killed.
+
+    The next kubelet would look for the container of each that is left, for three seconds, before it does anything else.
+    """
+    deadline = time.monotonic() + 10
+    while _cgroups_left() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _cgroups_left() -> bool:
+    """Removes the groups that are empty; whether others are left."""
+    left = False
     hierarchies = [CGROUPS / NAME, *(c / NAME for c in CGROUPS.iterdir() if c.is_dir())]
     for top in hierarchies:
         for group in sorted((g for g in top.rglob("*") if g.is_dir()), reverse=True) if top.is_dir() else ():
             try:
                 group.rmdir()
-            except OSError:
+            except FileNotFoundError:
                 continue
+            except OSError:
+                left = True
+    return left
 
 
 def _wipe() -> None:
