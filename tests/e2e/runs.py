@@ -22,8 +22,13 @@ def retry_now(services, run_id, dag_id):
     """Has the tasks whose next try is due later tried now, as a person does by clearing them."""
     waiting = [name for name, state in states(services, run_id, dag_id).items() if state == "up_for_retry"]
     if waiting:
-        wanted = {"dry_run": False, "dag_run_id": run_id, "task_ids": waiting, "only_failed": False}
-        services.airflow.call("POST", f"/dags/{dag_id}/clearTaskInstances", json=wanted)
+        clear(services, run_id, dag_id, waiting)
+
+
+def clear(services, run_id, dag_id, task_ids, **more):
+    """Clears tasks of a run, whatever their state. more: further fields of the request."""
+    wanted = {"dry_run": False, "dag_run_id": run_id, "task_ids": task_ids, "only_failed": False, **more}
+    services.airflow.call("POST", f"/dags/{dag_id}/clearTaskInstances", json=wanted)
 
 
 def tasks(services, run_id, dag_id):

@@ -8,6 +8,7 @@ import pytest
 
 from infrastructure.release import NAMESPACE, kubectl, object_name, wait_until
 from tests.e2e.conftest import placed_dags
+from tests.e2e.runs import clear
 
 FILE = Path(__file__).parent / "dags/operator_faults.py"
 FAULTS, KILLS, CRASH = "operator_faults", "operator_kills", "operator_crash"
@@ -59,8 +60,7 @@ class Run:
         return wait_until(lambda: self.task(task_id)["state"] in over, seconds, f"the end of {task_id}", 0.5)
 
     def clear(self, task_id):
-        wanted = {"dry_run": False, "dag_run_id": self.run_id, "task_ids": [task_id], "only_failed": False}
-        self.services.airflow.call("POST", f"/dags/{self.dag_id}/clearTaskInstances", json=wanted)
+        clear(self.services, self.run_id, self.dag_id, [task_id])
 
     def assert_no_orphan(self):
         def over():

@@ -15,7 +15,7 @@ import pytest
 from infrastructure.release import kubectl, object_name, wait_until
 from infrastructure.sensors import COMPONENT, replay, trainer
 from tests.e2e.conftest import wait_between_runs
-from tests.e2e.runs import finished, running_pod, states, tasks, versions
+from tests.e2e.runs import clear, finished, running_pod, states, tasks, versions
 
 DAG = "train_clustering_model"
 MINUTES = 2  # of one test: the DAG runs every hour, which is too often to wait for all of them
@@ -188,9 +188,7 @@ def test_too_few_new_readings_show_as_skipped(services, trained):
 
 def test_a_cleared_trigger_finds_its_job_again(services, trained):
     before = services.airflow.result(DAG, trained, "trigger_training")["job_id"]
-    wanted = {"dry_run": False, "dag_run_id": trained, "task_ids": ["trigger_training"], "only_failed": False}
-    cleared = {**wanted, "include_downstream": True}
-    services.airflow.call("POST", f"/dags/{DAG}/clearTaskInstances", json=cleared)
+    clear(services, trained, DAG, ["trigger_training"], include_downstream=True)
     wait_until(lambda: services.airflow.run(DAG, trained)["state"] != "success", 60, "the run's second start", 0.2)
     assert finished(services, trained, DAG) == "success"
     assert services.airflow.result(DAG, trained, "trigger_training")["job_id"] == before

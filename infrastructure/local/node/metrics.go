@@ -25,7 +25,7 @@ func newMetricsServerCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// Its own definitions have the names of an earlier apimachinery, without which the server would not start.
+			// Its own definitions have the names of an earlier apimachinery, with which the server does not start.
 			names := openapi.NewDefinitionNamer(api.Scheme)
 			config.Apiserver.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(definitions.GetOpenAPIDefinitions, names)
 			config.Apiserver.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(definitions.GetOpenAPIDefinitions, names)
