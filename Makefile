@@ -43,11 +43,11 @@ export CLUSTER RELEASE NAMESPACE DATASET
 
 ##@ Start here
 .PHONY: demo
-demo: install data ## The main job: cluster, images, platform, data, then one run of ml_pipeline_dag to a served model
+demo: install data ## The main job: cluster, images, platform, data, then one run of each DAG
 	$(PYTHON) -m infrastructure.demo
 
 .PHONY: ui
-ui: $(VENV)/ready ## Forward the ports of Airflow, MLflow and MinIO to this machine until Ctrl-C
+ui: $(VENV)/ready ## Forward the pages of all services to this machine until Ctrl-C
 	$(PYTHON) -m infrastructure.ui
 
 .PHONY: help
@@ -87,7 +87,7 @@ image-%: cluster-up ## Build one image and what it stands on, as in image-task
 install: images $(VENV)/ready ## Install the platform into the cluster, or upgrade it
 	$(PYTHON) -m infrastructure.install $(VALUES) $(BUILD)/images.yaml
 
-uninstall: ## Remove the platform; volumes and their secrets stay
+uninstall: ## Remove the platform with the pods of its tasks; volumes and their secrets stay
 	helm uninstall $(RELEASE) --namespace $(NAMESPACE) --wait
 
 data: install ## Put the data sets into the object store

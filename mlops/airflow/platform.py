@@ -1,7 +1,9 @@
-"""What the chart tells Airflow about pods, read from the files that it mounts: the pod template and platform.yaml."""
+"""What Airflow knows about pods: platform.yaml and the pod template, which the chart mounts, and its own token."""
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from airflow.sdk.exceptions import AirflowException
 
 FOLDER = "MAESTRO_POD_CONFIG"  # environment key; the chart mounts the ConfigMap <release>-airflow-pods there
 _DEFAULT_FOLDER = "/etc/maestro"
+_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _FIELDS = {"namespace", "images", "sizes", "identities", "failedPodTTL", "reportsBucket"}
 
 # libyaml where PyYAML was built with it: parsing the two files takes 1 ms instead of 8.
@@ -26,7 +29,7 @@ class Platform:
     images: reference by name ("task"); sizes: Kubernetes resource requirements by name ("small");
     identities: service account by name ("deployer"); failed_pod_ttl: seconds that a finished pod is kept;
     reports_bucket: where reports for people lie; template: the Pod that every task pod starts from, with its work in
-    the container `base`.
+    the container `base`; owner: the reference to the object with which Kubernetes ends all of them, where there is one.
     """
 
     namespace: str
@@ -36,12 +39,14 @@ class Platform:
     failed_pod_ttl: float
     reports_bucket: str
     template: Mapping[str, Any]
+    owner: Mapping[str, str] | None = None
 
     @classmethod
-    def load(cls, folder: Path | None = None) -> Self:
+    def load(cls, folder: Path | None = None, token: Path = _TOKEN) -> Self:
         """Reads both files anew, so that an upgrade of the release holds from the next task on.
 
-        Raises AirflowException where a file is missing or lacks a field.
+        token: this pod's, of the service account that shall own the pods; outside of a cluster there is none.
+        Raises AirflowException where a file of the chart is missing or lacks a field.
         """
         folder = folder or Path(os.environ.get(FOLDER, _DEFAULT_FOLDER))
         declared, template = _read(folder / "platform.yaml"), _read(folder / "pod-template.yaml")
@@ -57,7 +62,24 @@ class Platform:
             failed_pod_ttl=float(declared["failedPodTTL"]),
             reports_bucket=declared["reportsBucket"],
             template=template,
+            owner=_service_account(token, declared["namespace"]),
         )
+
+
+def _service_account(token: Path, namespace: str) -> dict[str, str] | None:
+    """Airflow's service account as an owner: `helm uninstall` deletes it, and Kubernetes then the pods.
+
+    Of all objects of the release it alone says its UID unasked, in the token. An owner in another namespace does not
+    count as one: Kubernetes would delete the pod at once.
+    """
+    try:
+        _, payload, _ = token.read_text(encoding="ascii").split(".")
+    except FileNotFoundError:
+        return None
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["kubernetes.io"]
+    if claims["namespace"] != namespace:
+        return None
+    return {"apiVersion": "v1", "kind": "ServiceAccount", **claims["serviceaccount"]}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -101,6 +101,8 @@ def make_pod(
         "maestro/map-index": str(task.map_index),
         "maestro/try-number": str(task.try_number),
     }
+    if platform.owner is not None:
+        metadata["ownerReferences"] = [dict(platform.owner)]
     spec = pod.setdefault("spec", {})
     spec["restartPolicy"] = "Never"  # Airflow decides about retries
     if deadline is not None:

@@ -2,8 +2,11 @@
 
 import re
 import uuid
+from pathlib import Path
 
+import jwt
 import pytest
+import yaml
 from airflow.sdk.exceptions import AirflowException
 from hypothesis import given
 from hypothesis import strategies as st
@@ -181,3 +184,34 @@ def test_a_missing_or_incomplete_file_is_named_with_the_remedy(pod_config) -> No
     (pod_config / "platform.yaml").unlink()
     with pytest.raises(AirflowException, match=r"platform.yaml cannot be read.*MAESTRO_POD_CONFIG"):
         Platform.load()
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> Path:
+    """A service account's token, as Kubernetes mounts one in a pod of namespace maestro."""
+    claims = {
+        "iss": "https://kubernetes.default.svc",
+        "kubernetes.io": {
+            "namespace": NAMESPACE,
+            "pod": {"name": "maestro-airflow-scheduler-0", "uid": str(uuid.UUID(int=2))},
+            "serviceaccount": {"name": "maestro-airflow", "uid": str(uuid.UUID(int=3))},
+        },
+    }
+    path = tmp_path / "token"
+    path.write_text(jwt.encode(claims, "k" * 32))
+    return path
+
+
+def test_airflows_service_account_owns_the_pod_so_that_uninstalling_ends_it(token: Path) -> None:
+    owned = make_pod(Platform.load(token=token), a_try(), ["true"])
+    assert owned["metadata"]["ownerReferences"] == [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "name": "maestro-airflow", "uid": str(uuid.UUID(int=3))}
+    ]
+
+
+def test_nothing_owns_the_pod_where_the_service_account_is_elsewhere(
+    token: Path, pod_config: Path, tmp_path: Path
+) -> None:
+    (pod_config / "platform.yaml").write_text(yaml.safe_dump({**PLATFORM, "namespace": "elsewhere"}))
+    for one in (token, tmp_path / "none"):
+        assert "ownerReferences" not in make_pod(Platform.load(token=one), a_try(), ["true"])["metadata"]

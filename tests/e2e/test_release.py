@@ -81,10 +81,13 @@ def test_a_second_release_beside_the_first_and_again_on_its_kept_volumes(service
     assert secrets(SECOND)[f"{RELEASE}-postgresql"] != secrets(NAMESPACE)[f"{RELEASE}-postgresql"]
     psql(SECOND, "CREATE TABLE kept AS SELECT 42 AS answer")
     fernet = secrets(SECOND)[f"{RELEASE}-airflow"]
+    scheduler = ("exec", "-n", SECOND, f"deployment/{RELEASE}-airflow-scheduler", "-c", "scheduler", "--")
+    trigger = (*scheduler, "airflow", "dags", "trigger", DAG)
+    wait_until(lambda: "queued" in kubectl(*trigger, check=False), 120, "the DAG to be known")
+    pods = ("get", "pods", "-n", SECOND, "-o", "name")
+    wait_until(lambda: kubectl(*pods, "-l", "app.kubernetes.io/component=task"), 120, "the pod of a task")
     helm("uninstall", RELEASE, "-n", SECOND, "--wait")
-    # Not those of tasks: installed right after the hour, Airflow has begun an hourly run, and its pod is not Helm's.
-    of_release = ("get", "pods", "-n", SECOND, "-l", "app.kubernetes.io/component!=task", "-o", "name")
-    wait_until(lambda: not kubectl(*of_release), 120, "the end of all pods")
+    wait_until(lambda: not kubectl(*pods), 120, "the end of all pods, a task's too")
     helm(*install)
     assert psql(SECOND, "SELECT answer FROM kept") == "42"
     assert secrets(SECOND)[f"{RELEASE}-airflow"] == fernet
