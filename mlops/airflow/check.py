@@ -185,23 +185,21 @@ def _reach(host: str, port: int) -> str:
 
 
 def _share(value: str) -> str:
-    try:
-        share = float(value)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise Problem(f"{value!r} is no number from 0 to 1: correct it in airflow.variables and run helm upgrade")
-    return f"{share:g}"
+    return f"{_number(value, lambda number: 0 <= number <= 1, 'from 0 to 1'):g}"
 
 
 def _days(value: str) -> str:
+    return f"{_number(value, lambda number: 0 < number < math.inf, 'above 0'):g} days"
+
+
+def _number(value: str, allowed: Callable[[float], bool], which: str) -> float:
     try:
-        days = float(value)
+        number = float(value)
     except ValueError:
-        days = 0.0
-    if not 0 < days < math.inf:
-        raise Problem(f"{value!r} is no number above 0: correct it in airflow.variables and run helm upgrade")
-    return f"{days:g} days"
+        number = math.nan
+    if not allowed(number):
+        raise Problem(f"{value!r} is no number {which}: correct it in airflow.variables and run helm upgrade")
+    return number
 
 
 def _offline_store(value: str) -> str:

@@ -33,15 +33,16 @@ class MaestroPlugin(AirflowPlugin):
 
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:
-        if component(sys.argv) == "api-server":
+        started = component(sys.argv)
+        if started == "api-server":
             from mlops.airflow.reports import PREFIX, application
 
             cls.fastapi_apps = [{"app": application(), "url_prefix": PREFIX, "name": "Maestro reports"}]
-        if component(sys.argv) in _CLEARING:
+        if started in _CLEARING:
             from mlops.airflow import repairs
 
             repairs.apply()
-        for module in _MODULES.get(component(sys.argv), ()):
+        for module in _MODULES.get(started, ()):
             importlib.import_module(module)
 
 
