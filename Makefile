@@ -121,7 +121,7 @@ test: $(VENV)/ready $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
 e2e: data ## Tests on the running cluster
 	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 --durations 20
 
-bench: data $(BUILD)/bin/k6 ## Measure the platform, materialization beside stock Feast's, load on the sensor trainer: half an hour
+bench: images $(VENV)/ready $(BUILD)/bin/k6 ## Measure an installation, materialization beside stock Feast's, load on the sensor trainer: half an hour
 	$(PYTHON) -m tests.bench
 	$(PYTHON) -m tests.bench.materialize --json $(BUILD)/bench-materialize.json
 	$(PYTHON) -m tests.bench.sensors --json $(BUILD)/bench-sensors.json
