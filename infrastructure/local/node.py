@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ import network
 import programs
 from config import BIN, HERE, INITIALISED, KUBECONFIG, LOGS, MOUNTS, NAME, NETNS, PID_FILE, STATE
 from preflight import preflight
-from steps import Failure, logged, step, wait_until
+from steps import Failure, holds_within, logged, step, wait_until
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -205,9 +204,7 @@ def _end() -> None:
     inner, outer = _inner(), _outer()
     if inner:
         os.kill(inner, signal.SIGTERM)
-        deadline = time.monotonic() + 15
-        while _started_at(inner) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        holds_within(lambda: not _started_at(inner), 15)
     if outer and _started_at(outer):
         os.kill(outer, signal.SIGKILL)  # its child goes with it
         wait_until(lambda: not _started_at(outer), 10, "the end of the node's processes")
@@ -221,14 +218,12 @@ def _remove_cgroups() -> None:
 
     The next kubelet would look for the container of each that is left, for three seconds, before it does anything else.
     """
-    deadline = time.monotonic() + 10
-    while _cgroups_left() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    holds_within(_remove_empty_cgroups, 10)
 
 
-def _cgroups_left() -> bool:
-    """Removes the groups that are empty; whether others are left."""
-    left = False
+def _remove_empty_cgroups() -> bool:
+    """Removes the groups that are empty; whether those were all."""
+    none_left = True
     hierarchies = [CGROUPS / NAME, *(c / NAME for c in CGROUPS.iterdir() if c.is_dir())]
     for top in hierarchies:
         for group in sorted((g for g in top.rglob("*") if g.is_dir()), reverse=True) if top.is_dir() else ():
@@ -237,8 +232,8 @@ def _cgroups_left() -> bool:
             except FileNotFoundError:
                 continue
             except OSError:
-                left = True
-    return left
+                none_left = False
+    return none_left
 
 
 def _wipe() -> None:

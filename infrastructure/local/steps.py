@@ -48,12 +48,19 @@ def logged(
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str, log: Path | None = None) -> None:
     """Wait until the condition holds; raise Failure naming what was waited for after the given seconds."""
+    if not holds_within(condition, seconds):
+        hint = f"; read {log}" if log else ""
+        raise Failure(f"{what} did not happen within {seconds:.0f} s{hint}")
+
+
+def holds_within(condition: Callable[[], object], seconds: float) -> bool:
+    """Wait until the condition holds, for the given seconds at most; returns whether it does."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            hint = f"; read {log}" if log else ""
-            raise Failure(f"{what} did not happen within {seconds:.0f} s{hint}")
+            return False
         time.sleep(0.2)
+    return True
 
 
 def main(run: Callable[[], int | None]) -> None:
