@@ -23,6 +23,7 @@ STATE = Path(os.environ.get("MAESTRO_LOCAL_STATE", "/var/lib/maestro"))
 LOGS = STATE / "log"
 BIN = STATE / "bin"
 KUBECONFIG = STATE / "kubeconfig"
+CGROUPS = Path("/sys/fs/cgroup")
 # Written when kubeadm has finished: a node without it was interrupted while it was made, and is made anew.
 INITIALISED = STATE / "initialised"
 # The pid of the process whose end is the end of the node, and the tick it started at, which tells it from a reused pid.

@@ -19,6 +19,7 @@ from types import FrameType
 
 from config import (
     BIN,
+    CGROUPS,
     COREDNS_VERSION,
     ETCD_VERSION,
     INITIALISED,
@@ -34,7 +35,6 @@ from config import (
     STATE,
 )
 
-CGROUPS = Path("/sys/fs/cgroup")
 ADMIN = "/etc/kubernetes/admin.conf"
 GRACE_SECONDS = 10
 

@@ -14,11 +14,9 @@ from pathlib import Path
 
 import network
 import programs
-from config import BIN, HERE, INITIALISED, KUBECONFIG, LOGS, MOUNTS, NAME, NETNS, PID_FILE, STATE
+from config import BIN, CGROUPS, HERE, INITIALISED, KUBECONFIG, LOGS, MOUNTS, NAME, NETNS, PID_FILE, STATE
 from preflight import preflight
 from steps import Failure, holds_within, logged, step, wait_until
-
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 def _started_at(pid: int) -> str | None:

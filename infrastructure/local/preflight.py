@@ -12,12 +12,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from config import HOST_ADDRESS, HOST_LINK, NODE_ADDRESS, STATE
+from config import CGROUPS, HOST_ADDRESS, HOST_LINK, NODE_ADDRESS, STATE
 from steps import Failure
 
 MEMORY_GIB = 6
 DISK_GIB = 20
-CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS_V1 = ("cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio")
 CONTROLLERS_V2 = ("cpu", "cpuset", "memory", "pids")
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-INSTALLED = os.environ["NAMESPACE"]
+INSTALLED = os.environ.get("NAMESPACE", "maestro")
 NAMESPACE = os.environ["NAMESPACE"] = "maestro-bench"
 
 from infrastructure import data, install
@@ -99,7 +99,7 @@ def measure() -> dict[str, float]:
 
 
 def main() -> int:
-    if os.environ["CLUSTER"] != "local":
+    if os.environ.get("CLUSTER", "local") != "local":
         print("make bench reads the memory of pods from this machine's kernel: use CLUSTER=local", file=sys.stderr)
         return 2
     remove()
