@@ -419,6 +419,38 @@ def test_the_minikube_profile_is_the_small_one() -> None:
     assert requested <= 4096
 
 
+# What Kubernetes itself asks for on one node of kubeadm's: API server, controllers, scheduler, etcd, two of CoreDNS,
+# metrics-server.
+KUBERNETES_MILLICORES = 250 + 200 + 100 + 100 + 2 * 100 + 100
+
+
+def test_the_minikube_profile_fits_two_cores_twice_with_all_its_jobs_and_the_largest_task() -> None:
+    """Pods wait for the Jobs of an installation, so Jobs that find no place would stop it for good."""
+    objects = maestro("minikube")
+
+    def requested(*kinds: str) -> int:
+        return sum(millicores(spec) for where, spec in pod_specs(objects) if where.partition("/")[0] in kinds)
+
+    platform = yaml.safe_load(find(objects, "ConfigMap", "maestro-airflow-pods")["data"]["platform.yaml"])
+    task = millicores({"containers": [{"resources": platform["sizes"]["large"]}]})
+    services, jobs = requested("Deployment", "StatefulSet"), requested("Job")
+    assert min(services, jobs, task) > 0
+    assert KUBERNETES_MILLICORES + 2 * services + jobs + task <= 2000
+
+
+def millicores(spec: Object) -> int:
+    """What a pod asks for: all that runs at once, or the largest init container before it."""
+
+    def of(container: Object) -> int:
+        quantity = str(container["resources"]["requests"]["cpu"])
+        return int(quantity[:-1]) if quantity.endswith("m") else 1000 * int(quantity)
+
+    before = spec.get("initContainers", [])
+    beside = [container for container in before if container.get("restartPolicy") == "Always"]
+    together = sum(map(of, [*beside, *spec["containers"]]))
+    return max([together, *(of(container) for container in before)])
+
+
 def mebibytes(quantity: str) -> int:
     number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", quantity).groups()  # type: ignore[union-attr]
     return int(number) * {"Mi": 1, "Gi": 1024}[unit]

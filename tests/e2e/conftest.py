@@ -24,12 +24,14 @@ def pytest_runtest_makereport(item, call):
     """Puts beside a failure how the cluster was at that moment: by the time one looks it is another."""
     report = yield
     if report.failed:
+        everywhere = "--all-namespaces"  # a test may have made a release beside the first
         looks = (
-            ("get", "pods", "-o", "wide"),
-            ("get", "events", "--field-selector=type!=Normal", "--sort-by=.lastTimestamp"),
+            ("get", "pods", everywhere, "--field-selector=status.phase=Pending", "-o", "wide"),
+            ("get", "pods", everywhere, "-o", "wide"),
+            ("get", "events", everywhere, "--field-selector=type!=Normal", "--sort-by=.lastTimestamp"),
             ("logs", f"deployment/{object_name('airflow-triggerer')}", "--since=10m", "--tail=50"),
         )
-        report.sections += [(f"kubectl {' '.join(look)}", kubectl(*look, check=False)[-4000:]) for look in looks]
+        report.sections += [(f"kubectl {' '.join(look)}", kubectl(*look, check=False)[-8000:]) for look in looks]
     return report
 
 

@@ -83,7 +83,7 @@ spec:
         {{- . | nindent 8 }}
         {{- end }}
       resources:
-        requests: {cpu: 50m, memory: 128Mi}
+        requests: {cpu: 30m, memory: 128Mi}
         limits: {memory: 512Mi}
       securityContext:
         {{- include "common.containerSecurityContext" . | nindent 8 }}

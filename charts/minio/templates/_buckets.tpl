@@ -27,7 +27,7 @@ template:
         env:
           {{- include "common.taskEnv" (dict "root" . "featureStore" false "sensorTrainer" false) | nindent 10 }}
         resources:
-          requests: {cpu: 50m, memory: 128Mi}
+          requests: {cpu: 30m, memory: 128Mi}
           limits: {memory: 512Mi}
         securityContext:
           {{- include "common.containerSecurityContext" (dict "root" .) | nindent 10 }}

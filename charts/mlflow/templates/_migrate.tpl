@@ -28,7 +28,7 @@ template:
         env:
           {{- include "mlflow.databaseEnv" . | nindent 10 }}
         resources:
-          requests: {cpu: 50m, memory: 256Mi}
+          requests: {cpu: 30m, memory: 256Mi}
           limits: {memory: 1Gi}
         securityContext:
           {{- include "common.containerSecurityContext" (dict "root" .) | nindent 10 }}
