@@ -8,8 +8,10 @@ import os
 import re
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import Thread
 from typing import Any, TypeVar
 
 import requests
@@ -21,7 +23,7 @@ NAMESPACE = os.environ.get("NAMESPACE", "maestro")
 LOG_SECONDS = 30
 # How a worker's part of a log ends when it has handed the task over to the triggerer.
 HANDED_OVER = "Pausing task as DEFERRED. \n::endgroup::"
-# Service port of each UI, and the port of this machine that `make ui` puts it on.
+# The port of each Service that answers HTTP.
 SERVICES = {
     "airflow-api-server": 8080,
     "mlflow": 5000,
@@ -77,8 +79,8 @@ def succeeded(job: str, seconds: float, what: str) -> bool:
 
 
 @contextmanager
-def port_forward(component: str, port: int | None = None, local_port: int = 0) -> Iterator[str]:
-    """Forward a Service's port; yields `http://127.0.0.1:<port>`. A local port of 0 takes a free one."""
+def port_forward(component: str, port: int | None = None) -> Iterator[str]:
+    """Forward a Service's port to a free one of this machine; yields `http://127.0.0.1:<port>`."""
     remote = port or SERVICES[component]
     command = [
         "kubectl",
@@ -86,14 +88,17 @@ def port_forward(component: str, port: int | None = None, local_port: int = 0) -
         NAMESPACE,
         "port-forward",
         f"service/{object_name(component)}",
-        f"{local_port or ''}:{remote}",
+        f":{remote}",
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None  # noqa: S101 - a pipe was asked for
     try:
-        line = process.stdout.readline() if process.stdout else ""
+        line = process.stdout.readline()
         found = re.match(r"Forwarding from 127\.0\.0\.1:(\d+)", line)
         if not found:
             raise NotInstalled(f"cannot reach service {object_name(component)}: {line.strip() or 'kubectl ended'}")
+        # kubectl tells of every connection, and after some thousands stands still where nobody reads it.
+        Thread(target=deque, args=(process.stdout, 0), daemon=True).start()
         yield f"http://127.0.0.1:{found[1]}"
     finally:
         process.terminate()
