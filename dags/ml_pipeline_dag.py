@@ -16,6 +16,7 @@ from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Pa
 
 from mlops.airflow.alerts import deadline_missed, task_failed
 from mlops.airflow.operator import task_pod
+from mlops.airflow.schedule import cron
 from mlops.datasets import names
 
 DEPLOYED = """{% set it = ti.xcom_pull(task_ids='deploy_model') -%}
@@ -25,10 +26,9 @@ with DAG(
     dag_id="ml_pipeline_dag",
     description="From raw data to a served model",
     doc_md=__doc__,
-    schedule="0 2 * * *",
-    # No start date: the first run is the next one due, not one of last night before there is any data.
+    schedule=cron("0 2 * * *"),
     catchup=False,
-    max_active_runs=1,  # two runs at once would race for the alias `production`
+    max_active_runs=1,  # those of a backfill are counted apart, and may overlap
     is_paused_upon_creation=False,
     params={"dataset": Param("shuttle", type="string", enum=names(), description="A dataset of mlops/datasets")},
     default_args={"on_failure_callback": task_failed},
@@ -73,6 +73,7 @@ with DAG(
         passed=evaluate.result("passed"),
         reasons=evaluate.result("reasons"),
         identity="deployer",
+        pool="deployment",
     )
     score = evaluate.result
     notify = task_pod(

@@ -8,6 +8,7 @@ import logging
 from mlops import datasets
 from mlops.config import ModelServerSettings, Settings
 from mlops.registry import promotion
+from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED
 from mlops.result import Result, Skip
 from mlops.stores.deployments import Deployment
 from mlops.stores.tracking import Tracking
@@ -21,15 +22,17 @@ log = logging.getLogger(__name__)
 def deploy(*, dataset: str, run_id: str, passed: bool, reasons: str, timeout: float) -> Result:
     """Registers a run's model, rolls the model server to it, and gives it the alias `production`.
 
-    Skipped where the gate did not pass. Repeating it registers nothing twice. Where the rollout fails, the server goes
-    back and the aliases stay as they were.
+    Skipped where the gate did not pass, or compared the model with another champion than the one it would replace.
+    Repeating it registers nothing twice. Where the rollout fails, the server goes back and the aliases stay as they
+    were.
     """
     if not passed:
         raise Skip(f"not deployed: {'; '.join(_listed(reasons)) or 'the gate did not pass'}")
     settings, model = Settings.from_environment(), datasets.get(dataset).model_name
     tracking = Tracking(settings.mlflow_tracking_uri)
-    version = tracking.register(model, run_id)
     replaced = promotion.production(tracking, model)
+    _skip_unless_compared(tracking, model, run_id, replaced)
+    version = tracking.register(model, run_id)
     example = _roll_out(settings, tracking, model, version, fallback=replaced, timeout=timeout)
     promotion.promote(tracking, model, version)
     log.info("version %s of %s is in production, after version %s", version, model, replaced)
@@ -77,6 +80,19 @@ def _roll_out(
     log.info("the model server answered with %d predictions", answered)
     split = json.loads(example)["dataframe_split"]
     return {"columns": split["columns"], "data": split["data"][:1]}
+
+
+def _skip_unless_compared(tracking: Tracking, model: str, run_id: str, champion: str | None) -> None:
+    """Skips a model whose comparison was with another champion: one that was deployed since may be better than it."""
+    compared = tracking.run(run_id).data.tags.get(CHAMPION, NOT_ASKED)
+    if compared in (NOT_ASKED, champion or NO_CHAMPION):
+        return
+    if champion is not None and tracking.made_by(model, champion) == run_id:
+        return  # an earlier try of this deployment came as far as that
+    raise Skip(
+        f"not deployed: it was compared with version {compared} and would replace version {champion or NO_CHAMPION}, "
+        "which is in production by now: clear evaluate_model to compare these two"
+    )
 
 
 def _listed(reasons: str) -> list[str]:

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 
 from mlops.result import Failure
-from mlops.stores.deployments import Deployment
+from mlops.stores.deployments import Deployment, Overtaken
 
 _SETTLING = 30.0  # seconds in which a Service may still send requests to a pod that is gone
 _REQUEST_TIMEOUT = 20.0  # seconds
@@ -21,13 +21,16 @@ def roll_out(
     """Returns how many predictions the server answered `example` with, once all its pods have the version.
 
     fallback: the version to return to where that fails (None: whatever the alias `production` names); Failure is then
-    raised with the cause. url: the model server's; example: the JSON body of a request; timeout: seconds.
+    raised with the cause. A version that somebody else rolled out meanwhile stays. url: the model server's; example:
+    the JSON body of a request; timeout: seconds.
     """
     log.info("rolling the model server to version %s", version)
     try:
         deployment.set_model_version(version)
         deployment.wait_for_rollout(version, timeout)
         return predictions(url, example) if deployment.replicas() else 0
+    except Overtaken:
+        raise
     except Failure as failure:
         if fallback == version:
             raise

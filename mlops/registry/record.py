@@ -18,6 +18,7 @@ DAG_RUN_ID = "maestro.dag_run_id"
 GATE = "maestro.gate"  # PASSED or REFUSED
 GATE_REASONS = "maestro.gate.reasons"  # a JSON list
 GATE_THRESHOLDS = "maestro.gate.thresholds"  # a JSON object
+CHAMPION = "maestro.champion"  # the version that the gate compared it with, NO_CHAMPION or NOT_ASKED
 FEATURE_SERVICE = "maestro.feature_service"
 FEATURE_SCHEMA = "maestro.feature_schema"  # a JSON object, {"view:feature": type}
 EVENT_TIME_SHIFT = "maestro.event_time_shift_seconds"
@@ -26,6 +27,7 @@ DATA_VERSION = "maestro.data_version"
 CODE_VERSION = "maestro.code_version"
 
 PASSED, REFUSED = "passed", "refused"
+NO_CHAMPION, NOT_ASKED = "none", "not asked for"
 TRAIN, TEST = "train", "test"  # prefixes of metrics and of the period's tag
 
 

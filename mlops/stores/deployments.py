@@ -19,6 +19,10 @@ _HOPELESS = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidIm
 _RESTARTS = 2  # a container that ended this often will not come up by itself
 
 
+class Overtaken(Failure):
+    """Somebody rolled the Deployment to another version while this one was waited for."""
+
+
 class Deployment:
     """One Deployment. Each method raises Failure where the API refuses or there is no such Deployment."""
 
@@ -51,10 +55,19 @@ class Deployment:
     def wait_for_rollout(self, version: str, timeout: float) -> None:
         """Returns when every pod is of this version and ready; raises Failure with the pods' cause where it cannot be.
 
-        timeout: seconds from now.
+        Raises Overtaken where the pods are to have another version by now. timeout: seconds from now.
         """
         deadline = time.monotonic() + timeout
-        while not is_rolled_out(self._read()):
+        while True:
+            deployment = self._read()
+            wanted = (deployment.spec.template.metadata.annotations or {}).get(VERSION_ANNOTATION)
+            if wanted != version:
+                raise Overtaken(
+                    f"deployment {self._name!r} was rolled to version {wanted} while version {version} was waited for: "
+                    "deploy one at a time, in the pool 'deployment'"
+                )
+            if is_rolled_out(deployment):
+                return
             pods = [pod for pod in self._pods() if (pod.metadata.annotations or {}).get(VERSION_ANNOTATION) == version]
             cause = hopeless(pods)
             if cause is None and time.monotonic() > deadline:
@@ -77,11 +90,14 @@ class Deployment:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
 
+        where = f"deployment {self._name!r} in namespace {self._namespace!r}"
         try:
             yield
+        except HTTPError as error:
+            raise Failure(f"the Kubernetes API cannot be reached for {where}: {error}") from error
         except ApiException as error:
-            where = f"deployment {self._name!r} in namespace {self._namespace!r}"
             if error.status == 404:
                 remedy = "enable the model server (modelServer.enabled) or correct global.services.modelServer"
                 raise Failure(f"{where} not found: {remedy}") from error

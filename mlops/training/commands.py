@@ -14,11 +14,14 @@ from mlops.config import RunIdentity, Settings
 from mlops.datasets.declaration import LABEL
 from mlops.registry.promotion import PRODUCTION
 from mlops.registry.record import (
+    CHAMPION,
     DAG_ID,
     DAG_RUN_ID,
     GATE,
     GATE_REASONS,
     GATE_THRESHOLDS,
+    NO_CHAMPION,
+    NOT_ASKED,
     PASSED,
     REFUSED,
     RUN_KEY,
@@ -154,7 +157,7 @@ def evaluate(
             GATE: REFUSED if reasons else PASSED,
             GATE_REASONS: json.dumps(reasons),
             GATE_THRESHOLDS: json.dumps(compared),
-            "maestro.champion": champion_version or "none",
+            CHAMPION: (champion_version or NO_CHAMPION) if champion == PRODUCTION else NOT_ASKED,
             **period(table, TEST),
         },
     )

@@ -37,6 +37,7 @@ class Cluster:
         self.versions: list[str | None] = []  # of all pod templates there were
         self.replicas = 2
         self.broken: dict[str, dict[str, Any]] = {}  # version -> what its container's status says
+        self.overtaken_by: str | None = None  # a version that somebody else rolls out right after
         self.answers_requests = True
         self.requests = 0  # that the model server was sent
         self.denies = False
@@ -67,11 +68,14 @@ class Cluster:
 
     def patch(self, change: dict[str, Any]) -> dict[str, Any]:
         version = change["spec"]["template"]["metadata"]["annotations"][ANNOTATION]
+        self.roll(version)
+        return self.deployment()
+
+    def roll(self, version: str | None) -> None:
         if version != self.version:
             self.version, self._reads = version, 0
             self.generation += 1
             self.versions.append(version)
-        return self.deployment()
 
     def pods(self) -> dict[str, Any]:
         """The old pod, which is well, and the new one."""
@@ -98,7 +102,12 @@ class Cluster:
         if self.denies:
             return 403, {"kind": "Status", "reason": "Forbidden", "code": 403}
         if path == deployment:
-            return 200, self.patch(json.loads(body)) if method == "PATCH" else self.deployment()
+            if method == "PATCH":
+                patched = self.patch(json.loads(body))
+                if self.overtaken_by:
+                    self.roll(self.overtaken_by)
+                return 200, patched
+            return 200, self.deployment()
         if path == f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=app%3Dmodel-server":
             return 200, self.pods()
         return 404, {"kind": "Status", "reason": "NotFound", "code": 404}

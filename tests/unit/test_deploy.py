@@ -5,6 +5,7 @@ import pytest
 from mlops import datasets
 from mlops.datasets.declaration import LABEL
 from mlops.registry.promotion import previous, production
+from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED
 from mlops.stores import deployments
 from mlops.training.hyperparameters import Hyperparameters
 from mlops.training.model import train_model
@@ -129,6 +130,57 @@ def test_a_retry_after_a_failed_rollout_still_knows_what_to_go_back_to(platform,
     assert "went back to version 1" in platform.failure_of(*deploy(run_id))
     del cluster.broken["2"]
     assert platform.result_of(*deploy(run_id))["version"] == "2"
+
+
+def test_a_version_that_is_rolled_over_by_another_is_not_promoted_and_leaves_the_other_in_its_place(
+    platform, cluster, train
+):
+    platform.result_of(*deploy(train()))
+    cluster.overtaken_by = "9"
+    message = platform.failure_of(*deploy(train()))
+    assert "rolled to version 9 while version 2 was waited for: deploy one at a time" in message
+    assert cluster.versions == ["1", "2", "9"]
+    assert production(platform.tracking, MODEL) == "1"
+
+
+def test_an_api_server_that_is_away_is_a_failure_with_its_cause(platform, cluster, train, monkeypatch):
+    from kubernetes.client import AppsV1Api
+    from urllib3.exceptions import MaxRetryError
+
+    def away(*_):
+        raise MaxRetryError(None, "/apis", "connection refused")
+
+    monkeypatch.setattr(AppsV1Api, "read_namespaced_deployment", away)
+    message = platform.failure_of(*deploy(train()))
+    assert "the Kubernetes API cannot be reached for deployment 'maestro-model-server'" in message
+    assert "connection refused" in message
+
+
+def compared(platform, run_id: str, champion: str) -> str:
+    """The run, with what evaluate_model notes of the comparison."""
+    platform.tracking.log(run_id, tags={CHAMPION: champion})
+    return run_id
+
+
+def test_a_model_that_was_compared_with_another_champion_is_not_deployed(platform, cluster, train):
+    first, second = (compared(platform, train(), NO_CHAMPION) for _ in range(2))
+    platform.result_of(*deploy(first))
+    code, message = platform.run(*deploy(second))
+    assert code == 99
+    assert "compared with version none and would replace version 1, which is in production by now" in message
+    assert (cluster.versions, production(platform.tracking, MODEL)) == (["1"], "1")
+
+
+def test_a_retry_knows_the_champion_as_its_own_model(platform, cluster, train):
+    run_id = compared(platform, train(), NO_CHAMPION)
+    assert platform.result_of(*deploy(run_id))["version"] == "1"
+    assert platform.result_of(*deploy(run_id))["version"] == "1"
+
+
+def test_a_model_that_was_compared_with_the_champion_or_with_none_on_purpose_is_deployed(platform, cluster, train):
+    platform.result_of(*deploy(compared(platform, train(), NO_CHAMPION)))
+    assert platform.result_of(*deploy(compared(platform, train(), "1")))["version"] == "2"
+    assert platform.result_of(*deploy(compared(platform, train(), NOT_ASKED)))["version"] == "3"
 
 
 def test_a_model_server_that_is_scaled_to_nothing_is_sent_no_request(platform, cluster, train):

@@ -11,7 +11,7 @@ import pytest
 from mlops import datasets
 from mlops.datasets.declaration import EVENT_TIME, LABEL
 from mlops.registry.promotion import promote
-from mlops.registry.record import RUN_KEY
+from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED, RUN_KEY
 from mlops.result import Refused
 from mlops.training.columns import columns_of, features_of
 from mlops.training.hyperparameters import Hyperparameters
@@ -259,6 +259,7 @@ def test_a_good_model_passes_the_gate_and_its_run_says_so(platform, keys):
     run = platform.tracking.run(run_id)
     assert run.data.tags["maestro.gate"] == "passed"
     assert run.data.tags["maestro.gate.reasons"] == "[]"
+    assert run.data.tags[CHAMPION] == NO_CHAMPION
     assert run.data.metrics["test_gain_lower"] < run.data.metrics["test_gain"] < run.data.metrics["test_gain_upper"]
     assert result["gain_lower"] > 0.02 and result["confidence"] == 0.95
     assert run.data.metrics["test_f1"] == pytest.approx(result["f1"], abs=1e-6)
@@ -320,9 +321,11 @@ def test_a_model_worse_than_production_is_refused(platform, keys, tables):
     assert result["champion"]["f1"] > result["f1"]
     assert not result["passed"]
     assert "below that of the production model" in result["reasons"][-1]
+    assert platform.tracking.run(worse).data.tags[CHAMPION] == "1"
     alone = evaluate(platform, worse, "--champion", "none", accuracy="0.5", f1="0.1")
     assert alone["champion"] is None
     assert not any("production" in reason for reason in alone["reasons"])
+    assert platform.tracking.run(worse).data.tags[CHAMPION] == NOT_ASKED
 
 
 def test_a_model_as_good_as_production_passes(platform, keys):
