@@ -18,13 +18,14 @@ from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Pa
 
 from mlops.airflow.alerts import deadline_missed, task_broke
 from mlops.airflow.operator import task_pod
+from mlops.airflow.schedule import cron
 from mlops.datasets import names
 
 with DAG(
     dag_id="data_validation_pipeline",
     description="Schema, quality, drift and anomalies of the newest rows, and a report",
     doc_md=__doc__,
-    schedule="0 */6 * * *",
+    schedule=cron("0 */6 * * *"),
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,

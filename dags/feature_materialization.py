@@ -17,12 +17,13 @@ from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference
 from mlops.airflow.alerts import deadline_missed, task_failed
 from mlops.airflow.fresh import ONLINE_FEATURES
 from mlops.airflow.operator import task_pod
+from mlops.airflow.schedule import cron
 
 with DAG(
     dag_id="feature_materialization",
     description="The newest feature values into the online store",
     doc_md=__doc__,
-    schedule="0 2 * * *",
+    schedule=cron("0 2 * * *"),
     catchup=False,  # a later run brings all that an earlier one would have
     max_active_runs=1,  # two at once would do no harm, and the work twice
     is_paused_upon_creation=False,

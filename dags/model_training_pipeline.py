@@ -21,6 +21,7 @@ from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Pa
 from mlops.airflow.alerts import deadline_missed, task_failed
 from mlops.airflow.fresh import FreshFeatures
 from mlops.airflow.operator import task_pod
+from mlops.airflow.schedule import cron
 from mlops.datasets import get, names
 
 # Features are joined as of a row's event: a dataset without event times has none.
@@ -43,7 +44,7 @@ with DAG(
     dag_id="model_training_pipeline",
     description="From fresh features to a registered model",
     doc_md=__doc__,
-    schedule="0 4 * * 0",
+    schedule=cron("0 4 * * 0"),
     catchup=False,
     max_active_runs=1,  # two runs at once would race for the alias `staging`
     is_paused_upon_creation=False,

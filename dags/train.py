@@ -19,12 +19,13 @@ from utils.status import check_status
 
 from mlops.airflow.alerts import deadline_missed, task_failed
 from mlops.airflow.operator import task_pod
+from mlops.airflow.schedule import cron
 
 with DAG(
     dag_id="train_clustering_model",
     description="The sensor model, trained on the newest readings",
     doc_md=__doc__,
-    schedule="@hourly",
+    schedule=cron("@hourly"),
     catchup=False,  # a later run trains on all that an earlier one would have
     max_active_runs=1,  # the trainer takes one training of a model at a time
     is_paused_upon_creation=False,

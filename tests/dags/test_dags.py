@@ -16,6 +16,7 @@ from airflow.sdk import DAG, DeadlineReference
 from mlops import datasets
 from mlops.airflow.alerts import deadline_missed, task_failed
 from mlops.airflow.operator import PodTask
+from mlops.airflow.schedule import cron
 
 DAGS = Path(__file__).parents[2] / "dags"
 ALLOWED_IMPORTS = ("airflow.sdk", "mlops.airflow", "mlops.datasets", "utils.")
@@ -104,7 +105,7 @@ def test_the_pipeline_runs_its_eight_steps_in_order(pipeline: DAG) -> None:
 
 
 def test_the_pipeline_runs_at_two_and_never_twice_at_once(pipeline: DAG) -> None:
-    assert pipeline.schedule == "0 2 * * *"
+    assert pipeline.schedule == cron("0 2 * * *")
     assert pipeline.max_active_runs == 1
     assert pipeline.is_paused_upon_creation is False
 

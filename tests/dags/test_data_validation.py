@@ -9,6 +9,7 @@ from airflow.sdk import DAG
 
 from mlops import datasets
 from mlops.airflow.alerts import deadline_missed, task_broke
+from mlops.airflow.schedule import cron
 
 DAGS = Path(__file__).parents[2] / "dags"
 
@@ -36,7 +37,7 @@ def test_only_the_report_is_made_whatever_failed_before_it(dag: DAG) -> None:
 
 
 def test_it_looks_every_six_hours_and_is_late_after_a_quarter(dag: DAG) -> None:
-    assert dag.schedule == "0 */6 * * *"
+    assert dag.schedule == cron("0 */6 * * *")
     (alert,) = dag.deadline
     assert alert.interval == timedelta(minutes=15)
     assert alert.callback.path == f"{deadline_missed.__module__}.{deadline_missed.__qualname__}"

@@ -12,6 +12,7 @@ from airflow.task.trigger_rule import TriggerRule
 from mlops.airflow.alerts import task_failed
 from mlops.airflow.fresh import FreshFeatures
 from mlops.airflow.operator import PodTask
+from mlops.airflow.schedule import cron
 from tests.dags.conftest import printed_in_its_own_airflow
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +133,7 @@ def test_only_the_step_that_asks_feast_has_its_image(pipeline: DAG) -> None:
 
 
 def test_it_runs_on_sundays_at_four_and_never_twice_at_once(pipeline: DAG) -> None:
-    assert pipeline.schedule == "0 4 * * 0"
+    assert pipeline.schedule == cron("0 4 * * 0")
     assert (pipeline.max_active_runs, pipeline.catchup, pipeline.is_paused_upon_creation) == (1, False, False)
 
 

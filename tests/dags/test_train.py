@@ -10,6 +10,7 @@ from airflow.sdk import DAG, DeadlineReference
 
 from mlops.airflow.alerts import task_failed
 from mlops.airflow.operator import PodTask
+from mlops.airflow.schedule import cron
 from mlops.cli import parser
 from tests.dags.conftest import printed_in_its_own_airflow
 
@@ -63,7 +64,7 @@ def test_health_is_asked_before_work_is_sent_and_each_step_is_a_pod(dag: DAG) ->
 
 
 def test_it_runs_every_hour_by_itself_and_never_twice_at_once(dag: DAG) -> None:
-    assert dag.schedule == "@hourly"
+    assert dag.schedule == cron("@hourly")
     assert (dag.catchup, dag.is_paused_upon_creation, dag.max_active_runs) == (False, False, 1)
     assert dag.tags == {"sensor", "ml", "training"}
 
