@@ -1,10 +1,11 @@
 """Brings Airflow's database to what the chart declares: schema, admin, connections, variables and pools.
 
-    python -m mlops.airflow.setup /etc/maestro-setup/settings.yaml
+    python -m mlops.airflow.setup migrate apply /etc/maestro-setup/settings.yaml
 
-Run by the chart's Job on each install and upgrade, as often as it takes: it ends with the same state every time. The
-names of what it applied are kept in a table of their own. What is there and no longer declared is removed; what people
-made in the UI is in no such table and stays.
+`migrate` is schema and admin, `apply` the rest: what is wrong in a connection leaves Airflow without that connection,
+and not its pods without a schema. Run by the chart's Job on each install and upgrade, as often as it takes: it ends
+with the same state every time. The names of what it applied are kept in a table of their own. What is there and no
+longer declared is removed; what people made in the UI is in no such table and stays.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +37,18 @@ _log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> None:
-    """Applies the settings file that is the only argument."""
-    (path,) = arguments
+    """Does the steps named before the settings file, which is the last argument."""
+    *steps, path = arguments
     settings = resolve(yaml.safe_load(Path(path).read_text(encoding="utf-8")), os.environ)
     wait_for_database(DATABASE_TIMEOUT)
-    migrate()
+    for step in steps:
+        STEPS[step](settings)
+
+
+def migrate(settings: Mapping[str, Any]) -> None:
+    """The newest schema and the admin: a server that found no roles yet would make them at the same time."""
+    upgrade_schema()
     ensure_admin(settings["adminUser"], os.environ[ADMIN_PASSWORD])
-    apply(settings)
 
 
 def resolve(value: Any, environment: Mapping[str, str]) -> Any:
@@ -79,7 +85,7 @@ def wait_for_database(timeout: float) -> None:
             time.sleep(2)
 
 
-def migrate() -> None:
+def upgrade_schema() -> None:
     """The newest schema, of Airflow and of the providers that keep tables (FAB's users)."""
     from airflow.utils.db import upgradedb
 
@@ -189,6 +195,9 @@ def _remember(session: Session, kind: str, declared: Mapping[str, Any]) -> None:
     session.execute(text("DELETE FROM maestro_declared WHERE kind = :kind"), {"kind": kind})
     for name in declared:
         session.execute(text("INSERT INTO maestro_declared VALUES (:kind, :name)"), {"kind": kind, "name": name})
+
+
+STEPS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {"migrate": migrate, "apply": apply}
 
 
 if __name__ == "__main__":

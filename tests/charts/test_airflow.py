@@ -143,6 +143,16 @@ def test_pods_wait_for_exactly_what_the_setup_job_marks() -> None:
     assert waited == marked
 
 
+def test_a_wrong_setting_leaves_the_other_pods_their_schema() -> None:
+    *_, script = setup_container(airflow())["args"]
+    assert re.findall(r"setup (\S+)|mark (\S+)", script) == [
+        ("migrate", ""),
+        ("", "airflow"),
+        ("apply", ""),
+        ("", "airflow-settings"),
+    ]
+
+
 def test_new_settings_make_a_new_job_and_restart_nothing_but_the_pod_that_waits_for_them() -> None:
     before, after = airflow(), airflow({"variables": {"model_f1_threshold": "0.9"}})
     assert setup_job(before)["metadata"]["name"] != setup_job(after)["metadata"]["name"]

@@ -39,24 +39,42 @@ def test_every_service_answers_from_inside_the_cluster(services):
     assert helm("test", RELEASE, "-n", NAMESPACE).count("Phase:          Succeeded") == 8
 
 
+CHANGED = "drift_effect_threshold"  # a declared Variable that the pipeline has no use for
+# What each upgrade declares; the first brings a setting of airflow.cfg too, so that every pod of Airflow is replaced.
+UPGRADES = (
+    ("variables.upgrade_1=yes", "config.core.parallelism=5"),
+    ("variables.upgrade_2=yes",),
+    (),
+)
+
+
 def test_three_upgrades_keep_secrets_data_and_the_run_under_way(services, deployed):
     before = secrets(NAMESPACE)
+    declared = services.airflow.call("GET", f"/variables/{CHANGED}")["value"]
     run_id = services.airflow.trigger(DAG)
     running_pod(services, run_id, "validate_data", DAG)
-    for declared in ({"upgrade_1"}, {"upgrade_2"}, set()):
-        variables = [f"--set-string=airflow.variables.{name}=yes" for name in declared]
-        helm("upgrade", RELEASE, "charts/maestro", "-n", NAMESPACE, *VALUES, *variables, "--wait", "--timeout", "10m")
+    for upgrade in UPGRADES:
+        services.airflow.call("PATCH", f"/variables/{CHANGED}", json={"key": CHANGED, "value": "0.9"})
+        settings = [f"--set-string=airflow.{setting}" for setting in upgrade]
+        helm("upgrade", RELEASE, "charts/maestro", "-n", NAMESPACE, *VALUES, *settings, "--wait", "--timeout", "10m")
         services.connect()
-        names = {variable["key"] for variable in services.airflow.call("GET", "/variables")["variables"]}
-        assert {name for name in names if name.startswith("upgrade_")} == declared, "a removed one is gone"
+        found = {entry["key"]: entry["value"] for entry in services.airflow.call("GET", "/variables")["variables"]}
+        assert found[CHANGED] == declared, "what people change lasts until the next upgrade"
+        names = [f"variables.{name}=yes" for name in found if name.startswith("upgrade_")]
+        assert names == [*upgrade[:1]], "a removed one is gone"
     assert secrets(NAMESPACE) == before
     assert_trained_once(services, run_id)
 
 
 @pytest.fixture
 def second():
-    """Removes the second release with all it left."""
+    """Removes the second release with all it left, also that of an earlier test that was killed."""
+    remove_second()
     yield
+    remove_second()
+
+
+def remove_second():
     subprocess.run(["helm", "uninstall", RELEASE, "-n", SECOND, "--ignore-not-found", "--wait"], check=False)
     subprocess.run(["kubectl", "delete", "namespace", SECOND, "--ignore-not-found", "--timeout=180s"], check=True)
 
@@ -87,7 +105,7 @@ def test_a_second_release_beside_the_first_and_again_on_its_kept_volumes(service
     pods = ("get", "pods", "-n", SECOND, "-o", "name")
     wait_until(lambda: kubectl(*pods, "-l", "app.kubernetes.io/component=task"), 120, "the pod of a task")
     helm("uninstall", RELEASE, "-n", SECOND, "--wait")
-    wait_until(lambda: not kubectl(*pods), 120, "the end of all pods, a task's too")
+    wait_until(lambda: not kubectl(*pods), 180, "the end of all pods, a task's too")
     helm(*install)
     assert psql(SECOND, "SELECT answer FROM kept") == "42"
     assert secrets(SECOND)[f"{RELEASE}-airflow"] == fernet

@@ -44,7 +44,7 @@ class Airflow:
         path = self.home / "settings.yaml"
         path.write_text(yaml.safe_dump(settings | declared))
         return subprocess.run(
-            [sys.executable, "-m", "mlops.airflow.setup", str(path)],
+            [sys.executable, "-m", "mlops.airflow.setup", "migrate", "apply", str(path)],
             cwd=ROOT,
             env=self.environment | {"MAESTRO_ADMIN_PASSWORD": password} | (environment or {}),
             capture_output=True,
