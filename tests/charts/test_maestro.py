@@ -135,8 +135,13 @@ def test_every_container_asks_for_memory_and_is_limited(objects: list[Object]) -
 
 
 def test_what_pods_refer_to_exists(objects: list[Object]) -> None:
+    assert_referred_to_exists(objects, ("Secret", "slack"))
+
+
+def assert_referred_to_exists(objects: list[Object], *elsewhere: tuple[str, str]) -> None:
+    """That all ConfigMaps, Secrets and ServiceAccounts that pods cannot do without are rendered, or `elsewhere`."""
     given = {(entry["kind"], entry["metadata"]["name"]) for entry in objects}
-    given |= {("Secret", "slack"), ("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
+    given |= {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default"), *elsewhere}
     for where, spec in pod_specs(objects):
         wanted = {("ServiceAccount", spec.get("serviceAccountName", "default"))}
         for volume in spec.get("volumes", ()):
@@ -144,8 +149,9 @@ def test_what_pods_refer_to_exists(objects: list[Object]) -> None:
             wanted |= {("Secret", volume["secret"]["secretName"])} if "secret" in volume else set()
         for container in containers(spec):
             for source in environment(container).values():
-                if isinstance(source, dict) and "secretKeyRef" in source:
-                    wanted.add(("Secret", source["secretKeyRef"]["name"]))
+                reference = source.get("secretKeyRef") if isinstance(source, dict) else None
+                if reference and not reference.get("optional"):
+                    wanted.add(("Secret", reference["name"]))
         assert wanted <= given, where
 
 
@@ -175,6 +181,19 @@ def test_every_service_selects_one_kind_of_pod_and_finds_its_ports(objects: list
         }
         for port in service["spec"]["ports"]:
             assert port.get("targetPort", port["port"]) in ports, f"{name} {port}"
+
+
+def test_a_service_may_be_named_on_a_release_that_is_installed() -> None:
+    """A StatefulSet's serviceName is immutable."""
+
+    def service_names(objects: list[Object]) -> dict[str, str]:
+        sets = [entry for entry in objects if entry["kind"] == "StatefulSet"]
+        return {entry["metadata"]["name"]: entry["spec"]["serviceName"] for entry in sets}
+
+    named = {name: {"name": f"our-{name}"} for name in ("postgresql", "redis", "minio")}
+    before = service_names(maestro("default"))
+    assert len(before) == 3
+    assert service_names(render("maestro", {"global": {"services": named}})) == before
 
 
 def test_every_selector_matches_its_own_template_and_no_other(objects: list[Object]) -> None:
@@ -456,11 +475,39 @@ def mebibytes(quantity: str) -> int:
     return int(number) * {"Mi": 1, "Gi": 1024}[unit]
 
 
+def outside(key: str, **external: Any) -> dict[str, Any]:
+    """Values with which a service elsewhere, whose Secret is `elsewhere`, takes the place of the platform's own."""
+    return {"global": {key: {"external": {"enabled": True, **external}, "existingSecret": "elsewhere"}}}
+
+
+# What makes up for a part that is left out.
+INSTEAD: dict[str, dict[str, Any]] = {
+    "postgresql": outside("postgresql", host="db.example.com"),
+    "redis": outside("redis", host="redis.example.com"),
+    "minio": outside("s3", endpoint="https://s3.example.com"),
+    "mlflow": {"global": {"services": {"mlflow": {"name": "mlflow-of-another"}}}},
+}
+
+
 @pytest.mark.parametrize("key", SUBCHARTS)
-def test_every_part_can_be_left_out(key: str) -> None:
-    names = {entry["metadata"]["name"] for entry in render("maestro", {key: {"enabled": False}})}
-    assert not [name for name in names if name.startswith(f"maestro-{SUBCHARTS[key]}")]
-    assert names
+def test_every_part_can_be_left_out_and_the_others_find_all_they_refer_to(key: str) -> None:
+    objects = render("maestro", merge(INSTEAD.get(key, {}), {key: {"enabled": False}}))
+    assert objects
+    assert not [e for e in objects if e["metadata"]["name"].startswith(f"maestro-{SUBCHARTS[key]}")]
+    assert_referred_to_exists(objects, ("Secret", "elsewhere"))
+
+
+@pytest.mark.parametrize("key", ["postgresql", "redis", "minio"])
+def test_a_store_left_out_with_nothing_in_its_place_is_refused_with_the_remedy(key: str) -> None:
+    with pytest.raises(Refused, match=rf"{key}\.enabled is false and nothing takes its place: set it to true, or set"):
+        render("maestro", {key: {"enabled": False}})
+
+
+@pytest.mark.parametrize("key", ["feast", "modelServer", "sensorTrainer"])
+def test_a_part_that_needs_mlflow_is_refused_without_it(key: str) -> None:
+    others = {part: {"enabled": part == key} for part in ("feast", "modelServer", "sensorTrainer")}
+    with pytest.raises(Refused, match=f"{key} needs MLflow and mlflow.enabled is false: set it to true"):
+        render("maestro", {"mlflow": {"enabled": False}, **others})
 
 
 @pytest.mark.parametrize("chart", SUBCHARTS.values())
@@ -472,17 +519,8 @@ def test_every_chart_installs_alone_under_the_names_it_has_in_the_umbrella(chart
 
 
 def test_external_databases_and_an_external_store_replace_the_platforms_own() -> None:
-    values = {
-        "global": {
-            "postgresql": {
-                "external": {"enabled": True, "host": "db.example.com", "port": 6432},
-                "existingSecret": "db",
-            },
-            "redis": {"external": {"enabled": True, "host": "redis.example.com"}, "existingSecret": "redis"},
-            "s3": {"external": {"enabled": True, "endpoint": "https://s3.example.com"}, "existingSecret": "keys"},
-        }
-    }
-    objects = render("maestro", values)
+    values = merge(outside("postgresql", host="db.example.com", port=6432), INSTEAD["redis"])
+    objects = render("maestro", merge(values, INSTEAD["minio"]))
     assert not [entry for entry in objects if entry["kind"] == "StatefulSet"]
     text = yaml.safe_dump(objects)
     assert "maestro-postgresql" not in text
