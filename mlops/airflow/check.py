@@ -1,11 +1,12 @@
 """Does a running Airflow do its work? Its parts are healthy, the admin can log in, DAGs are there, connections work.
 
-    python -m mlops.airflow.check http://maestro-airflow-api-server:8080
+    python -m mlops.airflow.check http://maestro-airflow-api-server:8080 [http://maestro-airflow-statsd:9102/metrics]
     python -m mlops.airflow.check connections
 
-The first is run by `helm test` in a pod that has the environment and the service account of Airflow's own. The second
-is run by `make check-connections` in the scheduler; it reads connections and variables from Airflow's database, and is
-about nothing else. Each line of the output is one check; a failed one says what to do.
+The first is run by `helm test` in a pod that has the environment and the service account of Airflow's own; it may come
+right after an install on a small node, so it is patient. The second is run by `make check-connections` in the
+scheduler; it reads connections and variables from Airflow's database, and is about nothing else. Each line of the
+output is one check; a failed one says what to do.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ USER, PASSWORD = "MAESTRO_ADMIN_USER", "MAESTRO_ADMIN_PASSWORD"  # environment k
 
 _PARTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 _TIMEOUT = 10  # seconds for one request
-_FIRST_PARSE = 120.0  # seconds that the DAG processor may take to read all files after an install
+_PATIENCE = 120.0  # seconds for what is still coming up, such as the first DAG after an install
+_PAUSE = 2.0  # seconds between two attempts
 _HIDDEN = "***"  # what the API answers in place of a secret variable
 
 # Where to ask what a web server is for, by the id of the connection; any other one is asked for its first page.
@@ -37,24 +39,29 @@ class Problem(Exception):
 
 def main(arguments: list[str]) -> int:
     """The exit code: 0 where every check holds."""
-    (what,) = arguments
+    what, *metrics = arguments
     if what == "connections":
         results = list(check_settings(*stored()))
     else:
-        results = list(check(what.rstrip("/"), os.environ[USER], os.environ[PASSWORD], _FIRST_PARSE))
+        results = list(check(what.rstrip("/"), os.environ[USER], os.environ[PASSWORD], *metrics, patience=_PATIENCE))
     return 0 if all(results) else 1
 
 
-def check(address: str, user: str, password: str, patience: float) -> Iterator[bool]:
-    """Prints each check as it ends; yields whether it held. patience: seconds to wait for the first DAG."""
-    yield _report("health", check_health, address)
-    yield (logged_in := _report("login", log_in, address, user, password))
+def check(
+    address: str, user: str, password: str, metrics: str | None = None, *, patience: float = 0.0
+) -> Iterator[bool]:
+    """Prints each check as it ends; yields whether it held. patience: seconds in which all may begin to hold."""
+    deadline = time.monotonic() + patience
+    yield _report("health", check_health, address, deadline=deadline)
+    if metrics:
+        yield _report("metrics", check_metrics, metrics, deadline=deadline)
+    yield (logged_in := _report("login", log_in, address, user, password, deadline=deadline))
     if not logged_in:
         return
     api = Api(address, user, password)
-    yield _report("dags", check_dags, api, patience)
+    yield _report("dags", check_dags, api, deadline=deadline)
     variables = {entry["key"]: entry["value"] for entry in api.get("variables?limit=1000")["variables"]}
-    yield from check_settings(api.get("connections?limit=1000")["connections"], variables)
+    yield from check_settings(api.get("connections?limit=1000")["connections"], variables, deadline=deadline)
 
 
 def stored() -> tuple[list[Mapping[str, Any]], dict[str, str]]:
@@ -74,13 +81,15 @@ def stored() -> tuple[list[Mapping[str, Any]], dict[str, str]]:
     return connections, variables
 
 
-def check_settings(connections: list[Mapping[str, Any]], variables: Mapping[str, str]) -> Iterator[bool]:
+def check_settings(
+    connections: list[Mapping[str, Any]], variables: Mapping[str, str], *, deadline: float = 0.0
+) -> Iterator[bool]:
     """Uses each connection, and each variable that has a use of its own; yields whether that worked."""
     for connection in connections:
-        yield _report(f"connection {connection['connection_id']}", use, connection)
+        yield _report(f"connection {connection['connection_id']}", use, connection, deadline=deadline)
     for name, use_value in _VARIABLES.items():
         if name in variables:
-            yield _report(f"variable {name}", use_value, variables[name])
+            yield _report(f"variable {name}", use_value, variables[name], deadline=deadline)
 
 
 def check_health(address: str) -> str:
@@ -90,6 +99,20 @@ def check_health(address: str) -> str:
     if ill:
         raise Problem(f"{', '.join(ill)} not healthy: look at the log of that pod with kubectl logs")
     return "all parts healthy"
+
+
+def check_metrics(url: str) -> str:
+    """Raises Problem where the StatsD exporter has heard nothing of Airflow."""
+    import requests
+
+    try:
+        text = requests.get(url, timeout=_TIMEOUT).text
+    except requests.RequestException as error:
+        raise Problem(f"{url} does not answer ({error}): look at the log of the StatsD exporter") from error
+    count = sum(line.startswith("airflow_") for line in text.splitlines())
+    if not count:
+        raise Problem(f"{url} has no metric of Airflow: compare global.services.statsd with the exporter's Service")
+    return f"{count} values of Airflow"
 
 
 def log_in(address: str, user: str, password: str) -> str:
@@ -112,11 +135,9 @@ class Api:
         return _request("GET", f"{self._address}/{path}", headers=self._headers)
 
 
-def check_dags(api: Api, patience: float) -> str:
-    """Raises Problem where files cannot be imported, or no DAG shows up within `patience` seconds."""
-    deadline = time.monotonic() + patience
-    while not (count := api.get("dags?limit=1")["total_entries"]) and time.monotonic() < deadline:
-        time.sleep(2)
+def check_dags(api: Api) -> str:
+    """Raises Problem where files cannot be imported, or there is no DAG."""
+    count = api.get("dags?limit=1")["total_entries"]
     if errors := api.get("importErrors?limit=100")["import_errors"]:
         files = ", ".join(sorted(error["filename"] for error in errors))
         raise Problem(f"{files} cannot be imported: the UI shows the cause under 'Dag import errors'")
@@ -254,11 +275,15 @@ def _request(method: str, url: str, **options: Any) -> Any:
     return answer.json()
 
 
-def _report(name: str, run: Callable[..., str], *arguments: Any) -> bool:
-    try:
-        outcome, held = run(*arguments), True
-    except Problem as problem:
-        outcome, held = str(problem), False
+def _report(name: str, run: Callable[..., str], *arguments: Any, deadline: float) -> bool:
+    while True:
+        try:
+            outcome, held = run(*arguments), True
+        except Problem as problem:
+            outcome, held = str(problem), False
+        if held or time.monotonic() + _PAUSE > deadline:
+            break
+        time.sleep(_PAUSE)
     print(f"{'ok    ' if held else 'FAILED'} {name}: {outcome}", flush=True)  # noqa: T201
     return held
 

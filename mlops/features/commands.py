@@ -5,21 +5,20 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from mlops import datasets
 from mlops.config import RunIdentity, Settings
 from mlops.features import repository
 from mlops.result import Failure, Refused, Result
 from mlops.stores.object_store import data_bucket
+from mlops.stores.starting import once_started
 
 if TYPE_CHECKING:
     from mlops.stores.tracking import AliasedVersion
 
-_PAUSE = 3.0  # seconds between two attempts to reach a server that is starting
 _SHOWN = 20  # lines of a diff in a message
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -76,8 +75,8 @@ def apply(*, wait: float) -> Result:
 
     settings = Settings.from_environment()
     config, deadline = FeatureStoreConfig.of(settings), time.monotonic() + wait
-    store = _patiently(lambda: open_feature_store(settings), deadline)
-    _refuse_breaks(_patiently(Tracking(settings.mlflow_tracking_uri).aliased_versions, deadline))
+    store = once_started(lambda: open_feature_store(settings), deadline)
+    _refuse_breaks(once_started(Tracking(settings.mlflow_tracking_uri).aliased_versions, deadline))
     with explained(config):
         changes = definitions.changes(store, config)
         if changes:
@@ -225,18 +224,6 @@ def _problem(check: Callable[[], None]) -> str | None:
     except Failure as failure:
         return str(failure)
     return None
-
-
-def _patiently(action: Callable[[], T], deadline: float) -> T:
-    """What the action gives, tried until the deadline: at an install its servers start beside this."""
-    while True:
-        try:
-            return action()
-        except Failure as failure:
-            if time.monotonic() + _PAUSE > deadline:
-                raise
-            log.info("not yet: %s", failure)
-            time.sleep(_PAUSE)
 
 
 def _table_options(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import astuple
 from datetime import UTC, datetime
@@ -14,15 +15,17 @@ from mlops.datasets.declaration import Dataset
 from mlops.result import JSON, Failure, Result
 from mlops.stores.object_store import ObjectStore, data_bucket
 from mlops.stores.raw import SHIFT_FIELD, RawData, Shift
+from mlops.stores.starting import once_started
 
 log = logging.getLogger(__name__)
 
 
-def buckets(*, names: list[str] | None) -> Result:
+def buckets(*, names: list[str] | None, wait: float) -> Result:
     """Creates the buckets that are not there yet."""
-    settings = Settings.from_environment()
+    settings, deadline = Settings.from_environment(), time.monotonic() + wait
     wanted = names or [settings.data_bucket, settings.reports_bucket, settings.feast_bucket]
-    return {name: "created" if ObjectStore(settings, name).ensure() else "present" for name in wanted}
+    made = {name: once_started(ObjectStore(settings, name).ensure, deadline) for name in wanted}
+    return {name: "created" if new else "present" for name, new in made.items()}
 
 
 def load(*, dataset: str, folder: Path, shift_to_now: bool | None) -> Result:
@@ -93,6 +96,9 @@ def _shift(raw: RawData, dataset: Dataset, to_now: bool | None) -> Mapping[str, 
 def _buckets_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name", dest="names", action="append", help="a bucket; repeatable; default: the buckets of Settings"
+    )
+    parser.add_argument(
+        "--wait", type=float, default=0, metavar="SECONDS", help="how long the store may take to start (%(default)s)"
     )
 
 

@@ -34,6 +34,7 @@ class Server:
         self.import_errors: list[dict[str, str]] = []
         self.connections: list[dict[str, Any]] = []
         self.variables: dict[str, str] = {}
+        self.metrics = "# TYPE airflow_scheduler_heartbeat counter\nairflow_scheduler_heartbeat 1\n"
         self.asked: list[str] = []
         self.address = ""
 
@@ -42,6 +43,8 @@ class Server:
         path = path.partition("?")[0]
         if path in ("/", "/health", "/api/2.0/mlflow/experiments/search"):
             return 200, {}
+        if path == "/metrics":
+            return 200, self.metrics
         if path == "/api/v2/monitor/health":
             return 200, self.health
         if path == "/auth/token":
@@ -66,7 +69,7 @@ def server() -> Iterator[Server]:
             status, answer = state.answer(self.path, json.loads(body), self.headers.get("Authorization"))
             self.send_response(status)
             self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
+            self.wfile.write((answer if isinstance(answer, str) else json.dumps(answer)).encode())
 
         do_POST = do_GET  # noqa: N815 - named by http.server
 
@@ -82,7 +85,7 @@ def server() -> Iterator[Server]:
 
 def failures(server: Server, capsys: pytest.CaptureFixture[str], password: str = "right") -> list[str]:
     """The lines of checks that failed; the others have to hold."""
-    results = list(check(server.address, "admin", password, patience=0))
+    results = list(check(server.address, "admin", password, f"{server.address}/metrics"))
     lines = capsys.readouterr().out.splitlines()
     failed = [line for line in lines if line.startswith("FAILED")]
     assert len(lines) == len(results)
@@ -111,6 +114,26 @@ def test_a_part_without_a_heartbeat_is_named(server: Server, capsys: pytest.Capt
     server.health["dag_processor"] = None
     (line,) = failures(server, capsys)
     assert "triggerer, dag_processor not healthy" in line
+
+
+def test_an_exporter_that_hears_nothing_of_airflow_is_named(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    server.metrics = "# HELP airflow_x \nstatsd_exporter_lines_total 0\n"
+    (line,) = failures(server, capsys)
+    assert "/metrics has no metric of Airflow" in line
+
+
+def test_what_is_still_coming_up_is_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlops.airflow.check._PAUSE", 0.01)
+    server.dags = 0
+    answer, looks = server.answer, []
+
+    def first_parse(path: str, body: dict[str, str], token: str | None) -> tuple[int, Any]:
+        looks.append(path)
+        server.dags = int(len([look for look in looks if look.startswith("/api/v2/dags")]) > 2)
+        return answer(path, body, token)
+
+    monkeypatch.setattr(server, "answer", first_parse)
+    assert all(check(server.address, "admin", "right", patience=30))
 
 
 def test_a_refused_login_ends_the_checks(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

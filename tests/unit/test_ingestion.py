@@ -97,6 +97,22 @@ def test_buckets_are_created_once(platform):
     assert platform.result_of("ingestion", "buckets", "--name", name) == {name: "present"}
 
 
+def test_buckets_of_a_store_that_is_starting_are_waited_for(platform, monkeypatch):
+    monkeypatch.setattr("mlops.stores.starting._PAUSE", 0.05)
+    ensure, asked = ObjectStore.ensure, []
+
+    def starting(store):
+        asked.append(store.bucket)
+        if len(asked) < 3:
+            raise Failure("no answer")
+        return ensure(store)
+
+    monkeypatch.setattr(ObjectStore, "ensure", starting)
+    name = f"late-{platform.settings.data_bucket}"
+    assert platform.result_of("ingestion", "buckets", "--name", name, "--wait", "30") == {name: "created"}
+    assert asked == [name] * 3
+
+
 def test_the_data_version_is_the_digest_of_the_raw_object(platform, datasets_dir):
     platform.result_of("ingestion", "load", "--dataset", "shuttle", "--folder", str(datasets_dir))
     content = (datasets_dir / "shuttle/shuttle.csv.gz").read_bytes()

@@ -1,5 +1,5 @@
 {{/*
-The spec of the Job that creates the missing buckets. A store that is still starting makes it try again.
+The spec of the Job that creates the missing buckets, once the store has started.
 */}}
 {{- define "minio.bucketsSpec" -}}
 backoffLimit: 10
@@ -20,6 +20,7 @@ template:
           - mlops
           - ingestion
           - buckets
+          - --wait=300
           {{- range values .Values.global.buckets | sortAlpha | uniq }}
           - --name
           - {{ . }}
