@@ -24,9 +24,9 @@ def _state() -> str | None:
 def main(values: list[str]) -> int:
     """Run helm; returns its exit code. `values` are the files with values, the last of them counts most."""
     state = _state()
-    if state == "pending-install":
-        # Helm takes no upgrade of what was never installed. Volumes and their secrets stay.
-        print("an earlier installation was interrupted: removing what it left", flush=True)
+    if state in ("pending-install", "uninstalling"):
+        # Helm upgrades nothing that was never installed or is half removed. Volumes and their secrets stay.
+        print(f"an earlier attempt was interrupted ({state}): removing what it left", flush=True)
         subprocess.run(["helm", "uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"], check=True)
     elif state in ("pending-upgrade", "pending-rollback"):
         print("an earlier upgrade was interrupted: going back to the revision before it", flush=True)
