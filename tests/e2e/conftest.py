@@ -4,7 +4,7 @@ import gzip
 import io
 import os
 import subprocess
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import boto3
@@ -12,7 +12,16 @@ import pandas as pd
 import pytest
 import requests
 
-from infrastructure.release import NAMESPACE, Airflow, kubectl, object_name, port_forward, secret, wait_until
+from infrastructure.release import (
+    NAMESPACE,
+    Airflow,
+    NotInstalled,
+    kubectl,
+    object_name,
+    port_forward,
+    secret,
+    wait_until,
+)
 from tests.e2e.runs import retry_now
 
 # Set before MLflow is imported by a fixture: a stopped server is told within seconds.
@@ -79,7 +88,10 @@ def wait_between_runs(services, dag_id, minutes):
             # The first of a platform that was just installed finds no data yet.
             for run in runs["dag_runs"]:
                 retry_now(services, run["dag_run_id"], dag_id)
-        except requests.RequestException:  # the test before may have restarted what answers
+        except requests.RequestException:
+            # The test before may have restarted what answers, and failed before it connected anew.
+            with suppress(requests.RequestException, OSError, NotInstalled):
+                services.connect()
             return False
         left = datetime.fromisoformat(due) - datetime.now(UTC)
         return not runs["total_entries"] and left > timedelta(minutes=minutes)
@@ -91,7 +103,7 @@ def wait_between_runs(services, dag_id, minutes):
 def between_scheduled_runs(request, services):
     """Begins a module's tests when the schedule starts no run of its DAG meanwhile: MINUTES, as long as they take."""
     if dag_id := getattr(request.module, "DAG", None):
-        wait_between_runs(services, dag_id, getattr(request.module, "MINUTES", 15))
+        wait_between_runs(services, dag_id, getattr(request.module, "MINUTES", 8))
 
 
 RAW = "datasets/shuttle/shuttle.csv.gz"

@@ -19,8 +19,16 @@ def finished(services, run_id, dag_id, *, hurried=False):
 
 
 def retry_now(services, run_id, dag_id):
-    """Has the tasks whose next try is due later tried now, as a person does by clearing them."""
-    waiting = [name for name, state in states(services, run_id, dag_id).items() if state == "up_for_retry"]
+    """Has the tasks whose second try is due later tried now, as a person does by clearing them.
+
+    A cleared task gets all its retries again, and one that fails for good would never be over: later tries are waited
+    for.
+    """
+    waiting = [
+        name
+        for name, task in tasks(services, run_id, dag_id).items()
+        if task["state"] == "up_for_retry" and task["try_number"] == 1
+    ]
     if waiting:
         clear(services, run_id, dag_id, waiting)
 

@@ -1,7 +1,6 @@
 """The feature store on the installed platform: what is served is what the raw sets say, whatever happens."""
 
 import json
-import subprocess
 from datetime import UTC, datetime
 
 import numpy as np
@@ -151,10 +150,7 @@ def test_minio_away_for_a_minute_fails_no_run(services, materialized):
     run_id = services.airflow.trigger(DAG)
     kubectl("scale", statefulset, "--replicas=0")
     try:
-        subprocess.run(
-            ["kubectl", "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=minio", "--timeout=60s"],
-            check=False,
-        )
+        kubectl("wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=minio", "--timeout=60s", check=False)
         away = datetime.now(UTC)
         wait_until(lambda: (datetime.now(UTC) - away).total_seconds() > 60, 90, "a minute without MinIO", 1)
     finally:

@@ -8,7 +8,7 @@ import pytest
 
 from infrastructure.release import NAMESPACE, kubectl, object_name, wait_until
 from tests.e2e.conftest import placed_dags
-from tests.e2e.runs import clear
+from tests.e2e.runs import clear, pods
 
 FILE = Path(__file__).parent / "dags/operator_faults.py"
 FAULTS, KILLS, CRASH = "operator_faults", "operator_kills", "operator_crash"
@@ -38,10 +38,7 @@ class Run:
 
     def pods(self, task_id=None, phase=None):
         """The names of the pods of one task, or of all; those in one phase only, where one is given."""
-        selector = f"maestro/dag-id={self.dag_id}" + (f",maestro/task-id={task_id}" if task_id else "")
-        phases = [f"--field-selector=status.phase={phase}"] if phase else []
-        names = kubectl("get", "pods", "-l", selector, *phases, "-o", "name").split()
-        return [name.removeprefix("pod/") for name in names]
+        return pods(self.run_id, task_id, phase)
 
     def running_pod(self, task_id):
         return wait_until(lambda: self.pods(task_id, "Running"), 180, f"the pod of {task_id}", 0.2)[0]
