@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import node
+import programs
 from config import BIN, KUBECONFIG
-from steps import main
+from preflight import require_root
+from steps import alone, main
+
+NEED_ROOT = ("up", "down", "delete", "status", "load", "has-image")
+CHANGE_THE_NODE = ("up", "down", "delete", "build", "go")
 
 
-def run() -> int | None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="infrastructure/local", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (
@@ -27,7 +34,21 @@ def run() -> int | None:
     commands.add_parser("has-image", help="exit with 0 when the node has the image, otherwise with 1").add_argument(
         "reference"
     )
-    arguments = parser.parse_args()
+    commands.add_parser("go", help="run the Go that the node's programs are built with").add_argument(
+        "arguments", nargs=argparse.REMAINDER
+    )
+    return parser.parse_args()
+
+
+def run() -> int | None:
+    arguments = parse()
+    if arguments.command in NEED_ROOT:
+        require_root()
+    with alone() if arguments.command in CHANGE_THE_NODE else nullcontext():
+        return carry_out(arguments)
+
+
+def carry_out(arguments: argparse.Namespace) -> int | None:
     match arguments.command:
         case "up":
             node.up()
@@ -47,6 +68,8 @@ def run() -> int | None:
             node.load(arguments.archive)
         case "has-image":
             return 0 if node.has_image(arguments.reference) else 1
+        case "go":
+            return subprocess.run([programs.go(), *arguments.arguments]).returncode
     return None
 
 

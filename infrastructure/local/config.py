@@ -26,6 +26,8 @@ KUBECONFIG = STATE / "kubeconfig"
 CGROUPS = Path("/sys/fs/cgroup")
 # Written when kubeadm has finished: a node without it was interrupted while it was made, and is made anew.
 INITIALISED = STATE / "initialised"
+# There from a node's start until it has its add-ons: with it the start was interrupted, and a running node starts anew.
+HALF_STARTED = STATE / "half-started"
 # The pid of the process whose end is the end of the node, and the tick it started at, which tells it from a reused pid.
 PID_FILE = STATE / "node.pid"
 

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 
 from config import (
     BIN,
@@ -85,6 +84,8 @@ KUBEADM = [
         "networking": {"podSubnet": POD_SUBNET, "serviceSubnet": SERVICE_SUBNET},
         "dns": {"imageRepository": "localhost", "imageTag": COREDNS_VERSION},
         "etcd": {"local": {"imageTag": ETCD_VERSION}},
+        # As long as kubeadm's authority lasts: nobody renews them each year. It counts when a cluster is made.
+        "certificateValidityPeriod": "87600h",
     },
     {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -159,26 +160,32 @@ class Supervisor:
 
     def __init__(self) -> None:
         self.commands: dict[str, list[str]] = {}
-        self.running: dict[int, str] = {}
+        # With the object of each: once it is dropped, Python reaps the process itself when it starts another one, and
+        # reap() never hears of its end.
+        self.running: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
         self.ending = False
 
-    def start(self, name: str, *command: str) -> None:
+    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
         self.commands[name] = list(command)
         with (LOGS / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self.running[process.pid] = name
+        self.running[process.pid] = name, process
+        return process
 
     def reap(self) -> None:
         """Collect processes that ended; start those of the node again, a second later, lest a broken one spins."""
         while True:
             try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if not pid:
                 return
-            name = self.running.pop(pid, None)
-            if name and not self.ending:
+            if pid not in self.running:
+                continue
+            name, process = self.running.pop(pid)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if not self.ending:
                 print(f"{time.strftime('%H:%M:%S')} {name} ended: starting it again", flush=True)
                 time.sleep(1)
                 self.start(name, *self.commands[name])
@@ -186,7 +193,7 @@ class Supervisor:
     def end(self, *_: object) -> None:
         """Ask all processes to end, the kubelet first so that it starts none again, and end with them."""
         self.ending = True
-        for pid, name in list(self.running.items()):
+        for pid, (name, _process) in list(self.running.items()):
             if name == "kubelet":
                 os.kill(pid, signal.SIGKILL)
         os.kill(-1, signal.SIGTERM)
@@ -212,9 +219,14 @@ def busy() -> bool:
     return False
 
 
-def wait_for(path: str) -> None:
-    while not Path(path).exists():
+def wait_for_containerd(containerd: subprocess.Popen[bytes]) -> None:
+    while containerd.poll() is None:
+        # The command waits seconds for a socket that is not there.
+        socket = Path("/run/containerd/containerd.sock")
+        if socket.exists() and subprocess.run(["ctr", "version"], capture_output=True).returncode == 0:
+            return
         time.sleep(0.1)
+    sys.exit(f"containerd ended with {containerd.returncode}: read {LOGS / 'containerd.log'}")
 
 
 def load_images() -> None:
@@ -250,10 +262,7 @@ def main() -> None:
     supervisor = Supervisor()
     prepare()
     os.environ["PATH"] = f"{BIN}:{os.environ['PATH']}"
-    supervisor.start("containerd", "containerd", "-c", str(STATE / "containerd.toml"))
-    wait_for("/run/containerd/containerd.sock")
-    while subprocess.run(["ctr", "version"], capture_output=True).returncode:
-        time.sleep(0.1)
+    wait_for_containerd(supervisor.start("containerd", "containerd", "-c", str(STATE / "containerd.toml")))
     load_images()
     if not INITIALISED.exists():
         # kubeadm writes the kubelet's configuration, then waits for it: there is no service manager to start it.
@@ -291,12 +300,7 @@ def main() -> None:
         f"--root={MOUNTS['volumes']}",
         f"--node={NAME}",
     )
-
-    def child_ended(_signal: int, _frame: FrameType | None) -> None:
-        """Only wakes the loop below."""
-
     signal.signal(signal.SIGTERM, supervisor.end)
-    signal.signal(signal.SIGCHLD, child_ended)
     while True:
         supervisor.reap()
         time.sleep(1)

@@ -8,15 +8,18 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import network
 import programs
-from config import BIN, CGROUPS, HERE, INITIALISED, KUBECONFIG, LOGS, MOUNTS, NAME, NETNS, PID_FILE, STATE
+from config import BIN, CGROUPS, HALF_STARTED, HERE, INITIALISED, KUBECONFIG, LOGS, MOUNTS, NAME, PID_FILE, STATE
 from preflight import preflight
 from steps import Failure, holds_within, logged, step, wait_until
+
+# How long a node that runs may take to answer before it is started anew, with which every pod ends.
+PATIENCE_SECONDS = 60
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 def _started_at(pid: int) -> str | None:
@@ -42,21 +45,30 @@ def _inner() -> int | None:
     outer = _outer()
     if outer is None:
         return None
-    children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
+    try:
+        children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
     return int(children[0]) if children else None
 
 
-def inside(command: Sequence[str | Path], **options: object) -> subprocess.CompletedProcess[bytes]:
-    """Run a command in the node's namespaces."""
+def _containerd(*arguments: str) -> list[str | Path]:
+    """A command to the node's containerd about its images, to be run from outside the node."""
     pid = _inner()
     if pid is None:
         raise Failure("the node is not running: start it with 'make cluster-up'")
-    return subprocess.run(["nsenter", "-t", str(pid), "--net", "--mount", "--pid", *map(str, command)], **options)  # type: ignore[call-overload,no-any-return]
+    inside = ("nsenter", "-t", str(pid), "--net", "--mount", "--pid")
+    return [*inside, BIN / "ctr", "-n", "k8s.io", "images", *arguments]
+
+
+def _without_proxies() -> dict[str, str]:
+    """The environment without this machine's proxies, which know nothing of the node's addresses."""
+    return {name: value for name, value in os.environ.items() if name.lower() not in PROXIES}
 
 
 def kubectl(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(BIN / "kubectl"), f"--kubeconfig={KUBECONFIG}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, env=_without_proxies())
 
 
 def api_ready() -> bool:
@@ -73,9 +85,11 @@ def _system_pods_run(since: datetime) -> bool:
 
     After a restart the API server still tells what it was told before the node stopped.
     """
-    pods = json.loads(
+    listing = json.loads(
         kubectl("-n", "kube-system", "get", "pods", "-o", "json", "--request-timeout=5s").stdout or '{"items": []}'
-    )["items"]
+    )
+    # One that has ended, as one that was evicted has, never runs again: another stands for it.
+    pods = [pod for pod in listing["items"] if pod["status"].get("phase") not in ("Succeeded", "Failed")]
     names = {pod["metadata"]["name"].partition("-")[0] for pod in pods}
     statuses = [status for pod in pods for status in pod["status"].get("containerStatuses", [])]
     started = [status["state"].get("running", {}).get("startedAt") for status in statuses]
@@ -107,9 +121,23 @@ def build() -> None:
     programs.build_binaries()
 
 
+def _answers() -> bool:
+    return api_ready() and node_ready()
+
+
+def _runs() -> bool:
+    """Whether the node is up and Ready. One whose first process lives is given time to answer."""
+    if not (_inner() and INITIALISED.exists()) or HALF_STARTED.exists():
+        return False
+    if not _answers():
+        with step("waiting for the running node to answer"):
+            holds_within(lambda: _inner() is None or _answers(), PATIENCE_SECONDS)
+    return _inner() is not None and _answers()
+
+
 def up() -> None:
     """Bring the node up from whatever state it is in. Does nothing when it runs."""
-    if _inner() and INITIALISED.exists() and api_ready() and node_ready():
+    if _runs():
         print(f"[cluster] already running; KUBECONFIG={KUBECONFIG}")
         return
     with step("checking this machine"):
@@ -131,6 +159,7 @@ def up() -> None:
     (STATE / "images.json").write_text(json.dumps(images))
     started = datetime.now(UTC).replace(microsecond=0)
     with step("creating the control plane" if first else "starting the control plane"):
+        HALF_STARTED.touch()
         network.create()
         _start()
         wait_until(
@@ -147,7 +176,8 @@ def up() -> None:
             LOGS / "node.log",
         )
     with step("waiting for the node and its add-ons"):
-        _apply_addons(first)
+        _apply_addons()
+        HALF_STARTED.unlink()
         wait_until(
             lambda: _ended() or _system_pods_run(started), 240, "the start of the system's pods", LOGS / "kubelet.log"
         )
@@ -169,12 +199,12 @@ def _start() -> None:
         # terminal nor a killed process group takes the node along.
         process = subprocess.Popen(
             [
-                *("nsenter", f"--net=/run/netns/{NETNS}"),
+                *network.entered(),
                 *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"),
                 *(sys.executable, str(HERE / "init.py")),
             ],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**_without_proxies(), "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
     PID_FILE.write_text(f"{process.pid} {_started_at(process.pid)}")
 
@@ -185,11 +215,11 @@ def _write_kubeconfig() -> None:
     KUBECONFIG.write_text((STATE / "kubernetes" / "admin.conf").read_text())
 
 
-def _apply_addons(first: bool) -> None:
+def _apply_addons() -> None:
     addons = ["apply", "--server-side", "--force-conflicts", "-f", str(HERE / "addons")]
     wait_until(lambda: kubectl(*addons).returncode == 0, 60, "the add-ons' creation")
-    if first:
-        kubectl("-n", "kube-system", "scale", "deployment/coredns", "--replicas=1")
+    scale = ["-n", "kube-system", "scale", "deployment/coredns", "--replicas=1"]
+    wait_until(lambda: kubectl(*scale).returncode == 0, 60, "the scaling of CoreDNS to one replica")
 
 
 def down() -> None:
@@ -236,10 +266,18 @@ def _remove_empty_cgroups() -> bool:
 
 def _wipe() -> None:
     """Remove the cluster, not the programs it is made of."""
-    for name in MOUNTS:
-        shutil.rmtree(STATE / name, ignore_errors=True)
+    # First, so that a cluster of which only a part was removed is never started.
     INITIALISED.unlink(missing_ok=True)
     KUBECONFIG.unlink(missing_ok=True)
+    for name in MOUNTS:
+        try:
+            shutil.rmtree(STATE / name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise Failure(
+                f"{STATE / name} cannot be removed ({error}): end what uses it, and run the same command again"
+            ) from error
 
 
 def delete() -> None:
@@ -275,29 +313,10 @@ def load(archive: Path) -> None:
     """Import an image archive (docker or OCI) into the node."""
     if not archive.is_file():
         raise Failure(f"no image archive at {archive}")
-    pid = _inner()
-    if pid is None:
-        raise Failure("the node is not running: start it with 'make cluster-up'")
     # By a path that the node's mount namespace has too: only /run is its own.
-    logged(
-        "images.log",
-        [
-            "nsenter",
-            "-t",
-            str(pid),
-            "--net",
-            "--mount",
-            "--pid",
-            BIN / "ctr",
-            "-n",
-            "k8s.io",
-            "images",
-            "import",
-            str(archive.resolve()),
-        ],
-    )
+    logged("images.log", _containerd("import", str(archive.resolve())))
 
 
 def has_image(reference: str) -> bool:
-    listing = inside([BIN / "ctr", "-n", "k8s.io", "images", "ls", "-q", f"name=={reference}"], capture_output=True)
+    listing = subprocess.run(_containerd("ls", "-q", f"name=={reference}"), capture_output=True)
     return reference.encode() in listing.stdout.split()

@@ -12,21 +12,22 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from config import CGROUPS, HOST_ADDRESS, HOST_LINK, NODE_ADDRESS, STATE
+from config import BIN, CGROUPS, HOST_ADDRESS, HOST_LINK, INITIALISED, NODE_ADDRESS, STATE
 from steps import Failure
 
 MEMORY_GIB = 6
 DISK_GIB = 20
+# What building the programs takes, caches of Go included, is taken already when they are there.
+DISK_GIB_WHEN_BUILT = 14
 CONTROLLERS_V1 = ("cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio")
 CONTROLLERS_V2 = ("cpu", "cpuset", "memory", "pids")
 
 Problem = str | None
 
 
-def root() -> Problem:
+def require_root() -> None:
     if os.geteuid() != 0:
-        return "this user is not root, and namespaces, mounts and cgroups need root: run it with sudo"
-    return None
+        raise Failure("this user is not root, and namespaces, mounts and cgroups need root: run it with sudo")
 
 
 def platform_supported() -> Problem:
@@ -72,15 +73,25 @@ def cgroups() -> Problem:
         )
     if not os.access(CGROUPS if unified.exists() else CGROUPS / "memory", os.W_OK):
         return f"{CGROUPS} is read-only: run on the machine itself or in a container that mounts it writable"
+    # Only groups below the root have a type, and of those one with processes hands no controller to groups below it.
+    if unified.exists() and (CGROUPS / "cgroup.type").exists() and (CGROUPS / "cgroup.procs").read_text():
+        return (
+            f"{CGROUPS} is a group of its own with this container's processes in it, which takes no groups below it: "
+            "start the container with --cgroupns=host"
+        )
     return None
 
 
 def overlay() -> Problem:
-    if "overlay" not in Path("/proc/filesystems").read_text():
+    if not _has_overlay() and shutil.which("modprobe"):
         subprocess.run(["modprobe", "overlay"], capture_output=True)
-    if "overlay" not in Path("/proc/filesystems").read_text():
-        return "the kernel has no overlay file system: load the module with 'modprobe overlay'"
+    if not _has_overlay():
+        return "the kernel has no overlay file system: load it with 'modprobe overlay', of Debian's package kmod"
     return None
+
+
+def _has_overlay() -> bool:
+    return "overlay" in Path("/proc/filesystems").read_text()
 
 
 def memory() -> Problem:
@@ -95,10 +106,10 @@ def memory() -> Problem:
 def disk() -> Problem:
     place = next(parent for parent in (STATE, *STATE.parents) if parent.exists())
     free = shutil.disk_usage(place).free / 1024**3
-    used = sum(f.stat().st_size for f in STATE.glob("bin/**/*") if f.is_file()) / 1024**3
-    if free + used < DISK_GIB and not (STATE / "initialised").exists():
+    needed = DISK_GIB_WHEN_BUILT if (BIN / "node").exists() else DISK_GIB
+    if free < needed and not INITIALISED.exists():
         return (
-            f"{free:.1f} GiB free under {place}, and the node needs {DISK_GIB}: "
+            f"{free:.1f} GiB free under {place}, and the node needs {needed}: "
             "free some, or set MAESTRO_LOCAL_STATE to a larger disk"
         )
     return None
@@ -123,7 +134,6 @@ def addresses() -> Problem:
 
 
 CHECKS: tuple[Callable[[], Problem], ...] = (
-    root,
     platform_supported,
     overlay,
     namespaces,
@@ -141,7 +151,5 @@ def preflight() -> None:
         problem = check()
         if problem:
             problems.append(f"{check.__name__.replace('_', ' ')}: {problem}")
-            if check is root:
-                break
     if problems:
         raise Failure("this machine cannot run the local node:\n" + "\n".join(f"  - {problem}" for problem in problems))

@@ -45,6 +45,7 @@ PACKAGES = {
     "/bin/busybox": "busybox-static",
     "ip": "iproute2",
     "nsenter": "util-linux",
+    "sysctl": "procps",
     "update-ca-certificates": "ca-certificates",
 }
 HOST_COMPONENTS = ("kubeadm", "kubelet", "kubectl", "kube-proxy", "volume-provisioner")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from config import LOGS
+from config import LOGS, STATE
 
 
 class Failure(Exception):
@@ -27,6 +28,25 @@ def step(title: str) -> Iterator[None]:
         print(f"failed after {time.monotonic() - started:.1f} s", flush=True)
         raise
     print(f"{time.monotonic() - started:.1f} s", flush=True)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Of two commands that change the node the second waits. No process started meanwhile takes the lock over."""
+    try:
+        STATE.mkdir(parents=True, exist_ok=True)
+        lock = (STATE / "lock").open("w")
+    except PermissionError:
+        raise Failure(
+            f"this user cannot write to {STATE}: run it with sudo, or set MAESTRO_LOCAL_STATE to a folder of the user's"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("[cluster] another run is at work: waiting", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def logged(

@@ -1,0 +1,292 @@
+"""The local node's life, without a node: what is decided, asked and written, by stand-ins; its supervisor for real."""
+
+import importlib
+import json
+import os
+import runpy
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+
+from tests.conftest import ROOT
+
+LOCAL = ROOT / "infrastructure/local"
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    """The folder that the node is kept in; the modules imported meanwhile know this one."""
+    names = [path.stem for path in LOCAL.glob("*.py") if path.stem != "__main__"]
+
+    def forget():
+        for name in names:
+            sys.modules.pop(name, None)
+
+    forget()
+    monkeypatch.setenv("MAESTRO_LOCAL_STATE", str(tmp_path))
+    monkeypatch.syspath_prepend(str(LOCAL))
+    (tmp_path / "log").mkdir()
+    (tmp_path / "bin").mkdir()
+    yield tmp_path
+    forget()
+
+
+@pytest.fixture
+def node(state):
+    return importlib.import_module("node")
+
+
+@pytest.fixture
+def running(node, state, monkeypatch):
+    """A node that is taken to run, whose API has the answers given one after the other; the last one stays."""
+    (state / "initialised").touch()
+    monkeypatch.setattr(node, "_inner", lambda: 1)
+    monkeypatch.setattr(node, "node_ready", lambda: True)
+
+    def started_anew():
+        raise node.Failure("started anew")
+
+    monkeypatch.setattr(node, "preflight", started_anew)
+
+    def answers(*given):
+        left = list(given)
+        monkeypatch.setattr(node, "api_ready", lambda: left.pop(0) if len(left) > 1 else left[0])
+
+    return answers
+
+
+def test_a_node_that_answers_late_is_waited_for_and_not_ended(node, running, capsys):
+    running(False, False, True)
+    node.up()
+    assert "waiting for the running node to answer" in capsys.readouterr().out
+
+
+def test_a_node_that_answers_at_once_is_not_waited_for(node, running, capsys):
+    running(True)
+    node.up()
+    assert "waiting" not in capsys.readouterr().out
+
+
+def test_a_node_that_does_not_answer_in_time_is_started_anew(node, running, monkeypatch):
+    running(False)
+    monkeypatch.setattr(node, "PATIENCE_SECONDS", 0.3)
+    with pytest.raises(node.Failure, match="started anew"):
+        node.up()
+
+
+def test_a_node_whose_start_was_interrupted_is_started_anew_though_it_answers(node, running, state):
+    running(True)
+    (state / "half-started").touch()
+    with pytest.raises(node.Failure, match="started anew"):
+        node.up()
+
+
+def test_a_node_that_ends_while_it_is_waited_for_is_started_anew_at_once(node, running, monkeypatch):
+    running(False)
+    alive = [1, None]
+    monkeypatch.setattr(node, "_inner", lambda: alive.pop(0) if alive else None)
+    began = time.monotonic()
+    with pytest.raises(node.Failure, match="started anew"):
+        node.up()
+    assert time.monotonic() - began < node.PATIENCE_SECONDS / 2
+
+
+@pytest.fixture
+def cluster(state):
+    """The traces of a whole cluster."""
+    (state / "etcd/member").mkdir(parents=True)
+    (state / "kubeconfig").touch()
+    (state / "initialised").touch()
+    return state
+
+
+def test_a_removal_that_was_interrupted_leaves_no_cluster_to_be_started(node, cluster, monkeypatch):
+    def interrupted(_path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node.shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            node._wipe()
+    assert not (cluster / "initialised").exists()
+    assert not (cluster / "kubeconfig").exists()
+    node._wipe()
+    assert not (cluster / "etcd").exists()
+
+
+def test_what_cannot_be_removed_is_named(node, cluster, monkeypatch):
+    def busy(_path):
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(node.shutil, "rmtree", busy)
+    with pytest.raises(node.Failure, match=r"containerd cannot be removed .*busy"):
+        node._wipe()
+
+
+@pytest.fixture
+def proxies(monkeypatch):
+    for name in ("http_proxy", "HTTPS_PROXY", "all_proxy", "No_Proxy"):
+        monkeypatch.setenv(name, "proxy.test:9")
+
+
+def test_kubectl_is_given_no_proxy(node, state, proxies, monkeypatch):
+    monkeypatch.setenv("KEPT", "yes")
+    (state / "bin/kubectl").write_text("#!/bin/sh\nexec env\n")
+    (state / "bin/kubectl").chmod(0o755)
+    seen = node.kubectl("version").stdout
+    assert "KEPT=yes" in seen
+    assert "proxy.test" not in seen
+
+
+def test_the_node_is_given_no_proxy(node, state, proxies, monkeypatch):
+    def started(command, env, **_options):
+        (state / "command").write_text(json.dumps([command, env]))
+        return SimpleNamespace(pid=os.getpid())
+
+    monkeypatch.setattr(node.subprocess, "Popen", started)
+    node._start()
+    assert "proxy.test" not in (state / "command").read_text()
+    assert "PYTHONUNBUFFERED" in (state / "command").read_text()
+
+
+def pods(*phases):
+    """kubectl's listing of the system's pods, started now, and one more for each phase."""
+    started = {"running": {"startedAt": datetime.now(UTC).isoformat()}}
+    ran = [
+        {"metadata": {"name": f"{name}-x"}, "status": {"containerStatuses": [{"state": started, "ready": True}]}}
+        for name in ("coredns", "metrics", "etcd")
+    ]
+    others = [{"metadata": {"name": "coredns-y"}, "status": {"phase": phase}} for phase in phases]
+    return SimpleNamespace(returncode=0, stdout=json.dumps({"items": ran + others}))
+
+
+@pytest.mark.parametrize(("phases", "expected"), [(("Failed", "Succeeded"), True), (("Pending",), False)])
+def test_pods_of_the_system_that_have_ended_are_not_waited_for(node, monkeypatch, phases, expected):
+    since = datetime.now(UTC)
+    monkeypatch.setattr(node, "kubectl", lambda *_: pods(*phases))
+    assert node._system_pods_run(since) is expected
+
+
+def test_a_scaling_that_failed_is_tried_again(node, monkeypatch):
+    codes = [0, 1, 0]
+    monkeypatch.setattr(node, "kubectl", lambda *_: SimpleNamespace(returncode=codes.pop(0)))
+    node._apply_addons()
+    assert codes == []
+
+
+def test_what_begins_a_connection_to_the_host_is_dropped_before_the_link_is_up(state, monkeypatch):
+    for program in ("ip", "nsenter"):
+        path = state / "bin" / program
+        path.write_text(f'#!/bin/sh\necho "{program} $*" >> {state}/asked\n')
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(state / "bin"))
+    importlib.import_module("network").create()
+    asked = (state / "asked").read_text().splitlines()
+    rule = asked.index(
+        "nsenter --net=/run/netns/maestro iptables -w -t mangle -A POSTROUTING -o eth0 "
+        "-m conntrack --ctstate NEW -j DROP"
+    )
+    assert rule < asked.index("ip -n maestro link set eth0 up")
+    assert not [line for line in asked if "iptables" in line and not line.startswith("nsenter --net=")]
+
+
+def test_a_node_without_that_rule_is_not_made(state, monkeypatch):
+    for program, code in (("ip", 0), ("nsenter", 1)):
+        (state / "bin" / program).write_text(f"#!/bin/sh\necho no such table >&2\nexit {code}\n")
+        (state / "bin" / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(state / "bin"))
+    network = importlib.import_module("network")
+    with pytest.raises(network.Failure, match=r"iptables .*no such table"):
+        network.create()
+
+
+def python(program, state):
+    """Starts a program that can import the node's modules."""
+    environment = {**os.environ, "PYTHONPATH": str(LOCAL), "MAESTRO_LOCAL_STATE": str(state)}
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment, text=True)
+
+
+# In a process of its own: the supervisor reaps every child there is.
+SUPERVISOR = """
+import os, signal
+import init
+init.time.sleep = lambda _seconds: None
+supervisor = init.Supervisor()
+for name in ("one", "two", "three"):
+    supervisor.start(name, "sleep", "300")
+before = list(supervisor.running)
+for pid in before:
+    os.kill(pid, signal.SIGKILL)
+for pid in before:
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+supervisor.reap()
+after = supervisor.running
+print(*sorted(name for name, _process in after.values()), *set(before) & set(after))
+for pid in after:
+    os.kill(pid, signal.SIGKILL)
+"""
+
+
+def test_processes_of_the_node_that_end_together_all_come_back(state):
+    output, _ = python(SUPERVISOR, state).communicate(timeout=60)
+    assert output.splitlines()[-1].split() == ["one", "three", "two"]
+
+
+def test_a_containerd_that_ends_at_its_start_is_told_with_its_log(state):
+    init = importlib.import_module("init")
+    ended = subprocess.Popen(["sh", "-c", "exit 3"])
+    ended.wait()
+    with pytest.raises(SystemExit, match=r"ended with 3.*containerd\.log"):
+        init.wait_for_containerd(ended)
+
+
+HOLD = """
+import subprocess, sys
+import steps
+with steps.alone():
+    child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
+    print(child.pid, flush=True)
+    sys.stdin.readline()
+"""
+TAKE = "import steps\nwith steps.alone(): print('alone', flush=True)"
+
+
+def test_of_two_runs_the_second_waits_and_what_the_first_started_does_not_keep_the_lock(state):
+    environment = {**os.environ, "PYTHONPATH": str(LOCAL), "MAESTRO_LOCAL_STATE": str(state)}
+    first = subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+    )
+    child = int(first.stdout.readline())
+    try:
+        second = python(TAKE, state)
+        assert "another run is at work: waiting" in second.stdout.readline()
+        first.communicate("\n", timeout=60)
+        assert second.communicate(timeout=60)[0] == "alone\n"
+        os.kill(child, 0)  # it runs still
+    finally:
+        os.kill(child, 9)
+
+
+@pytest.mark.parametrize("command", ["up", "down", "delete", "status", "has-image"])
+def test_a_command_that_needs_root_says_so_before_it_does_anything(state, monkeypatch, command):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", ["local", command, *(["x"] if command == "has-image" else [])])
+    run = runpy.run_path(str(LOCAL / "__main__.py"), run_name="local")["run"]
+    with pytest.raises(importlib.import_module("steps").Failure, match="sudo"):
+        run()
+    assert not (state / "lock").exists()
+
+
+def test_go_is_run_with_the_words_given_and_ends_as_it_does(state, monkeypatch):
+    (state / "bin/go").write_text(
+        f'#!/bin/sh\n[ "$1" = version ] && echo go version go9.9 && exit\necho "$@" > {state}/asked\nexit 4\n'
+    )
+    (state / "bin/go").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{state}/bin")
+    monkeypatch.setattr(sys, "argv", ["local", "go", "install", "-v", "example.test/tool@v1"])
+    assert runpy.run_path(str(LOCAL / "__main__.py"), run_name="local")["run"]() == 4
+    assert (state / "asked").read_text() == "install -v example.test/tool@v1\n"
