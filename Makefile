@@ -7,8 +7,8 @@ SHELL := /bin/bash
 CLUSTER ?= $(if $(shell command -v minikube),minikube,local)
 RELEASE ?= maestro
 NAMESPACE ?= maestro
-# Where images are pushed to and pulled from with CLUSTER=current, for example REGISTRY=registry.example.com/maestro
-REGISTRY ?= localhost/maestro
+# Where images are pushed to and pulled from; CLUSTER=current needs one, for example REGISTRY=registry.example.com/maestro
+REGISTRY ?= $(if $(filter current,$(CLUSTER)),,localhost/maestro)
 DATASET ?= shuttle
 VALUES ?= charts/maestro/values-minikube.yaml
 
@@ -35,10 +35,19 @@ engine_local := --engine buildah --present "$(cluster_local) has-image" --load "
 engine_minikube := --engine minikube
 engine_current := --engine docker --push
 
+comma := ,
+# The local node's address, as infrastructure/local/config.py has it. No proxy knows the way there.
+NODE_ADDRESS := 10.88.0.2
+# Some programs read the one name, some the other.
+exceptions := $(or $(no_proxy),$(NO_PROXY))
+unproxied := 127.0.0.1,localhost,$(NODE_ADDRESS)$(if $(exceptions),$(comma)$(exceptions))
+
 export PATH := $(CURDIR)/$(BUILD)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
-# Of these three only the local node has a kubeconfig of its own.
-export KUBECONFIG := $(if $(filter local,$(CLUSTER)),$(shell $(cluster_local) kubeconfig),$(KUBECONFIG))
+# The clusters started from here have a kubeconfig of their own, so that no target acts on another one.
+export KUBECONFIG := $(if $(filter current,$(CLUSTER)),$(KUBECONFIG),$(shell $(cluster) kubeconfig))
+export NO_PROXY := $(unproxied)
+export no_proxy := $(unproxied)
 export CLUSTER RELEASE NAMESPACE DATASET
 
 ##@ Start here
@@ -75,12 +84,14 @@ kubeconfig: ## Print the path of the cluster's kubeconfig
 	@$(cluster) kubeconfig
 
 ##@ Images
+registry = $(or $(REGISTRY),$(error REGISTRY is empty: name where images are pushed to and pulled from, as in REGISTRY=registry.example.com/maestro))
+
 .PHONY: images
 images: cluster-up ## Build all images that changed, and bring them to the cluster
-	python3 images/build.py --registry $(REGISTRY) $(engine_$(CLUSTER))
+	python3 images/build.py --registry $(registry) $(engine_$(CLUSTER))
 
 image-%: cluster-up ## Build one image and what it stands on, as in image-task
-	python3 images/build.py $* --registry $(REGISTRY) $(engine_$(CLUSTER))
+	python3 images/build.py $* --registry $(registry) $(engine_$(CLUSTER))
 
 ##@ Platform
 .PHONY: install uninstall data dags check check-connections
@@ -93,7 +104,7 @@ uninstall: ## Remove the platform with the pods of its tasks; volumes and their 
 data: install ## Put the data sets into the object store
 	$(PYTHON) -m infrastructure.data
 
-dags: ## Copy dags/ into the running release, until its next change of image
+dags: ## Copy dags/ into the running release, until its pods are replaced
 	for part in dag-processor scheduler; do \
 	  tar -C dags --exclude __pycache__ -cf - $$(ls dags) | kubectl --namespace $(NAMESPACE) exec -i deployment/$(RELEASE)-airflow-$$part -c $$part -- tar -C /opt/maestro/dags -xf -; \
 	done
@@ -106,7 +117,9 @@ check-connections: ## Use each connection and variable of Airflow for real, and 
 
 ##@ Development
 .PHONY: lint test e2e bench constraints
-lint: $(VENV)/ready $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell and charts
+lint test e2e bench: $(VENV)/test-tools
+
+lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell and charts
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
@@ -115,19 +128,19 @@ lint: $(VENV)/ready $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfile
 	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/redis/redis-start images/builder/*-*
 	for chart in charts/*/; do helm lint --quiet "$$chart"; done
 
-test: $(VENV)/ready $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
+test: $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
 	$(VENV)/bin/pytest --numprocesses 3 --dist loadfile tests/unit tests/dags tests/contract tests/charts
 
 e2e: data ## Tests on the running cluster
-	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 --durations 20
+	$(VENV)/bin/pytest -v tests/e2e --timeout 2400 --durations 20
 
-bench: images $(VENV)/ready $(BUILD)/bin/k6 ## Measure an installation, materialization beside stock Feast's, load on the sensor trainer: half an hour
+bench: images $(BUILD)/bin/k6 ## Measure an installation, materialization beside stock Feast's, load on the sensor trainer: half an hour
 	$(PYTHON) -m tests.bench
 	$(PYTHON) -m tests.bench.materialize --json $(BUILD)/bench-materialize.json
 	$(PYTHON) -m tests.bench.sensors --json $(BUILD)/bench-sensors.json
 
 $(BUILD)/bin/k6:
-	GOBIN=$(CURDIR)/$(BUILD)/bin CGO_ENABLED=0 go install go.k6.io/k6@$(K6_VERSION)
+	GOBIN=$(CURDIR)/$(BUILD)/bin CGO_ENABLED=0 $(cluster_local) go install go.k6.io/k6@$(K6_VERSION)
 
 constraints: $(VENV)/bin/uv ## Compile constraints.txt anew
 	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --python-version 3.11 --upgrade --no-header --no-emit-index-url -q -o constraints.txt
@@ -139,8 +152,13 @@ $(VENV)/bin/uv:
 
 # Everything of constraints.txt: the tests import what the images hold.
 $(VENV)/ready: $(VENV)/bin/uv constraints.txt infrastructure/packages
-	infrastructure/packages git shellcheck postgresql-15 redis-server chromium
+	infrastructure/packages git
 	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -q --compile-bytecode -r constraints.txt
+	touch $@
+
+# The programs that tests and measurements run on this machine; nothing that is installed needs them.
+$(VENV)/test-tools: $(VENV)/ready
+	infrastructure/packages shellcheck postgresql-15 redis-server chromium
 	touch $@
 
 $(BUILD)/bin/helm:
