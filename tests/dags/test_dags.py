@@ -116,9 +116,10 @@ def test_a_failed_step_is_tried_again_after_one_and_two_minutes(pipeline: DAG) -
         assert task.on_failure_callback == [task_failed] or task.on_failure_callback is task_failed
 
 
-def test_only_training_takes_a_slot_of_its_pool_and_only_deployment_an_identity(pipeline: DAG) -> None:
+def test_training_and_deployment_take_slots_of_their_pools_and_only_deployment_an_identity(pipeline: DAG) -> None:
     assert {task.task_id: task.pool for task in pipeline.tasks if task.pool != "default_pool"} == {
-        "train_model": "training"
+        "train_model": "training",
+        "deploy_model": "deployment",
     }
     assert {task.task_id: task.identity for task in pipeline.tasks if task.identity} == {"deploy_model": "deployer"}
 
