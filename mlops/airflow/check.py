@@ -18,8 +18,11 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from requests import Response
 
 USER, PASSWORD = "MAESTRO_ADMIN_USER", "MAESTRO_ADMIN_PASSWORD"  # environment keys
 
@@ -94,7 +97,7 @@ def check_settings(
 
 def check_health(address: str) -> str:
     """Raises Problem that names the parts without a recent heartbeat."""
-    state = _request("GET", f"{address}/api/v2/monitor/health")
+    state = _request("GET", f"{address}/api/v2/monitor/health").json()
     ill = [part for part in _PARTS if (state.get(part) or {}).get("status") != "healthy"]
     if ill:
         raise Problem(f"{', '.join(ill)} not healthy: look at the log of that pod with kubectl logs")
@@ -103,12 +106,7 @@ def check_health(address: str) -> str:
 
 def check_metrics(url: str) -> str:
     """Raises Problem where the StatsD exporter has heard nothing of Airflow."""
-    import requests
-
-    try:
-        text = requests.get(url, timeout=_TIMEOUT).text
-    except requests.RequestException as error:
-        raise Problem(f"{url} does not answer ({error}): look at the log of the StatsD exporter") from error
+    text = _request("GET", url, of="the StatsD exporter").text
     count = sum(line.startswith("airflow_") for line in text.splitlines())
     if not count:
         raise Problem(f"{url} has no metric of Airflow: compare global.services.statsd with the exporter's Service")
@@ -128,11 +126,11 @@ class Api:
         """Logs in. Raises Problem where that is refused."""
         credentials = {"username": user, "password": password}
         self._address = f"{address}/api/v2"
-        token = _request("POST", f"{address}/auth/token", json=credentials)["access_token"]
+        token = _request("POST", f"{address}/auth/token", json=credentials).json()["access_token"]
         self._headers = {"Authorization": f"Bearer {token}"}
 
     def get(self, path: str) -> Any:
-        return _request("GET", f"{self._address}/{path}", headers=self._headers)
+        return _request("GET", f"{self._address}/{path}", headers=self._headers).json()
 
 
 def check_dags(api: Api) -> str:
@@ -263,16 +261,16 @@ _VARIABLES: Mapping[str, Callable[[str], str]] = {
 }
 
 
-def _request(method: str, url: str, **options: Any) -> Any:
+def _request(method: str, url: str, of: str = "the api-server", **options: Any) -> Response:
     import requests
 
     try:
         answer = requests.request(method, url, timeout=_TIMEOUT, **options)
     except requests.RequestException as error:
-        raise Problem(f"{url} does not answer ({error}): look at the log of the api-server") from error
+        raise Problem(f"{url} does not answer ({error}): look at the log of {of}") from error
     if answer.status_code >= 400:
         raise Problem(f"{url} answers {answer.status_code}: {answer.text[:500]}")
-    return answer.json()
+    return answer
 
 
 def _report(name: str, run: Callable[..., str], *arguments: Any, deadline: float) -> bool:

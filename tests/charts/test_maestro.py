@@ -310,6 +310,10 @@ NEEDS: dict[str, dict[str, Any]] = {
     },
     "global.s3.external": {"global": {"s3": {"external": {"enabled": True}, "existingSecret": "x"}}},
     "minio.createExternalBuckets": {"global": {"s3": {"external": {"enabled": True}, "existingSecret": "x"}}},
+    "postgresql.enabled": {"global": {"postgresql": {"existingSecret": "x"}}},
+    "redis.enabled": {"global": {"redis": {"existingSecret": "x"}}},
+    "minio.enabled": {"global": {"s3": {"existingSecret": "x"}}},
+    "mlflow.enabled": {"global": {"services": {"mlflow": {"name": "x"}}}},
     "airflow.dags.persistence": {"airflow": {"dags": {"persistence": {"enabled": True}}}},
     "airflow.variables.slack_webhook_url": {"global": {"notifications": {"slackWebhookSecret": "slack"}}},
     "feast.replicas": {"feast": {"autoscaling": {"enabled": False}}},
@@ -373,7 +377,8 @@ def test_every_value_is_used(path: tuple[str, ...], value: Any) -> None:
     changed = OTHER.get(name, another(path, value))
     if changed is None:
         return
-    base = next((needs for prefix, needs in NEEDS.items() if name.startswith(prefix) and path[-1] != "enabled"), {})
+    prefixes = [prefix for prefix in NEEDS if name.startswith(prefix) and (path[-1] != "enabled" or name == prefix)]
+    base = NEEDS[prefixes[0]] if prefixes else {}
     assert fixed(merge(base, at(path, changed))) != fixed(base)
 
 
