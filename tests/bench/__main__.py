@@ -31,7 +31,7 @@ IDLE_SECONDS = 60
 
 @contextmanager
 def without_pods(namespace: str) -> Iterator[None]:
-    """Scales what is installed there down for the time of the block: two releases and a task need over two cores."""
+    """Scales what is installed there down for the time of the block: beside it the other's times would be measured."""
     release = ("--namespace", namespace, "--selector", f"app.kubernetes.io/instance={RELEASE}")
     found = json.loads(kubectl("get", "deployments,statefulsets", *release, "-o", "json"))["items"]
     replicas = {f"{item['kind']}/{item['metadata']['name']}": item["spec"]["replicas"] for item in found}

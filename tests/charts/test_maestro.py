@@ -138,8 +138,11 @@ def test_what_pods_refer_to_exists(objects: list[Object]) -> None:
     assert_referred_to_exists(objects, ("Secret", "slack"))
 
 
-def assert_referred_to_exists(objects: list[Object], *elsewhere: tuple[str, str]) -> None:
-    """That all ConfigMaps, Secrets and ServiceAccounts that pods cannot do without are rendered, or `elsewhere`."""
+def assert_referred_to_exists(objects: list[Object], *elsewhere: tuple[str, str], optional: bool = True) -> None:
+    """That all ConfigMaps, Secrets and ServiceAccounts that pods refer to are rendered, or `elsewhere`.
+
+    optional: whether that holds for Secrets too without which a pod starts.
+    """
     given = {(entry["kind"], entry["metadata"]["name"]) for entry in objects}
     given |= {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default"), *elsewhere}
     for where, spec in pod_specs(objects):
@@ -150,7 +153,7 @@ def assert_referred_to_exists(objects: list[Object], *elsewhere: tuple[str, str]
         for container in containers(spec):
             for source in environment(container).values():
                 reference = source.get("secretKeyRef") if isinstance(source, dict) else None
-                if reference and not reference.get("optional"):
+                if reference and (optional or not reference.get("optional")):
                     wanted.add(("Secret", reference["name"]))
         assert wanted <= given, where
 
@@ -499,7 +502,7 @@ def test_every_part_can_be_left_out_and_the_others_find_all_they_refer_to(key: s
     objects = render("maestro", merge(INSTEAD.get(key, {}), {key: {"enabled": False}}))
     assert objects
     assert not [e for e in objects if e["metadata"]["name"].startswith(f"maestro-{SUBCHARTS[key]}")]
-    assert_referred_to_exists(objects, ("Secret", "elsewhere"))
+    assert_referred_to_exists(objects, ("Secret", "elsewhere"), optional=False)
 
 
 @pytest.mark.parametrize("key", ["postgresql", "redis", "minio"])

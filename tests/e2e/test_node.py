@@ -42,6 +42,8 @@ def test_no_address_outside_is_routed_to_the_host():
 
 
 def test_the_host_forwards_nothing_for_the_node():
+    forwards = Path("/proc/sys/net/ipv4/ip_forward").read_text().strip()
+    assert forwards == "0", "the node does not switch it on: something else on this machine does, such as Docker"
     # What is looked for is there, and would be seen.
     inside = in_node_network("iptables-save")
     assert "10.244." in inside and "KUBE-" in inside
