@@ -1,11 +1,10 @@
 """The installed platform's services for end-to-end tests, by port-forward. `make e2e` brings it up first."""
 
-import gzip
 import io
 import os
 import subprocess
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 
 import boto3
 import pandas as pd
@@ -15,17 +14,36 @@ import requests
 from infrastructure.release import (
     NAMESPACE,
     Airflow,
-    NotInstalled,
     kubectl,
     object_name,
     port_forward,
     secret,
     wait_until,
 )
-from tests.e2e.runs import retry_now
+from tests.e2e import features
+from tests.e2e.runs import finished
 
 # Set before MLflow is imported by a fixture: a stopped server is told within seconds.
 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "2"
+
+
+# What is tested side by side: a group a process. Those of one group disturb each other, or the same data.
+GROUPS = {
+    "operator": "operator and releases",  # both need many pods at a time
+    "release": "operator and releases",
+    "sensors": "sensors",
+    "node": "sensors",
+    "features": "features and training",
+    "model_training": "features and training",
+    "pipeline": "pipeline and validation",
+    "data_validation": "pipeline and validation",
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        name = item.module.__name__.rpartition(".test_")[2]
+        item.add_marker(pytest.mark.xdist_group(GROUPS.get(name, name)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -78,46 +96,28 @@ def services():
     services.close()
 
 
-def wait_between_runs(services, dag_id, minutes):
-    """Waits until no run of a DAG is under way and the schedule starts none for some minutes."""
-
-    def undisturbed():
-        try:
-            due = services.airflow.call("GET", f"/dags/{dag_id}")["next_dagrun_run_after"]
-            runs = services.airflow.call("GET", f"/dags/{dag_id}/dagRuns", params={"state": ["queued", "running"]})
-            # The first of a platform that was just installed finds no data yet.
-            for run in runs["dag_runs"]:
-                retry_now(services, run["dag_run_id"], dag_id)
-        except requests.RequestException:
-            # The test before may have restarted what answers, and failed before it connected anew.
-            with suppress(requests.RequestException, OSError, NotInstalled):
-                services.connect()
-            return False
-        left = datetime.fromisoformat(due) - datetime.now(UTC)
-        return not runs["total_entries"] and left > timedelta(minutes=minutes)
-
-    wait_until(undisturbed, (minutes + 10) * 60, f"the end of a scheduled run of {dag_id}", 2)
+@pytest.fixture(scope="session")
+def materialized(services):
+    """The id of a run that has filled the online store."""
+    run_id = services.airflow.trigger(features.DAG)
+    assert finished(services, run_id, features.DAG) == "success"
+    return run_id
 
 
-@pytest.fixture(scope="module", autouse=True)
-def between_scheduled_runs(request, services):
-    """Begins a module's tests when the schedule starts no run of its DAG meanwhile: MINUTES, as long as they take."""
-    if dag_id := getattr(request.module, "DAG", None):
-        wait_between_runs(services, dag_id, getattr(request.module, "MINUTES", 8))
-
-
-RAW = "datasets/shuttle/shuttle.csv.gz"
+RAW = "datasets/adult/adult.parquet.brotli"
 
 
 @pytest.fixture
 def raw(services):
-    """The data set's raw table and a function that puts a changed one in its place; the real one returns afterwards."""
+    """The raw table of a set that nothing else reads, and a function that puts a changed one there until the test ends."""
     real = services.s3.get_object(Bucket="data", Key=RAW)["Body"].read()
 
     def write(table):
-        services.s3.put_object(Bucket="data", Key=RAW, Body=gzip.compress(table.to_csv(index=False).encode()))
+        changed = io.BytesIO()
+        table.to_parquet(changed, compression="brotli", index=False)
+        services.s3.put_object(Bucket="data", Key=RAW, Body=changed.getvalue())
 
-    yield pd.read_csv(io.BytesIO(real), compression="gzip"), write
+    yield pd.read_parquet(io.BytesIO(real)), write
     services.s3.put_object(Bucket="data", Key=RAW, Body=real)
 
 
@@ -152,10 +152,3 @@ def placed_dags(services, dag_ids, source: str):
             kubectl("exec", f"deployment/{object_name(component)}", "-c", container, "--", "rm", "-f", path)
         for dag_id in dag_ids:
             services.airflow.call("PATCH", f"/dags/{dag_id}", json={"is_paused": True})
-
-
-@pytest.fixture
-def dag_file(services):
-    """Puts a DAG's file into the release until the test ends."""
-    with ExitStack() as stack:
-        yield lambda dag_id, source: stack.enter_context(placed_dags(services, [dag_id], source))

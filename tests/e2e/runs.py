@@ -79,3 +79,10 @@ def trained(services, run_id, dag_id):
 def versions(services, model):
     """The registered versions of a model by number."""
     return {found.version: found for found in services.mlflow.search_model_versions(f"name = '{model}'")}
+
+
+def assert_trained_once(services, run_id, dag_id, model):
+    """A run that has ended well left one finished MLflow run, and one version of it."""
+    runs = trained(services, run_id, dag_id)
+    assert len(runs) == 1
+    assert len([version for version in versions(services, model).values() if version.run_id == runs[0]]) == 1

@@ -13,10 +13,8 @@ MODEL = "sensor-failure"
 
 
 @pytest.fixture(scope="module")
-def registered(services):
+def registered(services, materialized):
     """The id of a run that registered a model."""
-    materialization = services.airflow.trigger("feature_materialization")
-    assert finished(services, materialization, "feature_materialization") == "success"
     run_id = services.airflow.trigger(DAG)
     assert finished(services, run_id, DAG) == "success"
     return run_id

@@ -245,6 +245,7 @@ def test_a_task_marked_failed_ends_its_pod(services, kills):
     assert kills.outcome("marked") == ("failed", 1)
 
 
+@pytest.mark.full
 def test_a_killed_triggerer_loses_nothing(services, dag_file):
     run = Run(services, CRASH)
     for number in range(6):
@@ -259,6 +260,7 @@ def test_a_killed_triggerer_loses_nothing(services, dag_file):
     run.assert_no_orphan()
 
 
+@pytest.mark.full
 def test_two_triggerers_do_not_disturb_each_other(services, dag_file):
     triggerer = f"deployment/{object_name('airflow-triggerer')}"
     kubectl("scale", triggerer, "--replicas=2")

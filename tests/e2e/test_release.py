@@ -7,10 +7,10 @@ import subprocess
 import pytest
 
 from infrastructure.release import NAMESPACE, RELEASE, kubectl, wait_until
-from tests.e2e.runs import running_pod
-from tests.e2e.test_pipeline import DAG, REPOSITORY, assert_trained_once, deployed
+from tests.e2e.disturb import reconnect
+from tests.e2e.runs import assert_trained_once, finished, running_pod
+from tests.e2e.test_pipeline import DAG, MODEL, REPOSITORY
 
-__all__ = ["deployed"]  # a fixture
 SECOND = f"{NAMESPACE}-second"
 VALUES = ("-f", "charts/maestro/values-minikube.yaml", "-f", ".build/images.yaml")
 
@@ -48,7 +48,8 @@ UPGRADES = (
 )
 
 
-def test_three_upgrades_keep_secrets_data_and_the_run_under_way(services, deployed):
+@pytest.mark.alone
+def test_three_upgrades_keep_secrets_data_and_the_run_under_way(services):
     before = secrets(NAMESPACE)
     declared = services.airflow.call("GET", f"/variables/{CHANGED}")["value"]
     run_id = services.airflow.trigger(DAG)
@@ -57,13 +58,14 @@ def test_three_upgrades_keep_secrets_data_and_the_run_under_way(services, deploy
         services.airflow.call("PATCH", f"/variables/{CHANGED}", json={"key": CHANGED, "value": "0.9"})
         settings = [f"--set-string=airflow.{setting}" for setting in upgrade]
         helm("upgrade", RELEASE, "charts/maestro", "-n", NAMESPACE, *VALUES, *settings, "--wait", "--timeout", "10m")
-        services.connect()
+        reconnect(services)
         found = {entry["key"]: entry["value"] for entry in services.airflow.call("GET", "/variables")["variables"]}
         assert found[CHANGED] == declared, "what people change lasts until the next upgrade"
         names = [f"variables.{name}=yes" for name in found if name.startswith("upgrade_")]
         assert names == [*upgrade[:1]], "a removed one is gone"
     assert secrets(NAMESPACE) == before
-    assert_trained_once(services, run_id)
+    assert finished(services, run_id, DAG, hurried=True) == "success"
+    assert_trained_once(services, run_id, DAG, MODEL)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import uuid
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,23 +13,42 @@ import pytest
 
 from infrastructure.release import kubectl, object_name, wait_until
 from infrastructure.sensors import COMPONENT, replay, trainer
-from tests.e2e.conftest import wait_between_runs
-from tests.e2e.runs import clear, finished, running_pod, states, tasks, versions
+from tests.e2e.disturb import KILLED, LABEL, away, reconnect, replaced
+from tests.e2e.runs import clear, finished, retry_now, running_pod, states, tasks, versions
+from tests.e2e.sensors import (
+    DAG,
+    ENDED,
+    JOB_SECONDS,
+    MODEL,
+    VALUES,
+    assert_one_model,
+    ended,
+    reading,
+    send,
+    status,
+)
 
-DAG = "train_clustering_model"
-MINUTES = 2  # of one test: the DAG runs every hour, which is too often to wait for all of them
-MODEL = "sensor-clusters"
 WORKER = f"{COMPONENT}-worker"
-LABEL = "app.kubernetes.io/component="
-KILLED = ("--grace-period=0", "--force")
-ENDED = ("succeeded", "skipped", "failed", "cancelled")
-JOB_SECONDS = 240
-VALUES = {f"f{i}": value for i, value in enumerate((50.0, 21.0, 77.0, 0.0, 28.0, 0.0, 27.0, 48.0, 22.0), start=1)}
+MINUTES = 2  # that a test takes which a run of the schedule would disturb
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def between_hourly_runs(services):
-    wait_between_runs(services, DAG, MINUTES)
+    """Waits until no run is under way and the schedule starts none for some minutes."""
+
+    def undisturbed():
+        due = datetime.fromisoformat(services.airflow.call("GET", f"/dags/{DAG}")["next_dagrun_run_after"])
+        runs = services.airflow.call("GET", f"/dags/{DAG}/dagRuns", params={"state": ["queued", "running"]})
+        for run in runs["dag_runs"]:
+            retry_now(services, run["dag_run_id"], DAG)
+        return not runs["total_entries"] and due - datetime.now(UTC) > timedelta(minutes=MINUTES)
+
+    wait_until(undisturbed, (MINUTES + 10) * 60, f"the end of a scheduled run of {DAG}", 2)
+
+
+def full(test):
+    """A test for the full suite, which a run of the schedule would disturb."""
+    return pytest.mark.full(pytest.mark.usefixtures("between_hourly_runs")(test))
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +71,6 @@ def api():
         yield found
 
 
-def reading(**changes):
-    """A reading that nobody sent before."""
-    new = {"key": uuid.uuid4().hex, "sensor": "shuttle", "time": datetime.now(UTC).isoformat(), "values": VALUES}
-    return {**new, "failure": None, **changes}
-
-
-def send(api, *readings):
-    return api.ask("POST", "/readings", json={"readings": list(readings)})
-
-
 def train(api, **request):
     """The id of a new job; one of the schedule that is under way is waited for."""
     key = uuid.uuid4().hex
@@ -77,13 +85,6 @@ def train(api, **request):
     return wait_until(submitted, JOB_SECONDS, "the end of another training", 1)
 
 
-def status(api, job_id):
-    answer = api.ask("GET", f"/status/{job_id}")
-    # While a server behind it is away it says so; it never breaks.
-    assert answer.status_code in (200, 503), answer.text
-    return answer.json() if answer.ok else {"state": "unknown"}
-
-
 def running(api):
     """The id of a job that a worker has begun."""
     job_id = train(api)
@@ -95,58 +96,6 @@ def running(api):
 
     wait_until(begun, JOB_SECONDS, "a running job", 0.05)
     return job_id
-
-
-def ended(api, job_id):
-    def job():
-        found = status(api, job_id)
-        return found if found["state"] in ENDED else None
-
-    return wait_until(job, JOB_SECONDS, f"the end of job {job_id}", 0.5)
-
-
-def assert_one_model(services, job):
-    assert job["state"] == "succeeded", job["error"]
-    made = [
-        version for version in versions(services, MODEL).values() if version.tags.get("maestro.job_id") == job["job_id"]
-    ]
-    assert [str(version.version) for version in made] == [str(job["result"]["model_version"])]
-
-
-def ready(component):
-    """The UIDs of a component's pods that are ready."""
-    pods = json.loads(kubectl("get", "pods", "-l", LABEL + component, "-o", "json"))["items"]
-    return {
-        pod["metadata"]["uid"]
-        for pod in pods
-        if ("Ready", "True") in {(found["type"], found["status"]) for found in pod["status"].get("conditions", [])}
-        and "deletionTimestamp" not in pod["metadata"]
-    }
-
-
-@contextmanager
-def replaced(component, *how):
-    """Deletes a component's pods; at the end of the block another one is waited for."""
-    before = ready(component)
-    kubectl("delete", "pod", "-l", LABEL + component, "--wait=false", *how)
-    yield
-    wait_until(lambda: ready(component) - before, 240, f"another pod of {component}")
-
-
-@contextmanager
-def away(component, *, waited_for=True):
-    """No pod of a Deployment, until the block ends."""
-    deployment = f"deployment/{object_name(component)}"
-    before = kubectl("get", deployment, "-o", "jsonpath={.spec.replicas}")
-    running = ("get", "pods", "-l", LABEL + component, "--field-selector=status.phase=Running", "-o", "name")
-    kubectl("scale", deployment, "--replicas=0")
-    try:
-        wait_until(lambda: not kubectl(*running), 120, f"the end of {component}")
-        yield
-    finally:
-        kubectl("scale", deployment, f"--replicas={before}")
-    if waited_for:
-        wait_until(lambda: ready(component), 240, f"the return of {component}")
 
 
 def psql(statement):
@@ -194,6 +143,7 @@ def test_a_cleared_trigger_finds_its_job_again(services, trained):
     assert services.airflow.result(DAG, trained, "trigger_training")["job_id"] == before
 
 
+@full
 def test_a_killed_worker_and_a_killed_task_leave_one_job_and_one_model(services, trained, api):
     with away(WORKER, waited_for=False):
         run_id = services.airflow.trigger(DAG, {"minimum_new_readings": 0})
@@ -211,6 +161,7 @@ def test_a_killed_worker_and_a_killed_task_leave_one_job_and_one_model(services,
     assert_one_model(services, job)
 
 
+@full
 def test_redis_killed_while_a_model_is_trained_loses_no_job(services, trained, api):
     job_id = running(api)
     with replaced("redis", *KILLED):
@@ -219,6 +170,7 @@ def test_redis_killed_while_a_model_is_trained_loses_no_job(services, trained, a
     assert_one_model(services, ended(api, after))
 
 
+@full
 def test_the_api_killed_while_a_model_is_trained_loses_no_job(services, trained):
     with trainer() as api:
         job_id = running(api)
@@ -228,6 +180,7 @@ def test_the_api_killed_while_a_model_is_trained_loses_no_job(services, trained)
         assert_one_model(services, ended(api, job_id))
 
 
+@full
 def test_postgresql_restarted_while_a_model_is_trained_loses_no_job_and_no_reading(services, trained, api):
     new = reading()
     assert send(api, new).json()["accepted"] == 1
@@ -235,11 +188,12 @@ def test_postgresql_restarted_while_a_model_is_trained_loses_no_job_and_no_readi
     with replaced("postgresql"):
         pass
     job = ended(api, job_id)
-    services.connect()
+    reconnect(services)
     assert_one_model(services, job)
     assert send(api, new).json() == {"accepted": 0, "duplicates": 1}
 
 
+@full
 def test_mlflow_away_for_a_while_is_named_stops_no_reading_and_fails_no_run(services, trained, api):
     with away("mlflow"):
         answer = api.ask("GET", "/ready")
@@ -248,13 +202,14 @@ def test_mlflow_away_for_a_while_is_named_stops_no_reading_and_fails_no_run(serv
         assert send(api, reading()).status_code == 200
         run_id = services.airflow.trigger(DAG, {"minimum_new_readings": 0})
         running_pod(services, run_id, "check_mlflow_health", DAG)
-    services.connect()
+    reconnect(services)
     assert finished(services, run_id, DAG) == "success"
     log = services.airflow.log(DAG, run_id, "check_mlflow_health", 1)
     assert "refuses the connection" in log
     assert "asking again" in log
 
 
+@full
 def test_a_trainer_that_is_away_for_a_while_fails_no_run(services, trained):
     with away(COMPONENT):
         run_id = services.airflow.trigger(DAG, {"minimum_new_readings": 0})
@@ -263,6 +218,7 @@ def test_a_trainer_that_is_away_for_a_while_fails_no_run(services, trained):
     assert "refuses the connection" in services.airflow.log(DAG, run_id, "check_trainer_health", 1)
 
 
+@full
 def test_a_user_without_permission_is_the_cause_that_is_told(trained, api):
     psql("REVOKE ALL ON sensors.readings FROM sensors")
     try:
@@ -336,6 +292,7 @@ def test_a_body_of_100_mb_is_refused_and_the_api_stays_up(api, length):
     assert kubectl(*counted) == before
 
 
+@full
 def test_no_request_of_its_own_document_breaks_the_api(trained, api):
     command = [
         *(Path(sys.executable).with_name("schemathesis"), "run", f"{api.url}/openapi.json"),

@@ -1,0 +1,71 @@
+"""What is done to a service: its pods killed, or away for a while."""
+
+import json
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import requests
+
+from infrastructure.release import NotInstalled, kubectl, object_name, wait_until
+
+LABEL = "app.kubernetes.io/component="
+KILLED = ("--grace-period=0", "--force")
+
+
+def ready(component):
+    """The UIDs of a component's pods that are ready."""
+    pods = json.loads(kubectl("get", "pods", "-l", LABEL + component, "-o", "json"))["items"]
+    return {
+        pod["metadata"]["uid"]
+        for pod in pods
+        if ("Ready", "True") in {(found["type"], found["status"]) for found in pod["status"].get("conditions", [])}
+        and "deletionTimestamp" not in pod["metadata"]
+    }
+
+
+@contextmanager
+def replaced(component, *how):
+    """Deletes a component's pods; at the end of the block another one is waited for."""
+    before = ready(component)
+    kubectl("delete", "pod", "-l", LABEL + component, "--wait=false", *how)
+    yield
+    wait_until(lambda: ready(component) - before, 240, f"another pod of {component}")
+
+
+@contextmanager
+def away(component, *, kind="deployment", waited_for=True):
+    """No pod of a Deployment or StatefulSet, until the block ends."""
+    workload = f"{kind}/{object_name(component)}"
+    before = kubectl("get", workload, "-o", "jsonpath={.spec.replicas}")
+    running = ("get", "pods", "-l", LABEL + component, "--field-selector=status.phase=Running", "-o", "name")
+    kubectl("scale", workload, "--replicas=0")
+    try:
+        wait_until(lambda: not kubectl(*running), 120, f"the end of {component}")
+        yield
+    finally:
+        kubectl("scale", workload, f"--replicas={before}")
+    if waited_for:
+        wait_until(lambda: ready(component), 240, f"the return of {component}")
+
+
+@contextmanager
+def minute_away(component):
+    """No pod of a StatefulSet for a minute, then the block."""
+    with away(component, kind="statefulset"):
+        gone = datetime.now(UTC)
+        wait_until(lambda: (datetime.now(UTC) - gone).total_seconds() > 60, 90, f"a minute without {component}", 1)
+    yield
+
+
+def reconnect(services):
+    """Waits until Airflow answers, by connections made anew: those to a pod end with it."""
+
+    def answers():
+        try:
+            services.connect()
+            services.airflow.call("GET", "/dags")
+        except (requests.RequestException, OSError, NotInstalled):
+            return False
+        return True
+
+    wait_until(answers, 300, "an answer of Airflow", 1)

@@ -1,0 +1,63 @@
+"""The feature store as a test sees it: what is served, and what the raw sets say of it."""
+
+import json
+from functools import cache
+
+import pandas as pd
+import pytest
+import requests
+
+from infrastructure.release import kubectl, object_name, port_forward
+from mlops import datasets
+from mlops.datasets.read import read_dataset
+
+DAG = "feature_materialization"
+DAYS = 7
+
+
+@cache
+def events(services, name):
+    """A raw set as its files say, with the event times that `make data` shifted."""
+    declared = datasets.get(name)
+    bucket = "data"
+    files = {
+        file: services.s3.get_object(Bucket=bucket, Key=declared.object_key(file))["Body"].read()
+        for file in declared.source.files
+    }
+    table = read_dataset(declared, files)
+    shift = json.loads(services.s3.get_object(Bucket=bucket, Key=f"datasets/{name}/shift.json")["Body"].read())
+    return table.assign(event_time=table.event_time + pd.Timedelta(seconds=shift["seconds"]))
+
+
+def served(entities, features=None, service=None):
+    with port_forward("feast") as url:
+        body = {"entities": entities} | ({"features": features} if features else {"feature_service": service})
+        return requests.post(f"{url}/get-online-features", json=body, timeout=60)
+
+
+def values(entities, features):
+    """Feature name -> its values, one for each entity."""
+    answer = served(entities, features)
+    assert answer.status_code == 200, answer.text
+    document = answer.json()
+    return dict(zip(document["metadata"]["feature_names"], [r["values"] for r in document["results"]], strict=True))
+
+
+def assert_users_are_served(services):
+    """Clicks and events of users who had an event of late, counted here row by row."""
+    table = events(services, "movielens")
+    newest = table.event_time.max()
+    recent = table[table.event_time > newest - pd.Timedelta(days=DAYS - 1)]
+    users = sorted(recent.user_id.unique())[:20]
+    assert users, "the set has users of late"
+    found = values({"user_id": users}, ["user_activity:user_events", "user_activity:user_click_rate"])
+    for place, user in enumerate(users):
+        own = table[table.user_id == user]
+        clicks = [rating >= 4 for rating in pd.to_numeric(own.rating)]
+        assert found["user_events"][place] == len(own)
+        assert found["user_click_rate"][place] == pytest.approx(sum(clicks) / len(clicks))
+
+
+def flush():
+    """Empties the online store, so that what is found afterwards was written by the run under test."""
+    assert "OK" in kubectl("exec", f"statefulset/{object_name('redis')}", "--", "redis-cli", "FLUSHALL")
