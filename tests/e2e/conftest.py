@@ -62,6 +62,21 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+def pytest_terminal_summary(terminalreporter):
+    """One table: each test, its seconds with what was set up for it, and its outcome."""
+    took, outcomes = {}, {}
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            outcomes[report.nodeid] = outcome
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                took[report.nodeid] = took.get(report.nodeid, 0) + report.duration
+    terminalreporter.section("test, time, outcome")
+    for name, outcome in outcomes.items():
+        terminalreporter.write_line(f"{name.removeprefix('tests/e2e/'):<110} {took[name]:>6.1f} s  {outcome}")
+
+
 class Services:
     """Connections to the platform's services, to be made anew after the pods behind them were replaced."""
 
@@ -109,7 +124,7 @@ RAW = "datasets/adult/adult.parquet.brotli"
 
 @pytest.fixture
 def raw(services):
-    """The raw table of a set that nothing else reads, and a function that puts a changed one there until the test ends."""
+    """The raw table of a set that nothing else reads, and what puts a changed one in its place until the test ends."""
     real = services.s3.get_object(Bucket="data", Key=RAW)["Body"].read()
 
     def write(table):

@@ -1,0 +1,208 @@
+"""What people do with the installed platform: targets of make, its pages, going back a version, down and up again."""
+
+import json
+import os
+import signal
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+
+from infrastructure.release import NAMESPACE, kubectl, object_name, port_forward, secret, wait_until
+from infrastructure.ui import PAGES
+from mlops.stores.deployments import VERSION_ANNOTATION
+from tests.e2e.conftest import DAG_READERS, placed_dags
+from tests.e2e.disturb import reconnect
+from tests.e2e.runs import finished, versions
+from tests.e2e.test_pipeline import MODEL, ROW
+
+pytestmark = pytest.mark.full
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+DAG_FILE = """
+from datetime import timedelta
+
+from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference
+
+from mlops.airflow.alerts import deadline_missed
+from mlops.airflow.operator import PodTask, task_pod
+
+with DAG(
+    dag_id="e2e_late",
+    schedule=None,
+    is_paused_upon_creation=False,
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(seconds=5),
+        callback=AsyncCallback(deadline_missed),
+    ),
+):
+    PodTask(task_id="takes_longer", arguments=["sleep", "30"])
+
+with DAG(dag_id="e2e_rollback", schedule=None, is_paused_upon_creation=False):
+    task_pod("rollback", "inference", "rollback", dataset="shuttle", identity="deployer", pool="deployment")
+"""
+
+
+def make(target):
+    """(exit code, output) of a target of make."""
+    done = subprocess.run(
+        ["make", target], cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="module")
+def dags(services):
+    with placed_dags(services, ["e2e_late", "e2e_rollback"], DAG_FILE):
+        yield
+
+
+def test_a_missed_deadline_is_told_of_while_the_run_goes_on(services, dags):
+    run_id = services.airflow.trigger("e2e_late")
+    text = f"alert: e2e_late: run {run_id} is not done by its deadline"
+    triggerer = f"deployment/{object_name('airflow-triggerer')}"
+    wait_until(lambda: text in kubectl("logs", triggerer, "--all-containers", "--since=10m"), 180, "the alert", 2)
+    assert finished(services, run_id, "e2e_late") == "success", "late is not failed"
+
+
+def served_version():
+    deployment = json.loads(kubectl("get", f"deployment/{object_name('model-server')}", "-o", "json"))
+    return deployment["spec"]["template"]["metadata"]["annotations"][VERSION_ANNOTATION]
+
+
+def test_the_version_before_is_served_again_after_a_rollback(services, dags):
+    now = str(services.mlflow.get_model_version_by_alias(MODEL, "production").version)
+    before = next(number for number in versions(services, MODEL) if str(number) != now)
+    services.mlflow.set_registered_model_alias(MODEL, "previous", before)
+    for wanted, replaced in ((str(before), now), (now, str(before))):
+        run_id = services.airflow.trigger("e2e_rollback")
+        assert finished(services, run_id, "e2e_rollback") == "success"
+        aliases = [
+            str(services.mlflow.get_model_version_by_alias(MODEL, alias).version)
+            for alias in ("production", "previous")
+        ]
+        assert aliases == [wanted, replaced]
+        assert served_version() == wanted
+        with port_forward("model-server") as url:
+            answer = requests.post(f"{url}/invocations", json={"dataframe_split": ROW}, timeout=60)
+        assert answer.status_code == 200, answer.text
+
+
+def test_connections_are_checked_and_a_broken_one_is_named_with_what_to_do(services):
+    code, output = make("check-connections")
+    assert code == 0, output
+    path = "/connections/mlflow_default"
+    real = services.airflow.call("GET", path)
+    services.airflow.call("PATCH", path, params={"update_mask": ["port"]}, json={**real, "port": 1})
+    try:
+        code, output = make("check-connections")
+    finally:
+        services.airflow.call("PATCH", path, params={"update_mask": ["port"]}, json=real)
+    assert code != 0
+    assert [line for line in output.splitlines() if "mlflow_default" in line and "FAILED" in line.upper()], output
+
+
+def test_a_new_dag_file_is_in_the_release_after_make_dags(services):
+    file = REPOSITORY / "dags/e2e_new.py"
+    file.write_text(DAG_FILE.replace("e2e_late", "e2e_new").replace("e2e_rollback", "e2e_new_too"))
+    try:
+        code, output = make("dags")
+        assert code == 0, output
+        known = lambda: {dag["dag_id"] for dag in services.airflow.call("GET", "/dags")["dags"]}  # noqa: E731
+        wait_until(lambda: {"e2e_new", "e2e_new_too"} <= known(), 180, "the new DAGs", 1)
+    finally:
+        file.unlink()
+        for component, container in DAG_READERS:
+            place = ("exec", f"deployment/{object_name(component)}", "-c", container, "--")
+            kubectl(*place, "rm", "-f", "/opt/maestro/dags/e2e_new.py")
+
+
+@contextmanager
+def pages():
+    """`make ui`, until the block ends as by Ctrl-C."""
+    with subprocess.Popen(
+        ["make", "ui"], cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            process.communicate(timeout=30)
+
+
+def answers(port):
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/", timeout=5).status_code < 500
+    except requests.RequestException:
+        return False
+
+
+# What a person does at a page, and what is to be seen then.
+def at_airflow(page):
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").fill(secret("airflow", "admin-password"))
+    page.get_by_role("button", name="Sign in").click()
+    page.goto("http://127.0.0.1:8080/dags/ml_pipeline_dag")
+    page.get_by_text("ml_pipeline_dag").first.wait_for()
+    page.get_by_text("train_model").first.wait_for()
+
+
+def at_mlflow(page):
+    page.goto("http://127.0.0.1:5000/#/models/sensor-failure")
+    page.get_by_text("sensor-failure").first.wait_for()
+    page.get_by_text("production").first.wait_for()
+
+
+def at_minio(page):
+    page.locator("#accessKey").fill(secret("minio", "root-user"))
+    page.locator("#secretKey").fill(secret("minio", "root-password"))
+    page.get_by_role("button", name="Login").click()
+    page.get_by_text("reports").first.wait_for()
+
+
+def at_trainer(page):
+    page.get_by_text("/predict").first.wait_for()
+
+
+VISITS = {"Airflow": at_airflow, "MLflow": at_mlflow, "MinIO": at_minio, "Sensor trainer": at_trainer}
+
+
+def test_each_page_shows_in_a_browser_what_the_readme_says(services):
+    from playwright.sync_api import sync_playwright
+
+    screenshots = REPOSITORY / ".build/pages"
+    screenshots.mkdir(parents=True, exist_ok=True)
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+    with pages(), sync_playwright() as playwright:
+        for *_, port, _ in PAGES:
+            wait_until(lambda port=port: answers(port), 60, f"an answer at port {port}")
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=quiet)
+        for name, _component, _remote, port, path in PAGES:
+            if name in VISITS:
+                page = browser.new_page(viewport={"width": 1400, "height": 900})
+                page.goto(f"http://127.0.0.1:{port}{path}")
+                VISITS[name](page)
+                page.screenshot(path=screenshots / f"{name}.png")
+                page.close()
+        browser.close()
+
+
+def test_the_cluster_taken_down_and_up_again_has_what_it_had(services):
+    services.s3.put_object(Bucket="data", Key="e2e/kept", Body=b"42")
+    services.airflow.call("POST", "/variables", json={"key": "e2e_kept", "value": "42"})
+    before = versions(services, MODEL).keys()
+    services.close()
+    for target in ("cluster-down", "cluster-up"):
+        code, output = make(target)
+        assert code == 0, output
+    reconnect(services)
+    assert services.s3.get_object(Bucket="data", Key="e2e/kept")["Body"].read() == b"42"
+    assert services.airflow.call("GET", "/variables/e2e_kept")["value"] == "42"
+    services.airflow.call("DELETE", "/variables/e2e_kept")
+    assert versions(services, MODEL).keys() == before
+    assert json.loads(kubectl("get", "pods", "-n", NAMESPACE, "-o", "json"))["items"]

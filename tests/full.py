@@ -1,0 +1,135 @@
+"""The full suite: what is too long for the gate, in groups that have a time budget each.
+
+    python -m tests.full [GROUP ...]    these groups, or all of them
+    python -m tests.full --changed      those whose inputs changed since they were last green, as many as fit into
+                                        CHANGED_MINUTES, and one in any case
+
+tests/green.json says of which inputs a group was last green. It is written here, and to be committed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+GREEN = ROOT / "tests/green.json"
+CHANGED_MINUTES = 12
+# What each group stands on.
+COMMON = ("constraints.txt", "images", "infrastructure", "tests/e2e/conftest.py", "tests/e2e/runs.py", "tests/full.py")
+
+
+def e2e(*modules: str) -> list[str]:
+    """The tests of these modules that the gate leaves out."""
+    return ["pytest", "-v", "-m", "full", "--timeout", "1200", *(f"tests/e2e/test_{module}.py" for module in modules)]
+
+
+@dataclass(frozen=True)
+class Group:
+    """minutes: the time it may take; it is ended after them. inputs: files and folders that it can turn red by."""
+
+    minutes: int
+    command: list[str]
+    inputs: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+GROUPS = {
+    "operator": Group(8, e2e("operator"), ("mlops/airflow", "charts/airflow", "tests/e2e/test_operator.py")),
+    "pipeline": Group(
+        15,
+        e2e("pipeline", "data_validation"),
+        ("mlops", "dags", "charts", "tests/e2e/test_pipeline.py", "tests/e2e/test_data_validation.py"),
+    ),
+    "features": Group(
+        12, e2e("features"), ("mlops/features", "mlops/materialization", "mlops/stores", "tests/e2e/test_features.py")
+    ),
+    "operations": Group(12, e2e("operations", "images"), ("charts", "dags", "mlops", "tests/e2e")),
+    "sensors": Group(
+        20, e2e("sensors"), ("mlops/sensors", "mlops/stores", "charts/sensor-trainer", "tests/e2e/test_sensors.py")
+    ),
+}
+
+
+def digest(group: Group) -> str:
+    """Names the content of all tracked files that are inputs of a group."""
+    listing = ["git", "ls-files", "-z", "--", *group.inputs, *COMMON]
+    files = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    found = hashlib.sha256()
+    for file in sorted({name for name in files if name and (ROOT / name).is_file()}):
+        found.update(f"{file}\0{hashlib.sha256((ROOT / file).read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()[:16]
+
+
+def green() -> dict[str, str]:
+    known: dict[str, str] = json.loads(GREEN.read_text()) if GREEN.exists() else {}
+    return known
+
+
+def changed(today: int) -> list[str]:
+    """The groups to run beside the gate. Each day another one comes first, so that each has its turn."""
+    names = list(GROUPS)
+    turn = today % len(names)
+    names = names[turn:] + names[:turn]
+    known = green()
+    due = [name for name in names if known.get(name) != digest(GROUPS[name])] or names[:1]
+    chosen, minutes = due[:1], GROUPS[due[0]].minutes
+    for name in due[1:]:
+        if minutes + GROUPS[name].minutes <= CHANGED_MINUTES:
+            chosen.append(name)
+            minutes += GROUPS[name].minutes
+    for name in set(due) - set(chosen):
+        print(f"not run for want of time, though its inputs changed: {name} ('make e2e-full GROUP={name}')")
+    return chosen
+
+
+def run(name: str) -> tuple[str, float]:
+    """(passed, failed or "too long", seconds)."""
+    group = GROUPS[name]
+    print(f"\n=== {name}: at most {group.minutes} min ===", flush=True)
+    program = Path(sys.executable).with_name(group.command[0])
+    command = [str(program), *group.command[1:]] if program.exists() else [sys.executable, *group.command]
+    started = time.monotonic()
+    try:
+        code = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **group.environment}, timeout=group.minutes * 60
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return "too long", time.monotonic() - started
+    return "failed" if code else "passed", time.monotonic() - started
+
+
+def note(names: Iterable[str]) -> None:
+    """Writes down that these groups are green, with the inputs they have now."""
+    known = {name: found for name, found in green().items() if name in GROUPS}
+    known |= {name: digest(GROUPS[name]) for name in names}
+    GREEN.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)} (default: all)")
+    parser.add_argument("--changed", action="store_true", help="those whose inputs changed since they were last green")
+    chosen = parser.parse_args()
+    if unknown := set(chosen.groups) - GROUPS.keys():
+        parser.error(f"there is no group {', '.join(sorted(unknown))}: there are {', '.join(GROUPS)}")
+    names = changed(date.today().toordinal()) if chosen.changed else chosen.groups or list(GROUPS)
+    outcomes = {name: run(name) for name in names}
+    note(name for name, (outcome, _) in outcomes.items() if outcome == "passed")
+    print(f"\n{'group':<14} {'time':>8} {'budget':>8}  outcome")
+    for name, (outcome, seconds) in outcomes.items():
+        print(f"{name:<14} {seconds:>6.0f} s {GROUPS[name].minutes * 60:>6} s  {outcome}")
+    return 0 if all(outcome == "passed" for outcome, _ in outcomes.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
