@@ -20,6 +20,8 @@ endif
 BUILD := .build
 VENV := .venv
 PYTHON := $(VENV)/bin/python
+# What outlives a checkout.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/maestro
 UV_VERSION := 0.13.8
 K6_VERSION := v1.8.1
 
@@ -31,7 +33,7 @@ ifeq ($(cluster),)
 $(error CLUSTER=$(CLUSTER) is not known: use local, minikube or current)
 endif
 
-engine_local := --engine buildah --present "$(cluster_local) has-image" --load "$(cluster_local) load {archive}"
+engine_local := --engine buildah --node "$(cluster_local)"
 engine_minikube := --engine minikube
 engine_current := --engine docker --push
 
@@ -86,9 +88,17 @@ kubeconfig: ## Print the path of the cluster's kubeconfig
 ##@ Images
 registry = $(or $(REGISTRY),$(error REGISTRY is empty: name where images are pushed to and pulled from, as in REGISTRY=registry.example.com/maestro))
 
-.PHONY: images
-images: cluster-up ## Build all images that changed, and bring them to the cluster
+.PHONY: images ready images-built
+images: ready cluster-up ## Build all images that changed, and bring them to the cluster
 	python3 images/build.py --registry $(registry) $(engine_$(CLUSTER))
+
+# All that takes minutes on a new machine, side by side: Kubernetes, the images and Python's packages.
+ready:
+	@$(MAKE) --no-print-directory --jobs 3 $(if $(filter local,$(CLUSTER)),$(BUILD)/bin/helm images-built) $(VENV)/ready
+
+images-built:
+	$(cluster_local) packages
+	python3 images/build.py --registry $(registry) --engine buildah
 
 image-%: cluster-up ## Build one image and what it stands on, as in image-task
 	python3 images/build.py $* --registry $(registry) $(engine_$(CLUSTER))
@@ -116,13 +126,13 @@ check-connections: ## Use each connection and variable of Airflow for real, and 
 	kubectl --namespace $(NAMESPACE) exec deployment/$(RELEASE)-airflow-scheduler -c scheduler -- python -m mlops.airflow.check connections
 
 ##@ Development
-.PHONY: lint test e2e bench constraints
-lint test e2e bench: $(VENV)/test-tools
+.PHONY: lint test e2e e2e-full e2e-changed bench constraints
+lint test e2e e2e-full e2e-changed bench: $(VENV)/test-tools
 
 lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell and charts
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --cache-dir $(CACHE)/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/hadolint images/*/Dockerfile infrastructure/local/node/Dockerfile
 	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/redis/redis-start images/builder/*-*
@@ -131,8 +141,15 @@ lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell and c
 test: $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
 	$(VENV)/bin/pytest --numprocesses 3 --dist loadfile tests/unit tests/dags tests/contract tests/charts
 
-e2e: data ## Tests on the running cluster
-	$(VENV)/bin/pytest -v tests/e2e --timeout 2400 --durations 20
+e2e: data ## Tests on the running cluster: first those that do not disturb each other, side by side, then the others
+	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 -m 'not full and not alone' --numprocesses 4 --dist loadgroup
+	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 -m 'alone and not full'
+
+e2e-full: data $(VENV)/browser ## What is too long for that, in groups with a time budget each; GROUP=operator for one of them
+	$(PYTHON) -m tests.full $(GROUP)
+
+e2e-changed: data $(VENV)/browser ## The groups of e2e-full whose inputs changed since they were last green, one at least
+	$(PYTHON) -m tests.full --changed
 
 bench: images $(BUILD)/bin/k6 ## Measure an installation, materialization beside stock Feast's, load on the sensor trainer: half an hour
 	$(PYTHON) -m tests.bench
@@ -158,7 +175,11 @@ $(VENV)/ready: $(VENV)/bin/uv constraints.txt infrastructure/packages
 
 # The programs that tests and measurements run on this machine; nothing that is installed needs them.
 $(VENV)/test-tools: $(VENV)/ready
-	infrastructure/packages shellcheck postgresql-15 redis-server chromium
+	infrastructure/packages shellcheck postgresql-15 redis-server
+	touch $@
+
+$(VENV)/browser: $(VENV)/test-tools
+	infrastructure/packages chromium
 	touch $@
 
 $(BUILD)/bin/helm:

@@ -1,12 +1,12 @@
 """What is done to a service: its pods killed, or away for a while."""
 
-import json
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import requests
 
-from infrastructure.release import NotInstalled, kubectl, object_name, wait_until
+from infrastructure.release import NAMESPACE, NotInstalled, kubectl, object_name, wait_until
+from tests.e2e.runs import kubernetes
 
 LABEL = "app.kubernetes.io/component="
 KILLED = ("--grace-period=0", "--force")
@@ -14,12 +14,11 @@ KILLED = ("--grace-period=0", "--force")
 
 def ready(component):
     """The UIDs of a component's pods that are ready."""
-    pods = json.loads(kubectl("get", "pods", "-l", LABEL + component, "-o", "json"))["items"]
     return {
-        pod["metadata"]["uid"]
-        for pod in pods
-        if ("Ready", "True") in {(found["type"], found["status"]) for found in pod["status"].get("conditions", [])}
-        and "deletionTimestamp" not in pod["metadata"]
+        pod.metadata.uid
+        for pod in kubernetes().list_namespaced_pod(NAMESPACE, label_selector=LABEL + component).items
+        if ("Ready", "True") in {(found.type, found.status) for found in pod.status.conditions or ()}
+        and not pod.metadata.deletion_timestamp
     }
 
 

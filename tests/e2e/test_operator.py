@@ -8,7 +8,7 @@ import pytest
 
 from infrastructure.release import NAMESPACE, kubectl, object_name, wait_until
 from tests.e2e.conftest import placed_dags
-from tests.e2e.runs import clear, pods
+from tests.e2e.runs import clear, found_pods, pods
 
 FILE = Path(__file__).parent / "dags/operator_faults.py"
 FAULTS, KILLS, CRASH = "operator_faults", "operator_kills", "operator_crash"
@@ -228,8 +228,8 @@ def test_a_cleared_task_ends_its_pod_before_the_next_one_begins(kills):
     together = []
 
     def over():
-        running = [name for name in kills.pods("cleared", "Running") if not deleting(name)]
-        together.append(len(running))
+        running = found_pods(kills.run_id, "cleared", "Running")
+        together.append(len([pod for pod in running if not pod.metadata.deletion_timestamp]))
         return kills.outcome("cleared") == ("success", 2)
 
     wait_until(over, 180, "the second try", 0.2)
@@ -272,7 +272,3 @@ def test_two_triggerers_do_not_disturb_each_other(services, dag_file):
         run.assert_no_orphan()
     finally:
         kubectl("scale", triggerer, "--replicas=1")
-
-
-def deleting(pod):
-    return bool(kubectl("get", "pod", pod, "-o", "jsonpath={.metadata.deletionTimestamp}", check=False))
