@@ -65,7 +65,7 @@ def found_pods(run_id, task_id=None, phase=None):
 
 @cache
 def kubernetes():
-    """A client that keeps its connection: tests look several times a second, and a kubectl takes 0.15 s of a processor."""
+    """A client that keeps its connection: tests look often, and each kubectl takes 0.15 s of a processor."""
     config.load_kube_config()
     return client.CoreV1Api()
 
