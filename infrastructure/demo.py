@@ -72,6 +72,14 @@ def show_failures(airflow: Airflow, dag_id: str, run_id: str) -> None:
             print(airflow.log(dag_id, run_id, task["task_id"], task["try_number"]))
 
 
+def result_of(airflow: Airflow, dag_id: str, run_id: str, task_id: str) -> Any:
+    """What a task returned; raises NotInstalled where that is nothing, which is no way to succeed."""
+    result = airflow.result(dag_id, run_id, task_id)
+    if result is None:
+        raise NotInstalled(f"{task_id} of {dag_id} has left no result: look at its log in the Airflow UI ('make ui')")
+    return result
+
+
 def predict(example: dict[str, Any]) -> Any:
     """The model server's predictions for a table in pandas' split form.
 
@@ -85,7 +93,7 @@ def predict(example: dict[str, Any]) -> Any:
 
 
 def show_features(airflow: Airflow, dag_id: str, run_id: str) -> None:
-    result = airflow.result(dag_id, run_id, "materialize_features")
+    result = result_of(airflow, dag_id, run_id, "materialize_features")
     print(f"\nfeatures         {result['rows_read']:,} rows read, {result['rows_written']:,} entities written to Redis")
     features = [f"sensor_windows:{name}" for name in ("f1", "f1_mean_10m", "f1_mean_60m")]
     with port_forward("feast") as url:
@@ -99,11 +107,11 @@ def show_features(airflow: Airflow, dag_id: str, run_id: str) -> None:
 
 
 def show_deployment(airflow: Airflow, dag_id: str, run_id: str) -> None:
-    score = airflow.result(dag_id, run_id, "evaluate_model")
-    deployed = airflow.result(dag_id, run_id, "deploy_model")
+    score = result_of(airflow, dag_id, run_id, "evaluate_model")
     if not score["passed"]:
         print(f"\nThe model was not deployed: {'; '.join(score['reasons'])}")
         return
+    deployed = result_of(airflow, dag_id, run_id, "deploy_model")
     print(f"\nmodel            {deployed['model']} version {deployed['version']}, alias production")
     print(f"accuracy         {score['accuracy']:.4f}   (always the majority class: {score['baseline_accuracy']:.4f})")
     print(f"F1, AUC          {score['f1']:.4f}, {score['auc']:.4f}")
@@ -119,12 +127,12 @@ def show_registration(airflow: Airflow, dag_id: str, run_id: str) -> None:
         print(f"\nmodel            {registered['model']} version {registered['version']}, alias {registered['alias']}")
         print(f"trained from     feature service {registered['feature_service']}")
     else:
-        reasons = airflow.result(dag_id, run_id, "skip_registration")["reasons"]
+        reasons = result_of(airflow, dag_id, run_id, "skip_registration")["reasons"]
         print(f"\nThe model was not registered: {'; '.join(reasons)}")
 
 
 def show_report(airflow: Airflow, dag_id: str, run_id: str) -> None:
-    result = airflow.result(dag_id, run_id, "generate_report")
+    result = result_of(airflow, dag_id, run_id, "generate_report")
     print(f"\nreport           {result['report']} in the bucket reports, {result['alerts']} alerts")
 
 
@@ -137,7 +145,7 @@ def replay_readings() -> dict[str, Any]:
 
 def show_training(airflow: Airflow, dag_id: str, run_id: str) -> str | None:
     """Returns the version that is served from now on; None where another one may be."""
-    job = airflow.result(dag_id, run_id, "monitor_training")
+    job = result_of(airflow, dag_id, run_id, "monitor_training")
     if "skipped" in job:
         print(f"\nNo model was trained: {job['skipped']}")
         return None

@@ -1,8 +1,13 @@
-"""The clusters that cannot be run here, against commands that record what they are asked; the node's preflight."""
+"""Make's targets and the clusters that cannot be run here, against commands that record what they are asked.
 
+And the node's preflight.
+"""
+
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +17,7 @@ from infrastructure.local.config import NODE_ADDRESS
 REPOSITORY = Path(__file__).resolve().parents[2]
 MINIKUBE = REPOSITORY / "infrastructure/minikube/cluster"
 CURRENT = REPOSITORY / "infrastructure/production/cluster"
+MAKE = shutil.which("make")
 
 
 @pytest.fixture
@@ -19,7 +25,7 @@ def programs(tmp_path):
     """A folder for the PATH with what the scripts are written in, and nothing else that this machine has installed."""
     folder = tmp_path / "programs"
     folder.mkdir()
-    for tool in ("bash", "dirname", "mkdir"):
+    for tool in ("bash", "cat", "dirname", "ls", "mkdir", "tar"):
         (folder / tool).symlink_to(shutil.which(tool))
     (folder / "python3").symlink_to(sys.executable)
     return folder
@@ -36,7 +42,8 @@ def record(tmp_path, programs, monkeypatch):
         path = programs / name
         path.write_text(
             f'#!/bin/sh\necho "{name} $*" >> {log}\necho "$KUBECONFIG" >> {tmp_path}/kubeconfigs\n'
-            f'case "$*" in *{fails_on}*) exit 1;; esac\n'
+            f'case "$*" in *" -i "*) cat > {tmp_path}/stdin;; esac\n'
+            f'case "$*" in *"{fails_on}"*) exit 1;; esac\n'
         )
         path.chmod(0o755)
 
@@ -134,7 +141,7 @@ def make(programs):
     """Runs make with nothing of this machine but the programs, and with these variables in the environment."""
 
     def run(*arguments, **environment):
-        command = [shutil.which("make"), "--no-print-directory", "--silent", *arguments]
+        command = [MAKE, "--no-print-directory", "--silent", *arguments]
         environment = {"PATH": str(programs), "MAESTRO_LOCAL_STATE": "/state", **environment}
         return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True)
 
@@ -168,6 +175,72 @@ def test_images_for_the_current_cluster_are_not_built_without_a_registry_to_push
     assert "images/build.py" not in result.stdout
     result = make("--dry-run", "images", CLUSTER="current", REGISTRY="registry.test/team")
     assert "images/build.py --registry registry.test/team" in result.stdout
+
+
+CHECK_CONNECTIONS = "python -m mlops.airflow.check connections"
+# What a target runs for a release and a namespace of the user's.
+TARGETS = {
+    "demo": ["python -m infrastructure.demo"],
+    "ui": ["python -m infrastructure.ui"],
+    "data": ["python -m infrastructure.data"],
+    "install": ["python -m infrastructure.install a.yaml nowhere/images.yaml"],
+    "uninstall": ["helm uninstall ours --namespace team --wait"],
+    "check": ["helm test ours --namespace team"],
+    "check-connections": [
+        f"kubectl --namespace team exec deployment/ours-airflow-scheduler -c scheduler -- {CHECK_CONNECTIONS}"
+    ],
+    "dags": [
+        f"kubectl --namespace team exec -i deployment/ours-airflow-{part} -c {part} -- tar -C /opt/maestro/dags -xf -"
+        for part in ("dag-processor", "scheduler")
+    ],
+}
+
+
+@pytest.fixture
+def target(record, make):
+    """Makes a target and none that it needs, with stand-ins of which one may fail; returns make's result."""
+    stand_in, _ = record
+
+    def run(name, fails_on="never"):
+        for tool in ("python", "helm", "kubectl"):
+            stand_in(tool, fails_on)
+        needed = [word for old in ("install", "data", "images", ".venv/ready") if old != name for word in ("-o", old)]
+        settings = {"PYTHON": "python", "BUILD": "nowhere", "RELEASE": "ours", "NAMESPACE": "team", "VALUES": "a.yaml"}
+        return make(name, *needed, *(f"{key}={value}" for key, value in settings.items()), CLUSTER="current")
+
+    return run
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_runs_what_it_says(target, record, name):
+    result = target(name)
+    assert result.returncode == 0, result.stderr
+    assert record[1]() == TARGETS[name]
+
+
+@pytest.mark.parametrize(("name", "fails_on"), [(name, call) for name, calls in TARGETS.items() for call in calls])
+def test_a_target_fails_where_what_it_runs_fails(target, name, fails_on):
+    assert target(name, fails_on.split(" ", 1)[1]).returncode != 0
+
+
+def test_the_logs_of_a_check_that_failed_are_asked_for(target, record):
+    target("check", fails_on="test ours")
+    assert record[1]()[1].startswith("kubectl --namespace team logs ")
+    assert "--field-selector status.phase=Failed" in record[1]()[1]
+
+
+def test_all_files_of_the_dags_are_copied(target, tmp_path):
+    assert target("dags").returncode == 0
+    with tarfile.open(tmp_path / "stdin") as sent:
+        names = set(sent.getnames())
+    dags = REPOSITORY / "dags"
+    assert names == {str(path.relative_to(dags)) for path in dags.rglob("*") if "__pycache__" not in path.parts}
+
+
+def test_the_demo_runs_on_what_it_has_built_installed_and_loaded(make):
+    planned = make("--dry-run", "demo", CLUSTER="current", REGISTRY="registry.test/team").stdout
+    steps = ("cluster up", "images/build.py", "infrastructure.install", "infrastructure.data", "infrastructure.demo")
+    assert re.findall("|".join(map(re.escape, steps)), planned) == list(steps)
 
 
 @pytest.fixture

@@ -1,0 +1,315 @@
+"""`make demo` against stand-ins: Airflow and the services over real HTTP, and a kubectl that says what kubectl says."""
+
+import base64
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infrastructure import demo, release, sensors
+from tests.conftest import free_ports
+from tests.unit.programs import stand_in
+from tests.unit.trainer_api import Api, Reply, serving
+
+FAILURE, HEALTHY = ({"sensor": "shuttle", "values": {"f1": first}} for first in (97.0, 50.0))
+MODEL = {"model": "sensor-failure", "version": "4"}
+# What the tasks that the demo shows hand back, by their DAG, in the order in which the DAGs are run.
+RESULTS: dict[str, dict[str, Any]] = {
+    "feature_materialization": {"materialize_features": {"rows_read": 49_097, "rows_written": 1}},
+    "ml_pipeline_dag": {
+        "evaluate_model": {"passed": True, "accuracy": 0.999, "baseline_accuracy": 0.93, "f1": 0.98, "auc": 1.0},
+        "deploy_model": {**MODEL, "example": {"columns": ["f1"], "data": [[50.0]]}},
+    },
+    "model_training_pipeline": {
+        "register_model": {**MODEL, "alias": "staging", "feature_service": "sensor_failure_v1"},
+    },
+    "data_validation_pipeline": {"generate_report": {"report": "validation/newest.html", "alerts": 2}},
+    "train_clustering_model": {
+        "monitor_training": {
+            "model_version": "6",
+            "served_version": "6",
+            "reason": "not worse",
+            "metrics": {"auc": 0.9975},
+        }
+    },
+}
+SENT = {"accepted": 9_000, "hours": 168, "duplicates": 80, "failures": [FAILURE], "healthy": [HEALTHY]}
+KUBECTL = """#!/bin/sh
+case "$*" in
+  *port-forward*) echo 'Forwarding from 127.0.0.1:{port} -> 8080'; exec sleep 60;;
+  *" get secret "*) echo {secret};;
+  *" get cronjob "*) echo {cron};;
+  *" create "*) cat > {created}; echo job.batch/maestro-replay-x;;
+  *" get job.batch/maestro-replay-x "*) echo {job};;
+  *" get pods -l "*) echo {pods};;
+  *" get pods"*) echo 'the pods as they are';;
+  *" logs "*) echo 'what the job said';;
+  *) echo "kubectl is not asked for $*" >&2; exit 1;;
+esac
+"""
+
+
+class Platform:
+    """Airflow's API and the services behind it, at one address. Each DAG run has one task more, which may fail."""
+
+    def __init__(self, api: Api, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.api, self._folder, self._monkeypatch = api, folder, monkeypatch
+        self.results = deepcopy(RESULTS)
+        self.runs: list[tuple[str, Any]] = []  # (DAG, conf) of each run
+        self.states: dict[str, str] = {}  # of a DAG's task, where it is not success
+        self.instead: dict[str, Reply] = {}  # what a path answers otherwise
+        self.versions = ["6"]  # that the sensor trainer serves, one an answer; the last one stays
+        self.logs = [{"content": [{"event": "begun"}, {"event": "disk full"}], "continuation_token": None}]
+        api.answer = self._answer
+        self.kubectl()
+
+    def kubectl(self, *, job: str = "Complete", port: int | None = None) -> None:
+        """job: how the Job that sends readings ends; port: where the forwards lead, if not to the services."""
+        pod = {"containers": [{"name": "load", "image": "task", "args": ["load"]}], "initContainers": [{"name": "x"}]}
+        cron = {"metadata": {"labels": {"a": "b"}}, "spec": {"jobTemplate": {"spec": {"template": {"spec": pod}}}}}
+        keys = ("admin-password", "root-user", "root-password", "token")
+        secret = {"data": {key: base64.b64encode(f"the {key}".encode()).decode() for key in keys}}
+        status = {"state": {"terminated": {"message": json.dumps(SENT)}}}
+        answers = {
+            "secret": secret,
+            "cron": cron,
+            "job": {"status": {"conditions": [{"type": job, "status": "True"}]}},
+            "pods": {"items": [{"status": {"containerStatuses": [status]}}]},
+        }
+        quoted = {name: shlex.quote(json.dumps(answer)) for name, answer in answers.items()}
+        port = port or self.api.server.server_port
+        script = KUBECTL.format(port=port, created=self._folder / "created", **quoted)
+        stand_in(self._folder, self._monkeypatch, "kubectl", script)
+
+    @property
+    def created(self) -> dict[str, Any]:
+        """The Job that sends readings."""
+        found: dict[str, Any] = json.loads((self._folder / "created").read_text())
+        return found
+
+    def _answer(self, method: str, path: str, body: Any) -> Reply:
+        if path in self.instead:
+            return self.instead[path]
+        if path.startswith("/api/v2/dags"):
+            return self._airflow(method, path.removeprefix("/api/v2/dags"), body)
+        predicted = {"failure": True, "cluster": 1}, {"failure": False, "cluster": 0}
+        return {
+            "/auth/token": (201, {"access_token": "the-token"}),
+            "/get-online-features": (200, {"metadata": {"feature_names": ["f1"]}, "results": [{"values": [50.5]}]}),
+            "/invocations": (200, {"predictions": [0]}),
+            "/predict": (200, {"model_version": self._version(), "predictions": predicted}),
+        }[path]
+
+    def _version(self) -> str:
+        return self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
+
+    def _airflow(self, method: str, path: str, body: Any) -> Reply:
+        if not path:
+            return 200, {"dags": [{"dag_id": dag_id} for dag_id in self.results]}
+        dag_id, _, rest = re.sub(r"^/(\w+)/dagRuns", r"\1 ", path).partition(" ")
+        if method == "POST":
+            self.runs.append((dag_id, body["conf"]))
+            return 200, {"dag_run_id": "run_1"}
+        state = self.states.get(dag_id, "success")
+        begun = {"start_date": "2026-01-01T00:00:00Z", "end_date": "2026-01-01T00:00:02Z", "try_number": 2}
+        if rest == "/run_1":
+            return 200, {"state": state}
+        if rest == "/run_1/taskInstances":
+            tasks = [{"task_id": name, "state": "success", **begun} for name in self.results[dag_id]]
+            waiting = {"task_id": "waiting", "state": "upstream_failed", "start_date": None, "end_date": None}
+            return 200, {"task_instances": [waiting, *tasks, {"task_id": "last", "state": state, **begun}]}
+        if rest.startswith("/run_1/taskInstances/last/logs/2?"):
+            return 200, self.logs.pop(0) if len(self.logs) > 1 else self.logs[0]
+        task = rest.removeprefix("/run_1/taskInstances/").removesuffix("/xcomEntries/return_value")
+        if task in self.results[dag_id]:
+            return 200, {"value": json.dumps(self.results[dag_id][task])}
+        return 404, {"detail": "no such entry"}
+
+
+@pytest.fixture
+def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    monkeypatch.delenv("DATASET", raising=False)
+    with serving() as api:
+        yield Platform(api, tmp_path, monkeypatch)
+
+
+def test_the_demo_runs_each_dag_once_and_shows_what_came_of_it(platform, capsys):
+    assert demo.main() == 0
+    assert platform.runs == [
+        ("feature_materialization", {}),
+        ("ml_pipeline_dag", {"dataset": "shuttle"}),
+        ("model_training_pipeline", {"dataset": "shuttle"}),
+        ("data_validation_pipeline", {"dataset": "shuttle"}),
+        ("train_clustering_model", {"minimum_new_readings": 0}),
+    ]
+    shown = capsys.readouterr().out
+    for part in (
+        *("last                       ok          2.0 s", "waiting                    not run"),
+        *("49,097 rows read, 1 entities written", "machine shuttle  {'f1': 50.5}"),
+        *("sensor-failure version 4, alias production", "0.9990   (always the majority class: 0.9300)"),
+        *("{'f1': 50.0} -> [0]", "sensor-failure version 4, alias staging", "feature service sensor_failure_v1"),
+        *("validation/newest.html in the bucket reports, 2 alerts", "9,000 new ones of 168 hours, 80 known"),
+        *("version 6; version 6 is served: not worse", "auc 0.9975", "1 of 1 are flagged by version 6"),
+        *("admin / the admin-password", "the root-user / the root-password"),
+    ):
+        assert part in shown
+    asked = {path: headers["Authorization"] for _, path, _, headers in platform.api.asked if "Authorization" in headers}
+    assert asked.pop("/predict") == "Bearer the token"
+    assert set(asked.values()) == {"Bearer the-token"}
+
+
+def test_readings_are_sent_by_a_job_with_the_environment_of_a_task(platform):
+    assert demo.main() == 0
+    pod = platform.created["spec"]["template"]["spec"]
+    assert "initContainers" not in pod
+    (container,) = pod["containers"]
+    assert (container["name"], container["image"]) == ("replay", "task")
+    assert container["args"] == [
+        *("python", "-m", "mlops", "sensors", "replay", "--dataset=shuttle", f"--hours={demo.REPLAYED_HOURS}")
+    ]
+
+
+@pytest.mark.parametrize("failing", RESULTS)
+def test_a_failed_run_fails_the_demo_with_the_log_of_the_failed_task(platform, capsys, failing):
+    platform.states[failing] = "failed"
+    assert demo.main() == 1
+    said = capsys.readouterr()
+    assert "--- log of last, try 2 ---\nbegun\ndisk full\n" in said.out
+    assert "last                       FAILED" in said.out
+    assert "log of waiting" not in said.out
+    assert "The run failed" in said.err
+    assert "make ui" not in said.out
+    assert [dag_id for dag_id, _ in platform.runs][-1] == failing, "no DAG is run after one that failed"
+
+
+def test_the_whole_log_is_shown_also_where_the_triggerers_part_comes_later(platform, capsys):
+    platform.states["ml_pipeline_dag"] = "failed"
+    worker = {"content": [{"event": f"begun\n{release.HANDED_OVER}"}], "continuation_token": None}
+    first = {"content": ["begun"], "continuation_token": "more"}
+    rest = {"content": [{"event": "the pod says: no memory"}], "continuation_token": "more"}
+    platform.logs = [worker, first, rest]
+    assert demo.main() == 1
+    assert "begun\nthe pod says: no memory\n" in capsys.readouterr().out
+    asked = [path for _, path, _, _ in platform.api.asked if "/logs/" in path]
+    assert ["token=more" in path for path in asked] == [False, False, True]
+
+
+def test_a_part_of_a_log_that_never_comes_is_said_to_be_missing(platform, capsys, monkeypatch):
+    monkeypatch.setattr(release, "LOG_SECONDS", 0)
+    platform.states["ml_pipeline_dag"] = "failed"
+    platform.logs = [{"content": [{"event": release.HANDED_OVER}], "continuation_token": None}]
+    assert demo.main() == 1
+    assert "the triggerer's part of this log is missing" in capsys.readouterr().out
+
+
+SHOWN = [(dag_id, task) for dag_id, tasks in RESULTS.items() for task in tasks]
+
+
+@pytest.mark.parametrize(("dag_id", "task"), SHOWN)
+def test_a_run_that_succeeded_and_left_no_result_fails_the_demo_and_the_task_is_named(platform, capsys, dag_id, task):
+    del platform.results[dag_id][task]
+    assert demo.main() == 1
+    said = capsys.readouterr()
+    assert task in said.err or "skip_registration" in said.err
+    assert "make ui" not in said.out
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/auth/token", "/auth/token"),
+        ("/api/v2/dags", "GET /dags: 500 the cause"),
+        ("/get-online-features", "the feature server answered 500: the cause"),
+        ("/invocations", "the model server answered 500: the cause"),
+        ("/predict", "the sensor trainer answered 500: the cause"),
+        ("/api/v2/dags/ml_pipeline_dag/dagRuns/run_1", "run_1: 500 the cause"),
+        ("/api/v2/dags/ml_pipeline_dag/dagRuns/run_1/taskInstances/deploy_model/xcomEntries/return_value", "the cause"),
+    ],
+)
+def test_a_service_that_answers_with_an_error_fails_the_demo_and_is_named(platform, capsys, path, named):
+    platform.instead[path] = (500, b"the cause")
+    assert demo.main() == 1
+    said = capsys.readouterr().err
+    assert named in said
+    assert "the pods as they are" in said
+
+
+def test_a_service_that_does_not_answer_fails_the_demo(platform, capsys):
+    (port,) = free_ports(1)
+    platform.kubectl(port=port)
+    assert demo.main() == 1
+    assert f"{port}" in capsys.readouterr().err
+
+
+def test_a_platform_that_is_not_there_fails_the_demo(platform, capsys, tmp_path, monkeypatch):
+    stand_in(tmp_path, monkeypatch, "kubectl", "#!/bin/sh\necho 'connection refused' >&2\nexit 1\n")
+    assert demo.main() == 1
+    assert "connection refused" in capsys.readouterr().err
+
+
+def test_a_job_that_sent_no_readings_fails_the_demo_with_what_it_said(platform, capsys):
+    platform.kubectl(job="Failed")
+    assert demo.main() == 1
+    assert "no readings were sent: what the job said" in capsys.readouterr().err
+
+
+def test_a_run_that_does_not_end_fails_the_demo(platform, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "RUN_SECONDS", 0)
+    platform.states["ml_pipeline_dag"] = "running"
+    assert demo.main() == 1
+    assert "ml_pipeline_dag did not end within 0 min" in capsys.readouterr().err
+
+
+def test_a_new_version_is_waited_for_until_the_trainer_serves_it(platform, capsys):
+    platform.versions = ["5", "6"]
+    assert demo.main() == 0
+    assert "flagged by version 6" in capsys.readouterr().out
+
+
+def test_a_version_that_is_never_served_fails_the_demo(platform, capsys, monkeypatch):
+    monkeypatch.setattr(sensors, "_SERVED_SECONDS", 0)
+    platform.versions = ["5"]
+    assert demo.main() == 1
+    assert "predictions by version 6: not within 0 s" in capsys.readouterr().err
+
+
+def refused_model(results: dict[str, dict[str, Any]]) -> str:
+    results["ml_pipeline_dag"]["evaluate_model"] |= {"passed": False, "reasons": ["F1 0.1 is below 0.8"]}
+    del results["ml_pipeline_dag"]["deploy_model"]
+    return "The model was not deployed: F1 0.1 is below 0.8"
+
+
+def refused_registration(results: dict[str, dict[str, Any]]) -> str:
+    results["model_training_pipeline"] = {"skip_registration": {"reasons": ["F1 0.2 is below 0.8"]}}
+    return "The model was not registered: F1 0.2 is below 0.8"
+
+
+def skipped_training(results: dict[str, dict[str, Any]]) -> str:
+    results["train_clustering_model"] = {"monitor_training": {"skipped": "job j1: 0 new readings"}}
+    return "No model was trained: job j1: 0 new readings"
+
+
+@pytest.mark.parametrize("change", [refused_model, refused_registration, skipped_training])
+def test_what_a_gate_refused_is_shown_and_is_no_failure_of_the_demo(
+    platform, capsys, change: Callable[[dict[str, Any]], str]
+):
+    said = change(platform.results)
+    assert demo.main() == 0
+    assert said in capsys.readouterr().out
+
+
+def confs(platform: Platform) -> Sequence[Any]:
+    return [conf.get("dataset") for _, conf in platform.runs]
+
+
+def test_another_data_set_is_the_runs_own_but_where_it_has_no_features(platform, monkeypatch):
+    monkeypatch.setenv("DATASET", "adult")
+    assert demo.main() == 0
+    assert confs(platform) == [None, "adult", demo.datasets_with_features()[0], "adult", None]
