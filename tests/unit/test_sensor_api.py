@@ -9,10 +9,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.routing import Mount, Route
 
 from mlops.sensors import api
 from mlops.sensors.repeated import Repeated
@@ -276,6 +278,37 @@ def test_a_header_that_is_no_ascii_is_no_token(client):
 
 def test_the_scheme_may_be_written_in_any_case(client):
     assert TestClient(client.app).get("/nowhere", headers={"Authorization": f"bearer  {TOKEN}"}).status_code == 404
+
+
+# What may be asked without the token; every other route needs it, one that is added as well.
+OPEN = {("GET", path) for path in ("/health", "/ready", "/metrics", "/openapi.json", "/docs")}
+
+
+def routes(app: FastAPI) -> list[tuple[str, str]]:
+    """(method, path) of all that the application answers; of the mounted files one that is not the page's."""
+    found = []
+    for route in app.routes:
+        if isinstance(route, Mount):
+            found.append(("GET", f"{route.path}/oauth2-redirect.html"))
+        else:
+            assert isinstance(route, Route), "what else there is asks for the token too"
+            found += [(method, route.path.format(job_id=uuid.uuid4())) for method in route.methods or () if method]
+    return found
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}], ids=["without", "wrong"])
+def test_each_route_but_those_of_state_and_documents_asks_for_the_token(client, headers):
+    stranger = TestClient(client.app)
+    asked = [route for route in routes(client.app) if route[0] != "HEAD"]
+    assert len(asked) > len(OPEN)
+    answered = {route for route in asked if stranger.request(*route, headers=headers).status_code != 401}
+    assert answered == OPEN
+
+
+@pytest.mark.parametrize("path", ["/predict/", "//predict", "/predict?x=/health", "/health/", "/docs/../predict", "/x"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"])
+def test_no_way_to_write_a_path_or_a_method_opens_it(client, method, path):
+    assert TestClient(client.app).request(method, path).status_code == 401
 
 
 def test_state_and_documentation_are_open(client):
