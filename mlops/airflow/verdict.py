@@ -154,10 +154,10 @@ def not_started(pod: PodState | None) -> str:
 
 
 def _of_container(pod: PodState, terminated: Mapping[str, Any]) -> Outcome:
-    code, message = terminated["exitCode"], (terminated.get("message") or "").strip()
+    code, message = terminated.get("exitCode"), (terminated.get("message") or "").strip()
     if _was_deleted(pod, terminated):
         return failed(f"the pod was deleted while it ran (exit code {code}){_disruption(pod)}")
-    if code == 0:
+    if code == 0 and not _was_stopped(pod):
         return _success(message)
     if code == SKIPPED and (reason := _skip_reason(message)) is not None:
         return Outcome("skipped", reason, {"skipped": reason})
@@ -188,7 +188,7 @@ def _success(message: str) -> Outcome:
 def _skip_reason(message: str) -> str | None:
     skipped = _json(message)
     reason = skipped.get("skipped") if isinstance(skipped, dict) else None
-    return reason if isinstance(reason, str) else None
+    return reason if isinstance(reason, str) and reason else None
 
 
 def _was_deleted(pod: PodState, terminated: Mapping[str, Any]) -> bool:
@@ -197,6 +197,11 @@ def _was_deleted(pod: PodState, terminated: Mapping[str, Any]) -> bool:
         return False
     finished = terminated.get("finishedAt")
     return finished is None or _unix(finished) >= pod.deletion - pod.grace
+
+
+def _was_stopped(pod: PodState) -> bool:
+    """Whether the kubelet ended the pod: evicted, past its own deadline, or its node was shut down."""
+    return pod.status.get("phase") == "Failed" and bool(pod.status.get("reason"))
 
 
 def _pod_reason(pod: PodState) -> str:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import yaml
 
@@ -17,6 +18,10 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
 from tests.conftest import ROOT
 from tests.dags.fake_kubernetes import FakeKubernetes
+
+# Its limits of time measure the machine's load, and nothing of the code here waits.
+hypothesis.settings.register_profile("dags", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("dags")
 
 NAMESPACE = "maestro"
 POD_TEMPLATE = {
