@@ -85,14 +85,21 @@ def supervisor() -> Supervisor:
 class Line(NamedTuple):
     """A line of a log.
 
-    second: RFC 3339; time: what orders the lines of one log. whole: whether it was read with its time and its end; the
-    last line of a log that is still being written may be cut anywhere.
+    second: RFC 3339; time: to the nanosecond. whole: whether it was read with its time and its end; the last line of a
+    log that is still being written may be cut anywhere. before: how many lines of the same time stand right before it;
+    some container runtimes stamp all that they read at once alike.
     """
 
     text: str
     second: str
     time: str
     whole: bool = True
+    before: int = 0
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """What orders the lines of one log."""
+        return self.time, self.before
 
     @classmethod
     def of(cls, raw: bytes) -> Line:
@@ -104,6 +111,13 @@ class Line(NamedTuple):
         second, fraction, zone, rest = stamped.groups()
         return cls(rest, second + zone, f"{second}.{fraction:0<9}", whole)
 
+    def after(self, line: Line) -> Line:
+        """This line, read right after another one."""
+        return self._replace(before=line.before + 1) if self.time == line.time else self
+
+
+_NONE = Line("", "", "")  # what stands before each log
+
 
 class PodLog:
     """Copies one container's log into a task's log."""
@@ -113,7 +127,7 @@ class PodLog:
         self._pod = pod
         self._logger = logger
         self._reader = reader
-        self._last = Line("", "", "")  # the last line that was written
+        self._last = _NONE  # the last line that was written
         self._cut: Line | None = None  # the one after it, if it was read without its end
         self._following: asyncio.Task[None] | None = None
 
@@ -159,8 +173,8 @@ class PodLog:
         pause = _SHORTEST_PAUSE
         while True:
             try:
+                # Its end is not always the container's: a kubelet that starts again ends a stream just so.
                 await self._copy(follow=True)
-                return
             except Exception as error:
                 if not await self._api.passing(error):
                     return  # there is no log, or not yet: finish() asks again and tells
@@ -169,16 +183,17 @@ class PodLog:
 
     async def _copy(self, *, follow: bool) -> None:
         """Writes the lines after the last one that was written."""
-        resumed, self._cut = self._last, None
+        resumed, previous, self._cut = self._last, _NONE, None
         stream = self._api.log(self._pod, CONTAINER, follow=follow, since=resumed.second or None)
         async with contextlib.aclosing(stream) as chunks:
             async for raw_lines in chunks:
-                lines = [line for line in map(Line.of, raw_lines) if not line.whole or line.time > resumed.time]
+                lines = [previous := Line.of(raw).after(previous) for raw in raw_lines]
                 self._cut = next((line for line in lines if not line.whole), None)
-                for event in _events([line for line in lines if line.whole]):
+                for event in _events([line for line in lines if line.whole and line.place > resumed.place]):
                     await self._reader.ready()
                     self._logger.info("%s", "\n".join(line.text for line in event))
-                    self._last = event[-1]
+                    # What was written to two streams at once may stand in the log a little out of order.
+                    self._last = max(self._last, *event, key=lambda line: line.place)
 
 
 def _events(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:

@@ -1,0 +1,118 @@
+"""The container's log in the task's log, however its stream is cut: each line once, in order, none lost."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import accumulate
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mlops.airflow import pod_api, pod_log
+from mlops.airflow.pod_api import PodApi
+from mlops.airflow.pod_log import PodLog, Supervisor
+from tests.dags.conftest import NAMESPACE
+from tests.dags.test_trigger import RecordedLog
+
+Cuts = Sequence[tuple[int, Exception | None]]  # after how many bytes a read ends, and whether in order
+ERROR = ConnectionResetError()
+
+# Half a character, a line without its end, and no line at all are where a cut hurts.
+texts = st.text(st.sampled_from("a é€🙂\t"), max_size=4)
+# Nanoseconds to the next line: some runtimes stamp all that they read at once alike; streams are resumed by seconds.
+steps = st.sampled_from([0, 0, 1, 400_000_000, 1_000_000_000])
+logs = st.lists(st.tuples(steps, texts), max_size=40)
+breaks = st.tuples(st.integers(0, 1500), st.just(ERROR))
+cuts = breaks | st.tuples(st.integers(0, 1500), st.none())
+
+
+def stamped(moment: int, text: str) -> bytes:
+    """A line as the kubelet gives it; moment: nanoseconds within a minute."""
+    second, fraction = divmod(moment, 1_000_000_000)
+    return f"2026-01-01T00:00:{second:02}.{fraction:09}Z {text}\n".encode()
+
+
+class CutLog(PodApi):
+    """The log of one container. A read ends at the next cut of its kind; one that follows it stays open after them."""
+
+    def __init__(self, lines: list[bytes], following: Cuts, finishing: Cuts, size: int) -> None:
+        super().__init__("none", NAMESPACE)
+        self.lines = lines
+        self.cuts = {True: iter(following), False: iter(finishing)}
+        self.size = size  # bytes that come together
+        self.followed = asyncio.Event()
+
+    async def log(  # type: ignore[override]
+        self, *_: object, follow: bool, since: str | None, **__: object
+    ) -> AsyncIterator[list[bytes]]:
+        content = b"".join(line for line in self.lines if since is None or line[:19].decode() >= since[:19])
+        cut, error = next(self.cuts[follow], (len(content), None))
+        shown = content[:cut]
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for start in range(0, len(shown), self.size):
+                yield shown[start : start + self.size]
+
+        response: Any = SimpleNamespace(content=SimpleNamespace(iter_any=chunks))
+        async for lines in pod_api._lines(response):
+            yield lines
+        if error is not None:
+            raise error
+        if follow and shown == content:
+            self.followed.set()
+            await asyncio.Event().wait()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_no_time() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (pod_log, pod_api):
+            patch.setattr(module, "_SHORTEST_PAUSE", 0.0)
+        patch.setattr(pod_log, "_SETTLING", 0.0)
+        yield
+
+
+def copied(lines: list[bytes], following: Cuts = (), finishing: Cuts = (), size: int = 4096) -> list[str]:
+    """What comes of a log that is followed, and read to its end once its container has ended."""
+
+    async def story() -> list[str]:
+        said, api = RecordedLog(), CutLog(lines, following, finishing, size)
+        log = PodLog(api, "pod", said, Supervisor(None))  # type: ignore[arg-type]
+        log.follow()
+        await asyncio.wait_for(api.followed.wait(), 10)
+        assert await log.finish() is None
+        return said.lines
+
+    return asyncio.run(story())
+
+
+@given(logs, st.lists(cuts, max_size=4), st.lists(breaks, max_size=2), st.integers(1, 100), st.booleans())
+@example([(0, "a"), (0, "b"), (0, "b")], [(34, ERROR), (68, None)], [], 100, True)  # between lines of one time
+@example([(0, "é")], [(32, None)], [(32, ERROR)], 1, False)  # in the middle of a character
+def test_a_log_that_is_cut_anywhere_is_written_once_and_whole(
+    log: list[tuple[int, str]], following: Cuts, finishing: Cuts, size: int, ended: bool
+) -> None:
+    moments = accumulate(step for step, _ in log)
+    lines = [stamped(moment, text) for moment, (_, text) in zip(moments, log, strict=True)]
+    if lines and not ended:
+        lines[-1] = lines[-1].removesuffix(b"\n")
+    assert copied(lines, following, finishing, size) == [text for _, text in log]
+
+
+def test_lines_of_two_streams_that_crossed_are_written_once() -> None:
+    lines = [stamped(1, "out"), stamped(3, "error"), stamped(2, "out again")]
+    assert copied(lines) == ["out", "error", "out again"]
+
+
+def test_what_the_kubelet_says_of_a_log_that_it_cannot_read_is_told() -> None:
+    lines = [stamped(1, "a"), b"failed to watch file: too many open files\n"]
+    assert copied(lines) == ["a", "failed to watch file: too many open files"]
+
+
+@pytest.mark.parametrize("size", [4095, 4096, 4097, 3 * 4096 + 1])
+def test_the_last_line_is_written_however_many_bytes_stand_before_it(size: int) -> None:
+    one = stamped(0, "x")
+    lines = [*(stamped(number, "x") for number in range(size // len(one))), stamped(10**9, "y" * (size % len(one)))]
+    assert copied(lines)[-1] == "y" * (size % len(one))
