@@ -183,32 +183,37 @@ Look at it: 'make ui' forwards these ports until Ctrl-C.
   MinIO     http://127.0.0.1:9001   {user} / {key}""")
 
 
-# Each DAG and what shows what came of it; the third one trains on what the first one has made fresh.
+# Each DAG and what shows what came of it. They run side by side, but for one that trains on what another makes fresh.
 STEPS: Sequence[tuple[str, Callable[[Airflow, str, str], None]]] = (
     ("feature_materialization", show_features),
     ("ml_pipeline_dag", show_deployment),
     ("model_training_pipeline", show_registration),
     ("data_validation_pipeline", show_report),
 )
+AFTER = {"model_training_pipeline": "feature_materialization"}
 SENSORS = "train_clustering_model"
 
 
-def run(airflow: Airflow, dag_id: str, conf: Mapping[str, Any]) -> str | None:
-    """Run a DAG to its end; returns the run's id, or None after the logs of what failed."""
+def begin(airflow: Airflow, dag_id: str, conf: Mapping[str, Any]) -> str:
+    """Start a run of a DAG, once Airflow knows it; returns the run's id."""
     wait_until(
         lambda: dag_id in {dag["dag_id"] for dag in airflow.call("GET", "/dags")["dags"]}, 120, f"{dag_id} in Airflow"
     )
-    run_id = airflow.trigger(dag_id, conf)
+    return airflow.trigger(dag_id, conf)
+
+
+def ends_well(airflow: Airflow, dag_id: str, conf: Mapping[str, Any], run_id: str) -> bool:
+    """Show a run until its end, and the logs of what failed."""
     given = f" on {conf['dataset']}" if "dataset" in conf else ""
     print(f"\n{dag_id}{given} ({run_id})")
     if watch(airflow, dag_id, run_id) == "success":
-        return run_id
+        return True
     show_failures(airflow, dag_id, run_id)
     print(
         f"\nThe run failed. The pod of a failed task stays for a while: kubectl -n {NAMESPACE} get pods",
         file=sys.stderr,
     )
-    return None
+    return False
 
 
 def main() -> int:
@@ -220,15 +225,17 @@ def main() -> int:
     try:
         with port_forward("airflow-api-server") as url:
             airflow = Airflow(url)
+            runs = {dag_id: begin(airflow, dag_id, confs[dag_id]) for dag_id, _ in STEPS if dag_id not in AFTER}
             for dag_id, show in STEPS:
-                run_id = run(airflow, dag_id, confs[dag_id])
-                if run_id is None:
+                if not ends_well(airflow, dag_id, confs[dag_id], runs[dag_id]):
                     return 1
-                show(airflow, dag_id, run_id)
+                runs |= {late: begin(airflow, late, confs[late]) for late, needed in AFTER.items() if needed == dag_id}
+                show(airflow, dag_id, runs[dag_id])
             examples = replay_readings()
             # An hourly run may have trained on these readings a moment before.
-            run_id = run(airflow, SENSORS, {"minimum_new_readings": 0})
-            if run_id is None:
+            conf = {"minimum_new_readings": 0}
+            run_id = begin(airflow, SENSORS, conf)
+            if not ends_well(airflow, SENSORS, conf, run_id):
                 return 1
             show_failure(examples, show_training(airflow, SENSORS, run_id))
     except (NotInstalled, TimeoutError, requests.RequestException) as error:

@@ -145,8 +145,8 @@ def test_the_demo_runs_each_dag_once_and_shows_what_came_of_it(platform, capsys)
     assert platform.runs == [
         ("feature_materialization", {}),
         ("ml_pipeline_dag", {"dataset": "shuttle"}),
-        ("model_training_pipeline", {"dataset": "shuttle"}),
         ("data_validation_pipeline", {"dataset": "shuttle"}),
+        ("model_training_pipeline", {"dataset": "shuttle"}),
         ("train_clustering_model", {"minimum_new_readings": 0}),
     ]
     shown = capsys.readouterr().out
@@ -186,7 +186,10 @@ def test_a_failed_run_fails_the_demo_with_the_log_of_the_failed_task(platform, c
     assert "log of waiting" not in said.out
     assert "The run failed" in said.err
     assert "make ui" not in said.out
-    assert [dag_id for dag_id, _ in platform.runs][-1] == failing, "no DAG is run after one that failed"
+    begun = {dag_id for dag_id, _ in platform.runs}
+    assert failing in begun
+    assert failing == demo.SENSORS or demo.SENSORS not in begun, "nothing is begun after a run that failed"
+    assert failing != "feature_materialization" or not begun & demo.AFTER.keys()
 
 
 def test_the_whole_log_is_shown_also_where_the_triggerers_part_comes_later(platform, capsys):
@@ -312,4 +315,4 @@ def confs(platform: Platform) -> Sequence[Any]:
 def test_another_data_set_is_the_runs_own_but_where_it_has_no_features(platform, monkeypatch):
     monkeypatch.setenv("DATASET", "adult")
     assert demo.main() == 0
-    assert confs(platform) == [None, "adult", demo.datasets_with_features()[0], "adult", None]
+    assert confs(platform) == [None, "adult", "adult", demo.datasets_with_features()[0], None]
