@@ -145,10 +145,10 @@ e2e: data ## Tests on the running cluster: first those that do not disturb each 
 	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 -m 'not full and not alone' --numprocesses 4 --dist loadgroup
 	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 -m 'alone and not full'
 
-e2e-full: data $(VENV)/browser ## What is too long for that, in groups with a time budget each; GROUP=operator for one of them
+e2e-full: data ## What is too long for that, in groups with a time budget each; GROUP=operator for one of them
 	$(PYTHON) -m tests.full $(GROUP)
 
-e2e-changed: data $(VENV)/browser ## The groups of e2e-full whose inputs changed since they were last green, one at least
+e2e-changed: data ## The groups of e2e-full whose inputs changed since they were last green, one at least
 	$(PYTHON) -m tests.full --changed
 
 bench: images $(BUILD)/bin/k6 ## Measure an installation, materialization beside stock Feast's, load on the sensor trainer: half an hour
@@ -176,10 +176,6 @@ $(VENV)/ready: $(VENV)/bin/uv constraints.txt infrastructure/packages
 # The programs that tests and measurements run on this machine; nothing that is installed needs them.
 $(VENV)/test-tools: $(VENV)/ready
 	infrastructure/packages shellcheck postgresql-15 redis-server
-	touch $@
-
-$(VENV)/browser: $(VENV)/test-tools
-	infrastructure/packages chromium
 	touch $@
 
 $(BUILD)/bin/helm:
