@@ -2,8 +2,10 @@
 
 import json
 import os
+import pickle
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,24 @@ class Refused(Exception):
 def render(
     chart: str, values: Mapping[str, Any] | None = None, name: str = "maestro", namespace: str = "maestro"
 ) -> list[Object]:
-    """The objects of a chart under charts/, hooks included. Raises Refused where helm refuses the values."""
+    """The objects of a chart under charts/, hooks included. Raises Refused where helm refuses the values.
+
+    Each is rendered once, random Secrets too; a caller may change what it gets.
+    """
+    pickled = _rendered(chart, json.dumps(values or {}, sort_keys=True), name, namespace)
+    objects: list[Object] = pickle.loads(pickled)  # noqa: S301 - of this process
+    return objects
+
+
+@cache
+def _rendered(chart: str, values: str, name: str, namespace: str) -> bytes:
+    return pickle.dumps(render_anew(chart, json.loads(values), name, namespace))
+
+
+def render_anew(
+    chart: str, values: Mapping[str, Any] | None = None, name: str = "maestro", namespace: str = "maestro"
+) -> list[Object]:
+    """As render, by a call of helm each time."""
     command = ["helm", "template", name, str(ROOT / "charts" / chart), "--namespace", namespace, "--values", "-"]
     result = subprocess.run(
         command,

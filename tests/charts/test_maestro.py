@@ -6,8 +6,8 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tests.charts.conftest import (
     find,
     pod_specs,
     render,
+    render_anew,
     unrestricted,
 )
 
@@ -64,7 +65,6 @@ def load(path: Path) -> Any:
 PROFILES = {"default": {}, "minikube": load(CHARTS / "maestro/values-minikube.yaml"), "everything": EVERYTHING}
 
 
-@cache
 def maestro(profile: str) -> list[Object]:
     return render("maestro", PROFILES[profile])
 
@@ -96,6 +96,17 @@ def test_pod_security_restricted_and_a_read_only_root_hold_for_every_pod(objects
     assert not unrestricted(objects)
 
 
+@pytest.fixture(scope="module")
+def _schemas_read_once() -> Iterator[None]:
+    """The package reads a megabyte of JSON for each object otherwise."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(
+            kubernetes_validate.utils, "schema_contents", cache(kubernetes_validate.utils.schema_contents)
+        )
+        yield
+
+
+@pytest.mark.usefixtures("_schemas_read_once")
 @pytest.mark.parametrize("version", ["1.35", "1.36", "1.37"])
 def test_every_object_fits_the_schema_of_the_kubernetes_api(objects: list[Object], version: str) -> None:
     for entry in objects:
@@ -233,7 +244,8 @@ def test_an_images_own_tag_wins() -> None:
 
 def test_secrets_are_random_long_enough_and_outlive_the_release() -> None:
     first, second = (
-        {entry["metadata"]["name"]: entry for entry in render("maestro") if entry["kind"] == "Secret"} for _ in range(2)
+        {entry["metadata"]["name"]: entry for entry in render_anew("maestro") if entry["kind"] == "Secret"}
+        for _ in range(2)
     )
     for name in ("maestro-postgresql", "maestro-redis", "maestro-minio", "maestro-airflow", "maestro-sensor-trainer"):
         assert first[name]["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
@@ -323,66 +335,81 @@ NEEDS: dict[str, dict[str, Any]] = {
     "sensorTrainer.replicas": {"sensorTrainer": {"autoscaling": {"enabled": False}}},
     "sensorTrainer.worker.replicas": {"sensorTrainer": {"worker": {"autoscaling": {"enabled": False}}}},
 }
-# Another value of those where the type alone does not tell one that the schema takes.
-OTHER: dict[str, Any] = {
-    "global.images.pullPolicy": "Always",
-    "global.images.tags": {"airflow": "x"},
-    "global.postgresql.databases": ["airflow", "mlflow", "feast", "sensors", "more"],
-    "global.postgresql.external.enabled": None,  # by tests of its own: it needs host and Secret
-    "global.redis.external.enabled": None,
-    "global.s3.external.enabled": None,
-    "global.s3.external.endpoint": "http://s3:1",
-    "airflow.executor": None,  # has one value so far
-    "airflow.dags.persistence.accessMode": "ReadWriteOnce",
-    "airflow.taskPods.images": ["task"],
-    "mlflow.corsAllowedOrigins": ["https://x.example.com"],
-    "mlflow.clusterDomain": "other.local",
+# The same of others, where the type alone does not tell what the schema takes; None: it has tests of its own.
+OTHER: dict[str, Callable[[str], Any]] = {
+    "global.images.pullPolicy": lambda _: "Always",
+    "global.images.tags": lambda mark: {"airflow": mark},
+    "global.postgresql.databases": lambda mark: ["airflow", "mlflow", "feast", "sensors", mark],
+    "global.postgresql.external.enabled": lambda _: None,  # it needs host and Secret
+    "global.redis.external.enabled": lambda _: None,
+    "global.s3.external.enabled": lambda _: None,
+    "global.s3.external.endpoint": lambda mark: f"http://{mark}",
+    "airflow.executor": lambda _: None,  # has one value so far
+    "airflow.dags.persistence.accessMode": lambda _: "ReadWriteOnce",
+    "airflow.taskPods.images": lambda _: ["task"],
+    "feast.autoscaling.targetCPUUtilizationPercentage": lambda _: 71,
+    "sensorTrainer.autoscaling.targetCPUUtilizationPercentage": lambda _: 71,
+    "mlflow.corsAllowedOrigins": lambda mark: [f"https://{mark}"],
 }
 
 
-def all_values() -> Iterator[Any]:
+def every_value() -> dict[tuple[str, ...], Any]:
     """Each value of the umbrella and of its charts, by the path under which the umbrella takes it."""
     values = load(CHARTS / "maestro/values.yaml")
     for key, chart in SUBCHARTS.items():
         own = load(CHARTS / chart / "values.yaml")
         own.pop("global")
         values[key] = own | values[key]
-    for path, value in leaves(values):
-        yield pytest.param(path, value, id=".".join(path))
+    return dict(leaves(values))
 
 
-def another(path: tuple[str, ...], value: Any) -> Any:
-    """A value that differs and that the schema takes."""
-    name = path[-1]
+VALUES = every_value()
+# A number that stands for each value; in this order the least of two stays less than the most.
+MARKS = {path: number for number, path in enumerate(VALUES, 20_000)}
+
+
+def another(path: tuple[str, ...]) -> Any:
+    """A value that differs and that the schema takes; where it can be told from all others, it holds its mark."""
+    value, mark = VALUES[path], MARKS[path]
+    if ".".join(path) in OTHER:
+        return OTHER[".".join(path)](f"x{mark}")
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
-        return value + 1
-    if re.fullmatch(r"\d+[MG]i|\d+m", str(value)) or name in ("memory", "cpu"):
-        return "777Mi" if "i" in str(value) else "777m"
+        return mark
+    if re.fullmatch(r"\d+[MG]i|\d+m", str(value)) or path[-1] in ("memory", "cpu"):
+        return f"{mark}Mi" if "i" in str(value) else f"{mark}m"
     if isinstance(value, list):
-        entries = {
-            "pullSecrets": "x",
-            "env": {"name": "X", "value": "y"},
-            "allowedHosts": "x",
-            "sensors": "x",
-            "confined": "x",
-        }
-        return [*value, entries.get(name, {"key": "x"})]
+        plain = ("pullSecrets", "allowedHosts", "sensors", "confined")
+        named = {"env": {"name": f"x{mark}", "value": "y"}, **dict.fromkeys(plain, f"x{mark}")}
+        return [*value, named.get(path[-1], {"key": f"x{mark}"})]
     if isinstance(value, dict):
-        return {"other": "other"}
-    return f"{value}x" if value else "other"
+        return {"other": f"x{mark}"}
+    return f"x{mark}"
 
 
-@pytest.mark.parametrize(("path", "value"), list(all_values()))
-def test_every_value_is_used(path: tuple[str, ...], value: Any) -> None:
+def needed(path: tuple[str, ...]) -> dict[str, Any]:
+    """What must be set for the value to be rendered."""
     name = ".".join(path)
-    changed = OTHER.get(name, another(path, value))
-    if changed is None:
-        return
     prefixes = [prefix for prefix in NEEDS if name.startswith(prefix) and (path[-1] != "enabled" or name == prefix)]
-    base = NEEDS[prefixes[0]] if prefixes else {}
-    assert fixed(merge(base, at(path, changed))) != fixed(base)
+    return NEEDS[prefixes[0]] if prefixes else {}
+
+
+@cache
+def seen() -> set[int]:
+    """The marks that are found when all values are others at once: those that need no other, and all together."""
+    marked = {path: at(path, another(path)) for path, mark in MARKS.items() if str(mark) in str(another(path))}
+    plain = [changed for path, changed in marked.items() if not needed(path)]
+    objects = [fixed(reduce(merge, values)) for values in (plain, [*NEEDS.values(), *marked.values()])]
+    return {int(mark) for mark in re.findall(r"\bx?(2\d{4})(?:Mi|m)?\b", json.dumps(objects).replace("\\n", "\n"))}
+
+
+@pytest.mark.parametrize("path", VALUES, ids=".".join)
+def test_every_value_is_used(path: tuple[str, ...]) -> None:
+    """Its mark is found in what is rendered, or what is rendered is another where it alone is another."""
+    changed = another(path)
+    if changed is not None and MARKS[path] not in seen():
+        assert fixed(merge(needed(path), at(path, changed))) != fixed(needed(path))
 
 
 def merge(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
@@ -396,12 +423,7 @@ def merge(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
 
 def fixed(values: dict[str, Any]) -> list[Object]:
     """The objects without the data of random Secrets, which differs from one rendering to the next."""
-    return _fixed(json.dumps(values))
-
-
-@cache
-def _fixed(values: str) -> list[Object]:
-    objects = render("maestro", json.loads(values))
+    objects = render("maestro", values)
     return [{**e, "data": sorted(e["data"])} if e["kind"] == "Secret" and "data" in e else e for e in objects]
 
 

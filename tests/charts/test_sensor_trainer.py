@@ -20,7 +20,7 @@ import yaml
 from mlops import datasets
 from mlops.cli import parser
 from mlops.config import SensorSettings, Settings
-from tests.charts.conftest import ROOT, Object, Refused, containers, environment, find, pod_specs, render
+from tests.charts.conftest import ROOT, Object, Refused, containers, environment, find, pod_specs, render, render_anew
 from tests.conftest import answers, free_ports, running
 
 API = "maestro-sensor-trainer"
@@ -167,7 +167,7 @@ def test_a_database_that_nobody_creates_is_refused_with_the_remedy() -> None:
 
 
 def test_the_token_is_random_and_stays_when_the_release_goes() -> None:
-    one, two = (find(trainer(), "Secret", API) for _ in range(2))
+    one, two = (find(render_anew("sensor-trainer"), "Secret", API) for _ in range(2))
     assert len(base64.b64decode(one["data"]["token"])) == 32
     assert one["data"]["token"] != two["data"]["token"]
     assert one["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
