@@ -142,7 +142,7 @@ class FakeKubernetes:
                 self.oldest = len(self.events)
             self.changed.notify_all()
 
-    def wait_for(self, condition: Any, timeout: float = 10.0) -> None:
+    def wait_for(self, condition: Any, timeout: float = 60.0) -> None:
         with self.changed:
             assert self.changed.wait_for(condition, timeout), "the API server did not come to the awaited state"
 

@@ -44,10 +44,13 @@ def test_every_dag_file_is_imported_without_an_error(dag_bag: DagBag) -> None:
 
 
 def test_a_dag_file_is_parsed_in_no_time(dag_bag: DagBag) -> None:
-    """Each task process parses its file anew; the operator is imported there already (mlops/airflow/plugin.py)."""
-    start = time.monotonic()
+    """Each task process parses its file anew; the operator is imported there already (mlops/airflow/plugin.py).
+
+    The processor's time and not the clock's: other work on the machine is no fault of the files.
+    """
+    start = time.process_time()
     read()
-    assert time.monotonic() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 @pytest.mark.parametrize("path", sorted(DAGS.glob("*.py")), ids=lambda path: path.name)

@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import time
 from collections.abc import Iterator
 
 import anyio
@@ -13,7 +12,7 @@ from mlops.airflow import nudge
 
 
 class TriggerRunner:
-    """Sleeps as Airflow's runner does."""
+    """Sleeps as Airflow's runner does, but so long that a busy machine cannot be what wakes it."""
 
     def __init__(self) -> None:
         self.stop = False
@@ -24,7 +23,7 @@ class TriggerRunner:
         stop_event = self._stop_event = anyio.Event()
         while not self.stop:
             self.rounds += 1
-            with anyio.move_on_after(1):
+            with anyio.move_on_after(300):
                 await stop_event.wait()
 
 
@@ -34,18 +33,24 @@ def no_runner_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return
 
 
+async def all_is_done() -> None:
+    """Whatever is ready to run has run; a few turns of the loop are enough for what woke up to fall asleep again."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 def rounds_after_a_nudge() -> int:
     async def story() -> int:
         runner = TriggerRunner()
         task = asyncio.create_task(runner.arun())
-        await asyncio.sleep(0.05)
+        await all_is_done()
         assert runner.rounds == 1
         nudge.nudge()
-        await asyncio.sleep(0.05)
+        await all_is_done()
         rounds = runner.rounds
         runner.stop = True
         runner._stop_event.set()
-        await asyncio.wait_for(task, 0.5)
+        await asyncio.wait_for(task, 60)
         return rounds
 
     return asyncio.run(story())
@@ -66,9 +71,7 @@ def test_without_a_runner_or_with_another_one_nothing_happens(monkeypatch: pytes
 
     asyncio.run(story())
     monkeypatch.setattr(nudge, "_runner", object())
-    start = time.monotonic()
     asyncio.run(story())
-    assert time.monotonic() - start < 1
 
 
 def test_airflows_runner_is_still_built_that_way() -> None:

@@ -67,7 +67,7 @@ class Run:
         await asyncio.to_thread(self.kubernetes.wait_for, condition)
 
     async def said(self, *lines: str) -> None:
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not set(lines) <= set(self.log.lines):
             assert time.monotonic() < end, self.log.lines
             await asyncio.sleep(0.01)

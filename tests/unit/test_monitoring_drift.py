@@ -147,7 +147,8 @@ def test_the_stability_index_of_a_known_example():
 
 
 def test_a_hundred_thousand_rows_take_about_a_second(tables):
+    """The processor's time and not the clock's: other work on the machine is no fault of the comparison."""
     raw = tables("movielens").raw
-    start = time.monotonic()
+    start = time.process_time()
     compared("movielens", raw, raw)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
