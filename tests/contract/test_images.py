@@ -28,6 +28,7 @@ def that_run(words: str) -> list[str]:
         for container in containers(spec)
         if words in " ".join(container.get("args", ()))
     }
+    assert found, words
     return sorted(found)
 
 
@@ -49,18 +50,18 @@ def imported(folder: Path) -> Iterator[str]:
                 yield node.module.partition(".")[0]
 
 
-@pytest.mark.parametrize("name", that_run("release-gate"))
-def test_an_image_whose_pods_wait_for_a_migration_has_the_gate_and_its_driver(name: str) -> None:
-    assert "images/base/release_gate.py" in RECIPES[name].sources
-    assert "psycopg2-binary" in packages(RECIPES[name])
+def test_images_whose_pods_wait_for_a_migration_have_the_gate_and_its_driver() -> None:
+    for name in that_run("release-gate"):
+        assert "images/base/release_gate.py" in RECIPES[name].sources, name
+        assert "psycopg2-binary" in packages(RECIPES[name]), name
 
 
-@pytest.mark.parametrize("name", that_run("python -m mlops"))
-def test_an_image_whose_pods_run_commands_of_the_platform_holds_it(name: str) -> None:
-    lineage = [RECIPES[name]]
-    for recipe in lineage:
-        lineage += [RECIPES[parent] for parent in recipe.parents]
-    assert any("mlops" in recipe.sources for recipe in lineage)
+def test_images_whose_pods_run_commands_of_the_platform_hold_it() -> None:
+    for name in that_run("python -m mlops"):
+        lineage = [RECIPES[name]]
+        for recipe in lineage:
+            lineage += [RECIPES[parent] for parent in recipe.parents]
+        assert any("mlops" in recipe.sources for recipe in lineage), name
 
 
 @pytest.mark.parametrize("folder", ["mlops/sensors", "mlops/stores/sensors"])
