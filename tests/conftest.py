@@ -13,17 +13,55 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import prometheus_client  # noqa: F401 -- before Feast, whose import has it keep one counter for all of a process
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key"
+
+
+# By default a test does the same whenever and wherever it runs: no limit of time for an example, as other work on the
+# machine is no fault of the code. MAESTRO_TESTS=full looks further: other examples in another order each time.
+ALIKE = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("gate", **ALIKE, derandomize=True, max_examples=25)
+settings.register_profile("full", **ALIKE, print_blob=True, max_examples=200)
+PROFILE = os.environ.get("MAESTRO_TESTS", "gate")
+settings.load_profile(PROFILE)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--order-seed", type=int, help="shuffle the files, and the tests of each, by this number")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    seed = config.option.order_seed
+    return f"profile: {PROFILE}, " + ("in the files' order" if seed is None else f"in the order of --order-seed={seed}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.order_seed is not None:
+        order = random.Random(config.option.order_seed)
+
+        def shuffled(things: Collection[Any]) -> list[Any]:
+            return order.sample(list(things), len(things))
+
+        files: dict[Path, list[pytest.Item]] = {}
+        for item in items:
+            files.setdefault(item.path, []).append(item)
+        items[:] = [item for file in shuffled(files.values()) for item in shuffled(file)]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if PROFILE == "full" and config.option.order_seed is None:
+        config.option.order_seed = random.randrange(10**6)  # xdist's processes get it with the options
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops import datasets
@@ -45,7 +45,6 @@ def naive_windows(rows, minutes):
     return found
 
 
-@settings(deadline=None)
 @given(events, st.integers(1, 60))
 def test_each_window_holds_the_readings_that_a_naive_reference_takes(rows, minutes):
     found = windows.sensor_windows(table_of(rows), "machine", ["f"], [minutes])
@@ -91,7 +90,6 @@ def click_table(rows):
     ), pd.Series([click for _, _, click in rows], dtype="Int64")
 
 
-@settings(deadline=None)
 @given(clicks, st.integers(1, 40))
 def test_activity_counts_the_events_that_a_naive_reference_counts(rows, days):
     table, clicked = click_table(rows)
@@ -111,7 +109,6 @@ def test_activity_counts_the_events_that_a_naive_reference_counts(rows, days):
         assert pd.isna(gap) if not earlier else gap == (day - max(earlier)) * 86_400
 
 
-@settings(deadline=None)
 @given(events, st.integers(0, 200))
 def test_what_lies_later_never_changes_a_row(rows, now):
     past = [row for row in rows if row[1] <= now]

@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -160,7 +160,6 @@ def test_many_rows_score_as_each_row_alone(fitted):
         assert [part[0] for part in alone] == pytest.approx([part[row] for part in together])
 
 
-@settings(deadline=None, max_examples=60)
 @given(arrays.arrays(float, (3, 2), elements=st.floats(allow_nan=False, allow_infinity=False)))
 def test_any_finite_reading_has_a_finite_score(points):
     model = fit(*readings(), seed=7).model if not MODEL else MODEL[0]
