@@ -88,23 +88,3 @@ spec:
       volumes:
         {{- include "airflow.volumes" . | nindent 8 }}
 {{- end -}}
-
-{{/*
-The PodDisruptionBudget of a component that has more than one pod.
-  (dict "root" $ "part" "triggerer" "values" .Values.triggerer)
-*/}}
-{{- define "airflow.podDisruptionBudget" -}}
-{{- if gt (int .values.replicas) 1 -}}
-apiVersion: policy/v1
-kind: PodDisruptionBudget
-metadata:
-  name: {{ include "airflow.name" . }}
-  labels:
-    {{- include "airflow.labels" . | nindent 4 }}
-spec:
-  maxUnavailable: 1
-  selector:
-    matchLabels:
-      {{- include "airflow.selectorLabels" . | nindent 6 }}
-{{- end -}}
-{{- end -}}
