@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mlops.config import Settings
-from tests.charts.conftest import ROOT, Object, Refused, containers, environment, find, pod_specs, render
+from tests.charts.conftest import ROOT, Object, Refused, containers, environment, find, render
+from tests.charts.profiles import platform as platform_of
 
 AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))  # type: ignore[union-attr, arg-type]
 SLACK = {"global": {"notifications": {"slackWebhookSecret": "slack"}}}
@@ -224,21 +224,6 @@ def test_a_value_removed_with_null_is_no_longer_declared() -> None:
 # Pods
 
 
-def test_only_the_containers_that_speak_to_kubernetes_hold_a_token() -> None:
-    for values in ({}, COMBINED):
-        holders = {
-            f"{where} {entry['name']}"
-            for where, spec in pod_specs(airflow(values))
-            for entry in containers(spec)
-            if any("serviceaccount" in mount["mountPath"] for mount in entry.get("volumeMounts", ()))
-        }
-        assert holders == {
-            "Deployment/maestro-airflow-scheduler scheduler",
-            "Deployment/maestro-airflow-triggerer triggerer",
-            "Pod/maestro-airflow-test test",
-        }
-
-
 def test_the_api_server_is_a_sidecar_that_the_service_finds_where_values_put_it_into_the_schedulers_pod() -> None:
     objects = airflow(COMBINED)
     assert "maestro-airflow-api-server" not in {e["metadata"]["name"] for e in objects if e["kind"] == "Deployment"}
@@ -280,19 +265,8 @@ def test_probes_have_the_time_that_a_loaded_node_takes() -> None:
 # Task pods
 
 
-def test_a_task_pod_is_told_every_setting_that_mlops_reads_and_nothing_else() -> None:
-    template = yaml.safe_load(find(airflow(SLACK), "ConfigMap", "maestro-airflow-pods")["data"]["pod-template.yaml"])
-    (base,) = template["spec"]["containers"]
-    assert environment(base).keys() == set(Settings.keys().values()) | {"HOME"}
-
-
-def test_the_operators_platform_reads_what_the_chart_renders(tmp_path: Path) -> None:
-    from mlops.airflow.platform import Platform
-
-    files = find(airflow({"taskPods": {"failedPodTTL": 7}}), "ConfigMap", "maestro-airflow-pods")["data"]
-    for name, content in files.items():
-        (tmp_path / name).write_text(content)
-    platform = Platform.load(tmp_path)
+def test_the_operators_platform_reads_what_the_chart_renders() -> None:
+    platform = platform_of(airflow({"taskPods": {"failedPodTTL": 7}}))
     assert platform.namespace == "maestro"
     assert platform.failed_pod_ttl == 7
     assert platform.reports_bucket == "reports"
@@ -303,17 +277,6 @@ def test_the_operators_platform_reads_what_the_chart_renders(tmp_path: Path) -> 
     assert platform.template["spec"]["serviceAccountName"] == "maestro-task"
     assert platform.template["spec"]["automountServiceAccountToken"] is False
     assert platform.template["spec"]["containers"][0]["terminationMessagePolicy"] == "FallbackToLogsOnError"
-
-
-def test_the_role_allows_what_the_operator_does_in_its_namespace_and_no_more() -> None:
-    objects = airflow()
-    rules = {tuple(rule["resources"]): set(rule["verbs"]) for rule in find(objects, "Role", "maestro-airflow")["rules"]}
-    assert rules == {
-        ("pods",): {"create", "get", "list", "watch", "patch", "delete"},
-        ("pods/log",): {"get"},
-        ("events",): {"list"},
-    }
-    assert not [entry for entry in objects if entry["kind"].startswith("Cluster")]
 
 
 # DAG files

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from mlops.cli import parser
-from mlops.config import Settings
 from mlops.result import REFUSED
 from tests.charts.conftest import ROOT, Object, Refused, environment, find, render
 
@@ -53,12 +52,6 @@ def test_pods_run_a_command_that_there_is_on_the_ports_that_they_show() -> None:
     assert (options.group, options.command) == ("features", "serve")
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"http": options.port, "metrics": options.metrics_port}
-
-
-def test_pods_are_told_each_setting_that_the_server_and_the_job_read() -> None:
-    objects = render("feast", {"global": {"notifications": {"slackWebhookSecret": "slack"}}})
-    for container in (server(objects), apply_container(objects)):
-        assert set(Settings.keys().values()) <= environment(container).keys()
 
 
 def test_the_stores_are_where_values_say_and_their_passwords_in_no_address() -> None:

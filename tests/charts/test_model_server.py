@@ -11,7 +11,6 @@ import pytest
 
 from mlops import datasets
 from mlops.cli import parser
-from mlops.config import ModelServerSettings
 from mlops.stores.deployments import VERSION_ANNOTATION
 from tests.charts.conftest import ROOT, Object, environment, find, render
 
@@ -33,10 +32,6 @@ def test_pods_run_a_command_that_there_is_on_the_port_that_they_show() -> None:
     assert options.port == container["ports"][0]["containerPort"]
     patience = container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"]
     assert patience > options.patience, "it waits for MLflow first"
-
-
-def test_pods_are_told_each_setting_that_the_server_reads() -> None:
-    assert set(ModelServerSettings.keys().values()) <= set(environment(server(model_server())))
 
 
 def test_the_version_is_the_deployers_and_not_the_charts() -> None:

@@ -1,0 +1,69 @@
+"""The platform as each profile renders it, and the pods of it: those of Jobs, tests and tasks among them."""
+
+import re
+import uuid
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from mlops.airflow.platform import Platform
+from mlops.airflow.pod import TaskTry, make_pod
+from tests.charts.conftest import ROOT, Object, find, render
+
+# Values that switch on what the defaults leave out, so that it is rendered too.
+EVERYTHING: dict[str, Any] = {
+    "global": {"notifications": {"slackWebhookSecret": "slack"}, "images": {"pullSecrets": ["registry"]}},
+    "mlflow": {"replicas": 2},
+    "modelServer": {"replicas": 2},
+    "sensorTrainer": {"worker": {"autoscaling": {"minReplicas": 2, "metricSelector": {"release": "maestro"}}}},
+    "airflow": {
+        **{component: {"replicas": 2} for component in ("apiServer", "scheduler", "dagProcessor", "triggerer")},
+        "dags": {"persistence": {"enabled": True}},
+    },
+}
+PROFILES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "minikube": yaml.safe_load((ROOT / "charts/maestro/values-minikube.yaml").read_text()),
+    "everything": EVERYTHING,
+}
+
+
+@cache
+def maestro(profile: str) -> list[Object]:
+    """The objects of the platform, and the pod of a task."""
+    objects = render("maestro", PROFILES[profile])
+    return [*objects, task_pod(objects)]
+
+
+def task_pod(objects: list[Object], identity: str | None = None) -> Object:
+    """What the operator makes of the template that the airflow chart renders."""
+    task = TaskTry("dag", "task", "run", -1, 1, str(uuid.UUID(int=1)))
+    return make_pod(platform(objects), task, ["python", "-m", "mlops"], identity=identity)
+
+
+def platform(objects: list[Object]) -> Platform:
+    """What the operator reads of what the airflow chart renders."""
+    with TemporaryDirectory() as folder:
+        for name, content in find(objects, "ConfigMap", "maestro-airflow-pods")["data"].items():
+            (Path(folder) / name).write_text(content)
+        return Platform.load(Path(folder))
+
+
+def pods(objects: list[Object]) -> dict[str, Object]:
+    """Each pod that the objects are or make, with its metadata, by the object's name.
+
+    The release and a Job's hash are left out of the name; the pod of a task is called `task`.
+    """
+    found = {}
+    for entry in objects:
+        name = re.sub(r"-[0-9a-f]{8}$", "", entry["metadata"]["name"].removeprefix("maestro-"))
+        spec = entry.get("spec") or {}
+        spec = spec.get("jobTemplate", {}).get("spec", spec)
+        if entry["kind"] == "Pod":
+            found["task" if name.startswith("dag-task-") else name] = entry
+        elif "template" in spec:
+            found[name] = spec["template"]
+    return found

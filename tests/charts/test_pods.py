@@ -1,0 +1,399 @@
+"""What all pods of all charts may do, are told, mount and wait for: one table or rule for all of them."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from tests.charts.conftest import ROOT, Object, containers, environment, find, render
+from tests.charts.profiles import PROFILES, maestro, platform, pods, task_pod
+
+CHARTS = ("postgresql", "redis", "minio", "mlflow", "feast", "modelServer", "sensorTrainer", "airflow")
+
+
+def folder(chart: str) -> str:
+    """The folder of a chart, by the key of its values in the umbrella."""
+    return re.sub(r"(?=[A-Z])", "-", chart).lower()
+
+
+@pytest.fixture(params=PROFILES)
+def objects(request: pytest.FixtureRequest) -> list[Object]:
+    return maestro(request.param)
+
+
+def each(objects: list[Object]) -> Iterator[tuple[str, Object, Object]]:
+    """`pod container`, the pod and the container, of all containers."""
+    for name, pod in pods(objects).items():
+        for container in containers(pod["spec"]):
+            yield f"{name} {container['name']}", pod, container
+
+
+# What a process may do on its node
+
+
+def test_every_pod_runs_as_the_user_of_the_images_with_the_same_few_rights(objects: list[Object]) -> None:
+    base = (ROOT / "images/base/Dockerfile").read_text()
+    (user,) = map(int, re.findall(r"^USER (\d+):\1$", base, re.MULTILINE))
+    for name, pod in pods(objects).items():
+        assert pod["spec"]["securityContext"] == {
+            "runAsNonRoot": True,
+            "runAsUser": user,
+            "runAsGroup": user,
+            "fsGroup": user,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }, name
+    for name, _, container in each(objects):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }, name
+
+
+def test_no_pod_shares_anything_of_its_node_or_is_told_more_than_its_own_keys(objects: list[Object]) -> None:
+    for name, pod in pods(objects).items():
+        assert not [field for field in pod["spec"] if field.startswith("host") or field == "shareProcessNamespace"], (
+            name
+        )
+        assert pod["spec"]["enableServiceLinks"] is False, f"{name}: a Service called mlflow would set MLFLOW_PORT"
+    for name, _, container in each(objects):
+        assert "envFrom" not in container, name
+        assert not [port for port in container.get("ports", ()) if "hostPort" in port], name
+
+
+def test_what_a_container_mounts_is_a_volume_of_its_pod_and_can_be_written_to_only_where_it_is_to_be(
+    objects: list[Object],
+) -> None:
+    for name, pod in pods(objects).items():
+        volumes = {volume["name"]: volume.keys() - {"name"} for volume in pod["spec"].get("volumes", ())}
+        mounted = set()
+        for container in containers(pod["spec"]):
+            for mount in container.get("volumeMounts", ()):
+                mounted.add(mount["name"])
+                # The claims of a StatefulSet are no volumes of its template.
+                (kind,) = volumes.get(mount["name"], {"volumeClaimTemplate"})
+                assert kind != "volumeClaimTemplate" or mount["name"] == "data", f"{name} {mount['name']}"
+                writable = kind in ("emptyDir", "persistentVolumeClaim", "volumeClaimTemplate")
+                assert mount.get("readOnly", False) != writable, f"{name} {container['name']} {mount['name']}"
+        assert volumes.keys() <= mounted, name
+
+
+# What a pod may do in the cluster
+
+
+def rule(group: str, resource: str, *verbs: str, names: tuple[str, ...] = ()) -> Object:
+    named = {"resourceNames": list(names)} if names else {}
+    return {"apiGroups": [group], "resources": [resource], **named, "verbs": list(verbs)}
+
+
+# All that service accounts of the platform may do. What is not here nobody may.
+RIGHTS = {
+    "airflow": [
+        rule("", "pods", "create", "get", "list", "watch", "patch", "delete"),
+        rule("", "pods/log", "get"),
+        rule("", "events", "list"),
+    ],
+    "deployer": [
+        rule("apps", "deployments", "get", "patch", names=("maestro-model-server",)),
+        rule("", "pods", "list"),
+    ],
+    "task": [],
+}
+# The pods of each service account; all others have the default one, which may do nothing.
+IDENTITIES = {
+    "maestro-airflow": {
+        "airflow-api-server",
+        "airflow-dag-processor",
+        "airflow-scheduler",
+        "airflow-setup",
+        "airflow-test",
+        "airflow-triggerer",
+    },
+    "maestro-task": {"task"},
+}
+
+
+def test_service_accounts_may_do_what_the_table_says_in_their_namespace_and_no_more(objects: list[Object]) -> None:
+    rights: dict[str, list[Object]] = {}
+    for entry in objects:
+        if entry["kind"] == "ServiceAccount":
+            rights.setdefault(entry["metadata"]["name"], [])
+            assert entry["automountServiceAccountToken"] is False
+        if entry["kind"] == "RoleBinding":
+            assert entry["roleRef"].keys() == {"apiGroup", "kind", "name"}
+            assert entry["roleRef"]["kind"] == "Role"
+            (subject,) = entry["subjects"]
+            assert (subject["kind"], subject["namespace"]) == ("ServiceAccount", "maestro")
+            rights.setdefault(subject["name"], []).extend(find(objects, "Role", entry["roleRef"]["name"])["rules"])
+    assert rights == {f"maestro-{name}": rules for name, rules in RIGHTS.items()}
+    assert not [entry["kind"] for entry in objects if entry["kind"].startswith("Cluster")]
+
+
+def test_pods_have_the_identity_that_the_table_says_and_its_token_only_where_they_use_it(objects: list[Object]) -> None:
+    for name, pod in pods(objects).items():
+        expected = next((account for account, names in IDENTITIES.items() if name in names), "default")
+        assert pod["spec"].get("serviceAccountName", "default") == expected, name
+        assert pod["spec"]["automountServiceAccountToken"] is False, name
+    holders = {
+        name
+        for name, pod, container in each(objects)
+        for mount in container.get("volumeMounts", ())
+        for volume in pod["spec"].get("volumes", ())
+        if mount["name"] == volume["name"] and "serviceAccountToken" in json.dumps(volume)
+    }
+    assert holders == {"airflow-scheduler scheduler", "airflow-triggerer triggerer", "airflow-test test"}
+
+
+def test_a_task_has_the_token_of_the_identity_that_it_names_and_no_other() -> None:
+    spec = task_pod(maestro("default"), identity="deployer")["spec"]
+    assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("maestro-deployer", True)
+    assert set(platform(maestro("default")).identities) == {"deployer"}
+
+
+# What a pod is told of Secrets
+
+S3 = {"AWS_ACCESS_KEY_ID": "minio/root-user", "AWS_SECRET_ACCESS_KEY": "minio/root-password"}
+REDIS = {"MAESTRO_REDIS_PASSWORD": "redis/redis-password"}
+FEATURE_STORE = {"MAESTRO_FEAST_REGISTRY_PASSWORD": "postgresql/feast-password", **REDIS}
+TRAINER = {"SENSOR_TRAINER_TOKEN": "sensor-trainer/token"}
+TRAINER_OF_TASKS = {"MAESTRO_SENSOR_TRAINER_TOKEN": "sensor-trainer/token"}
+SLACK = {"MAESTRO_SLACK_WEBHOOK_URL": "slack/url"}
+ADMIN = {"MAESTRO_ADMIN_PASSWORD": "airflow/admin-password"}
+
+
+def database(name: str) -> dict[str, str]:
+    return {"PGPASSWORD": f"postgresql/{name}-password"}
+
+
+AIRFLOW = {
+    "AIRFLOW__CORE__FERNET_KEY": "airflow/fernet-key",
+    "AIRFLOW__API__SECRET_KEY": "airflow/api-secret-key",
+    "AIRFLOW__API_AUTH__JWT_SECRET": "airflow/jwt-secret",
+    **database("airflow"),
+    **S3,
+    **SLACK,
+}
+DATABASES = ("airflow", "mlflow", "feast", "sensors")
+SECRETS: dict[str, dict[str, str]] = {
+    "airflow-api-server api-server": AIRFLOW,
+    "airflow-api-server release-gate": database("airflow"),
+    "airflow-dag-processor dag-processor": AIRFLOW,
+    "airflow-dag-processor release-gate": database("airflow"),
+    "airflow-scheduler release-gate": database("airflow"),
+    "airflow-scheduler scheduler": AIRFLOW,
+    "airflow-setup setup": AIRFLOW | ADMIN | {"SECRET_": "slack/url"},
+    "airflow-test test": AIRFLOW | ADMIN,
+    "airflow-triggerer release-gate": database("airflow"),
+    "airflow-triggerer triggerer": AIRFLOW,
+    "datasets features": S3 | FEATURE_STORE | TRAINER_OF_TASKS | SLACK,
+    "datasets load": S3 | FEATURE_STORE | TRAINER_OF_TASKS | SLACK,
+    "feast feast": S3 | FEATURE_STORE | SLACK,
+    "feast release-gate": database("feast"),
+    "feast-apply apply": S3 | FEATURE_STORE | SLACK | database("feast"),
+    "minio minio": {"MINIO_ROOT_USER": "minio/root-user", "MINIO_ROOT_PASSWORD": "minio/root-password"},
+    "minio-buckets buckets": S3 | SLACK,
+    "minio-test test": S3,
+    "mlflow mlflow": S3 | database("mlflow"),
+    "mlflow release-gate": database("mlflow"),
+    "mlflow-migrate migrate": database("mlflow"),
+    "postgresql postgresql": {
+        f"{name.upper()}_PASSWORD": f"postgresql/{name}-password" for name in ("postgres", *DATABASES)
+    },
+    **{f"postgresql-test {name}": database(name) for name in DATABASES},
+    "redis redis": {"REDISCLI_AUTH": "redis/redis-password"},
+    "redis-test test": {"REDISCLI_AUTH": "redis/redis-password"},
+    "sensor-trainer api": database("sensors") | REDIS | TRAINER,
+    "sensor-trainer release-gate": database("sensors"),
+    "sensor-trainer-migrate migrate": database("sensors") | REDIS | TRAINER,
+    "sensor-trainer-test test": TRAINER,
+    "sensor-trainer-worker release-gate": database("sensors"),
+    "sensor-trainer-worker worker": database("sensors") | REDIS | TRAINER,
+    "task base": S3 | FEATURE_STORE | TRAINER_OF_TASKS | SLACK,
+}
+
+
+def test_containers_are_told_of_secrets_what_the_table_says_and_no_more() -> None:
+    told = {}
+    for name, _, container in each(maestro("everything")):
+        references = {
+            # What a connection or a variable names has a digest for a name.
+            re.sub(r"^SECRET_\w{8}$", "SECRET_", key): f"{source['name'].removeprefix('maestro-')}/{source['key']}"
+            for key, value in environment(container).items()
+            if isinstance(value, dict) and (source := value.get("secretKeyRef"))
+        }
+        if references:
+            told[name] = references
+    assert told == SECRETS
+
+
+def test_a_password_of_a_database_is_that_of_the_user_in_its_address(objects: list[Object]) -> None:
+    for name, _, container in each(objects):
+        told = environment(container)
+        if address := told.get("DATABASE_URL"):
+            user, database = re.fullmatch(r"postgresql://(\w+)@[\w.-]+:\d+/(\w+)", address).groups()  # type: ignore[union-attr]
+            assert user == database
+            assert told["PGPASSWORD"]["secretKeyRef"]["key"] == f"{user}-password", name
+
+
+# Where pods run, and where their images come from
+
+PLACED = {
+    "priorityClassName": "high",
+    "nodeSelector": {"disk": "fast"},
+    "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
+    ],
+}
+ANYWHERE = re.compile(r"(?!airflow).*-test|datasets")
+
+
+def test_every_pod_runs_where_values_say_and_pulls_as_they_say() -> None:
+    schemas = {key: json.loads((ROOT / "charts" / folder(key) / "values.schema.json").read_text()) for key in CHARTS}
+    placed = {key: {f: v for f, v in PLACED.items() if f in schema["properties"]} for key, schema in schemas.items()}
+    tasks = {
+        field: PLACED[field] for field in schemas["airflow"]["properties"]["taskPods"]["properties"] if field in PLACED
+    }
+    placed["airflow"]["taskPods"] = tasks
+    pulled = {"images": {"pullPolicy": "Always", "pullSecrets": ["registry"]}}
+    rendered = render("maestro", {**placed, "global": pulled})
+    objects = [*rendered, task_pod(rendered)]
+    for name, pod in pods(objects).items():
+        fields = {field: pod["spec"][field] for field in PLACED if field in pod["spec"]}
+        key = next((key for key in CHARTS if name.replace("-", "").startswith(key.lower())), "taskPods")
+        expected = (
+            tasks if key == "taskPods" else {field: placed[key][field] for field in PLACED if field in placed[key]}
+        )
+        assert fields == ({} if ANYWHERE.fullmatch(name) else expected), name
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}], name
+    for name, _, container in each(objects):
+        assert container["imagePullPolicy"] == "Always", name
+
+
+# How pods come and go
+
+ROLLING = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+RECREATE = {"type": "Recreate"}
+# The strategy of each Deployment, the seconds that a pod has to end, and those of them in which it takes the requests
+# that still come, where a Service leads to it.
+ROLLOUTS: dict[str, tuple[Object, int, int]] = {
+    "airflow-api-server": (ROLLING, 60, 5),
+    "airflow-dag-processor": (ROLLING, 30, 0),
+    "airflow-scheduler": (ROLLING, 120, 0),
+    "airflow-statsd": (RECREATE, 30, 0),
+    "airflow-triggerer": (ROLLING, 60, 0),
+    "feast": (ROLLING, 30, 5),
+    "mlflow": (ROLLING, 30, 5),
+    "model-server": (ROLLING, 40, 10),
+    "sensor-trainer": (ROLLING, 30, 5),
+    "sensor-trainer-worker": (ROLLING, 120, 0),
+}
+
+
+def rollout(deployment: Object) -> tuple[Object, int, int]:
+    spec = deployment["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    strategy = {"type": "RollingUpdate", **deployment["spec"]["strategy"]}
+    drain = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    return strategy, spec.get("terminationGracePeriodSeconds", 30), drain
+
+
+def test_deployments_roll_as_the_table_says() -> None:
+    deployments = {e["metadata"]["name"]: e for e in maestro("default") if e["kind"] == "Deployment"}
+    assert {name.removeprefix("maestro-"): rollout(entry) for name, entry in deployments.items()} == ROLLOUTS
+
+
+def test_with_the_api_server_in_its_pod_only_one_scheduler_runs_at_a_time() -> None:
+    scheduler = find(maestro("minikube"), "Deployment", "maestro-airflow-scheduler")
+    assert rollout(scheduler) == (RECREATE, 120, 0)
+    (api_server,) = (c for c in containers(scheduler["spec"]["template"]["spec"]) if c["name"] == "api-server")
+    assert "lifecycle" not in api_server, "it outlives the scheduler anyway"
+
+
+@pytest.mark.parametrize(("name", "grace"), [("postgresql", 120), ("redis", 60), ("minio", 30)])
+def test_a_store_has_one_pod_which_an_upgrade_replaces_even_where_it_never_became_ready(name: str, grace: int) -> None:
+    spec = find(maestro("default"), "StatefulSet", f"maestro-{name}")["spec"]
+    assert (spec["replicas"], spec["podManagementPolicy"]) == (1, "Parallel")
+    assert "updateStrategy" not in spec
+    assert spec["template"]["spec"].get("terminationGracePeriodSeconds", 30) == grace
+
+
+def test_a_budget_lets_one_pod_go_and_any_that_is_not_ready() -> None:
+    budgets = [entry for entry in maestro("everything") if entry["kind"] == "PodDisruptionBudget"]
+    assert len(budgets) == 9
+    for budget in budgets:
+        spec = {key: value for key, value in budget["spec"].items() if key != "selector"}
+        assert spec == {"maxUnavailable": 1, "unhealthyPodEvictionPolicy": "AlwaysAllow"}, budget["metadata"]["name"]
+
+
+# Jobs: how often a pod that fails is followed by another, and whether its container is started again in its place.
+
+JOBS = {
+    "airflow-setup": (10, "OnFailure"),
+    "feast-apply": (10, "Never"),
+    "minio-buckets": (10, "OnFailure"),
+    "mlflow-migrate": (10, "OnFailure"),
+    "sensor-trainer-migrate": (10, "OnFailure"),
+}
+
+
+def test_a_job_is_tried_until_what_it_needs_is_there_and_stays_for_its_log(objects: list[Object]) -> None:
+    jobs = {re.sub(r"^maestro-|-\w{8}$", "", e["metadata"]["name"]): e["spec"] for e in objects if e["kind"] == "Job"}
+    found = {name: (job["backoffLimit"], job["template"]["spec"]["restartPolicy"]) for name, job in jobs.items()}
+    assert found == JOBS
+    for name, job in jobs.items():
+        # A Job that is gone would be made anew by the next upgrade; one that ends early would leave pods waiting.
+        assert job.keys() <= {"backoffLimit", "template", "podFailurePolicy"}, name
+
+
+def test_data_sets_are_loaded_when_they_are_asked_for_and_at_no_other_time() -> None:
+    spec = find(maestro("default"), "CronJob", "maestro-datasets")["spec"]
+    assert spec["suspend"] is True
+    job = {key: value for key, value in spec["jobTemplate"]["spec"].items() if key != "template"}
+    assert job == {"backoffLimit": 3, "activeDeadlineSeconds": 600, "ttlSecondsAfterFinished": 3600}
+
+
+# What `helm test` runs
+
+
+def test_every_chart_has_a_pod_that_helm_test_runs_once_and_clears_away(objects: list[Object]) -> None:
+    tests = {entry["metadata"]["labels"]["app.kubernetes.io/name"]: entry for entry in objects if is_test(entry)}
+    assert tests.keys() == set(CHARTS)
+    for entry in tests.values():
+        assert entry["metadata"]["annotations"] == {
+            "helm.sh/hook": "test",
+            "helm.sh/hook-delete-policy": "before-hook-creation,hook-succeeded",
+        }
+        assert entry["spec"]["restartPolicy"] == "Never"
+
+
+def is_test(entry: Object) -> bool:
+    return entry["kind"] == "Pod" and "helm.sh/hook" in entry["metadata"].get("annotations", {})
+
+
+def test_the_scripts_of_helm_test_are_run_as_they_are_and_told_what_they_read(objects: list[Object]) -> None:
+    scripts = {path.parts[-3]: path.read_text() for path in (ROOT / "charts").glob("*/files/check-*.py")}
+    run = set()
+    for entry in filter(is_test, objects):
+        for container in entry["spec"]["containers"]:
+            if container["args"][:2] == ["python", "-c"]:
+                chart = folder(entry["metadata"]["labels"]["app.kubernetes.io/name"])
+                run.add(chart)
+                (script,) = container["args"][2:]
+                assert script.strip() == scripts[chart].strip()
+                assert "$(" not in script, "Kubernetes would replace it"
+                assert set(re.findall(r"os\.environ\[['\"](\w+)['\"]\]", script)) <= environment(container).keys()
+    assert run == scripts.keys()
+
+
+def test_statsd_restarts_when_its_mapping_changes() -> None:
+    template = pods(maestro("default"))["airflow-statsd"]
+    mapping = find(maestro("default"), "ConfigMap", "maestro-airflow-statsd")["data"]["mapping.yaml"]
+    assert yaml.safe_load(mapping) == yaml.safe_load((ROOT / "charts/airflow/files/statsd-mapping.yaml").read_text())
+    checksum = template["metadata"]["annotations"]["checksum/mapping"]
+    assert checksum == hashlib.sha256((ROOT / "charts/airflow/files/statsd-mapping.yaml").read_bytes()).hexdigest()

@@ -1,0 +1,334 @@
+"""Selectors, ports, probes and addresses of all charts together: each is followed to what it leads to."""
+
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.charts.conftest import ROOT, Loader, Object, containers, environment, find, render
+from tests.charts.profiles import PROFILES, maestro, pods
+
+AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))  # type: ignore[union-attr, arg-type]
+WORKLOADS = ("Deployment", "StatefulSet")
+SERVICES = yaml.safe_load((ROOT / "charts/maestro/values.yaml").read_text())["global"]["services"]
+# Services of other names and at other ports than the charts'.
+MOVED = {
+    key: {"name": f"our-{key.lower()}"} | {port: number + 1000 for port, number in service.items() if port != "name"}
+    for key, service in SERVICES.items()
+}
+
+
+@pytest.fixture(params=PROFILES)
+def objects(request: pytest.FixtureRequest) -> list[Object]:
+    return maestro(request.param)
+
+
+@pytest.fixture(scope="module")
+def moved() -> list[Object]:
+    """The platform with all its Services elsewhere, and with KEDA."""
+    keda = {"worker": {"autoscaling": {"keda": True}}}
+    return render("maestro", {"global": {"services": MOVED}, "sensorTrainer": keda})
+
+
+def of_kind(objects: list[Object], *kinds: str) -> Iterator[tuple[str, Object]]:
+    """The objects of these kinds by their names without the release."""
+    for entry in objects:
+        if entry["kind"] in kinds:
+            yield entry["metadata"]["name"].removeprefix("maestro-"), entry
+
+
+def selected(selector: Mapping[str, str], objects: list[Object]) -> list[str]:
+    """The names of all pods that the labels select."""
+    return [name for name, pod in pods(objects).items() if selector.items() <= pod["metadata"]["labels"].items()]
+
+
+def behind(service: str, objects: list[Object]) -> str:
+    """The pod whose Service this is: of the same name, or the scheduler's where that holds the api-server."""
+    return service if service in pods(objects) else {"airflow-api-server": "airflow-scheduler"}[service]
+
+
+# Selectors
+
+
+def test_every_selector_matches_the_pods_of_its_own_workload_and_no_others_in_the_namespace(
+    objects: list[Object],
+) -> None:
+    selectors = [
+        *(
+            (name, entry["spec"]["selector"]["matchLabels"])
+            for name, entry in of_kind(objects, *WORKLOADS, "PodDisruptionBudget")
+        ),
+        *((behind(name, objects), entry["spec"]["selector"]) for name, entry in of_kind(objects, "Service")),
+    ]
+    for name, selector in selectors:
+        assert selected(selector, objects) == [name]
+        assert selector["app.kubernetes.io/instance"] == "maestro", "another release may be beside this one"
+
+
+def test_every_object_and_every_pod_says_what_it_belongs_to(objects: list[Object]) -> None:
+    """By these labels an uninstall, `make check` and people find them."""
+    for entry in [*objects, *pods(objects).values()]:
+        labels = entry["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "maestro"
+        assert labels["app.kubernetes.io/instance"] == "maestro"
+        assert labels["app.kubernetes.io/component"]
+
+
+def test_what_scales_names_a_deployment_that_says_no_number_itself(moved: list[Object]) -> None:
+    for objects in (maestro("default"), moved):
+        scalers = dict(of_kind(objects, "HorizontalPodAutoscaler", "ScaledObject"))
+        assert scalers.keys() == {"feast", "sensor-trainer", "sensor-trainer-worker"}
+        for name, scaler in scalers.items():
+            target = scaler["spec"]["scaleTargetRef"]
+            assert target.get("kind", "Deployment") == "Deployment"
+            assert target["name"] == f"maestro-{name}"
+            assert "replicas" not in find(objects, "Deployment", target["name"])["spec"]
+
+
+# Ports
+
+
+def listens(container: Object) -> set[int]:
+    """What a container's program listens on: the ports that its arguments name, or else those of its own."""
+    named = re.findall(r"--\S*(?:port|address|listen)[\w-]*[= ]:?(\d+)", " ".join(container.get("args", ())))
+    return {int(port) for port in named} or OWN_PORTS.get(container["name"], set())
+
+
+def airflow_default(section: str, option: str) -> int:
+    return int(AIRFLOW_OPTIONS[section]["options"][option]["default"])
+
+
+AIRFLOW_OPTIONS = yaml.load((AIRFLOW / "config_templates/config.yml").read_text(), Loader)  # noqa: S506
+OWN_PORTS = {
+    "postgresql": {5432},
+    "redis": {6379},
+    "api-server": {airflow_default("api", "port")},
+    "scheduler": {airflow_default("logging", "worker_log_server_port")},
+    "triggerer": {airflow_default("logging", "trigger_log_server_port")},
+}
+
+
+def test_the_ports_of_a_container_are_those_that_its_program_listens_on(objects: list[Object]) -> None:
+    for name, pod in pods(objects).items():
+        for container in containers(pod["spec"]):
+            shown = {port["containerPort"] for port in container.get("ports", ())}
+            assert shown == listens(container), f"{name} {container['name']}"
+
+
+def test_programs_whose_port_no_argument_names_are_told_no_other_one() -> None:
+    objects = maestro("default")
+    cfg = find(objects, "ConfigMap", "maestro-airflow-config")["data"]["airflow.cfg"]
+    assert not re.search(r"^(\w+_log_server_)?port *=", cfg, re.MULTILINE)
+    for name in ("postgresql", "redis"):
+        (server,) = pods(objects)[name]["spec"]["containers"]
+        assert not [argument for argument in server["args"] if re.search(r"\bport\b", argument)]
+
+
+def test_every_service_leads_to_a_port_that_its_pods_open_and_their_image_exposes(objects: list[Object]) -> None:
+    for name, service in of_kind(objects, "Service"):
+        assert service["spec"].keys() == {"selector", "ports"}, "reached from inside the cluster only"
+        opened = {
+            port["name"]: (container["image"], port["containerPort"], port.get("protocol", "TCP"))
+            for container in containers(pods(objects)[behind(name, objects)]["spec"])
+            for port in container.get("ports", ())
+        }
+        for port in service["spec"]["ports"]:
+            image, number, protocol = opened[port["targetPort"]]
+            assert port["name"] == port["targetPort"]
+            assert port.get("protocol", "TCP") == protocol
+            assert (number, protocol) in exposed(image), f"{name} {port['name']}"
+
+
+def exposed(image: str) -> set[tuple[int, str]]:
+    """The ports that the Dockerfile of an image exposes, with their protocols."""
+    dockerfile = ROOT / "images" / image.rpartition("/")[2].partition(":")[0] / "Dockerfile"
+    (ports,) = re.findall(r"^EXPOSE (.+)$", dockerfile.read_text(), re.MULTILINE)
+    return {
+        (int(number), (protocol or "tcp").upper()) for number, _, protocol in (p.partition("/") for p in ports.split())
+    }
+
+
+# Probes: what is asked, every how many seconds, how many seconds for an answer, and how often it may fail.
+
+Probe = tuple[str, int, int, int]
+
+
+def health(path: str = "/health", port: str = "http", startup_failures: int = 150) -> dict[str, Probe]:
+    return {
+        "startupProbe": (f"{port} {path}", 2, 5, startup_failures),
+        "readinessProbe": (f"{port} {path}", 5, 5, 3),
+        "livenessProbe": (f"{port} {path}", 10, 10, 6),
+    }
+
+
+def heartbeat(job: str) -> dict[str, Probe]:
+    command = f"python -m mlops.airflow.heartbeat {job}"
+    return {"startupProbe": (command, 5, 20, 60), "livenessProbe": (command, 60, 20, 3)}
+
+
+TCP = "pg_isready --host=127.0.0.1 --username=postgres"
+PROBES: dict[str, dict[str, Probe]] = {
+    "mlflow": health(),
+    "feast": health(),
+    "api": health(),  # of the sensor trainer
+    "model-server": health("/ping", startup_failures=180),
+    "minio": {
+        "startupProbe": ("api /minio/health/live", 2, 1, 150),
+        "readinessProbe": ("api /minio/health/ready", 5, 5, 3),
+        "livenessProbe": ("api /minio/health/live", 10, 10, 6),
+    },
+    "postgresql": {
+        "startupProbe": (TCP, 2, 5, 1800),
+        "readinessProbe": (TCP, 5, 5, 3),
+        "livenessProbe": (TCP, 10, 10, 6),
+    },
+    "redis": {
+        "startupProbe": ("redis-cli -e ping", 2, 5, 1800),
+        "readinessProbe": ("redis-cli -e ping", 5, 5, 3),
+        "livenessProbe": ("redis-cli ping", 10, 10, 6),
+    },
+    "api-server": {
+        "startupProbe": ("http /api/v2/version", 3, 10, 100),
+        "readinessProbe": ("http /api/v2/monitor/health", 10, 10, 3),
+        "livenessProbe": ("http /api/v2/version", 30, 20, 4),
+    },
+    "scheduler": heartbeat("SchedulerJob"),
+    "dag-processor": heartbeat("DagProcessorJob"),
+    "triggerer": heartbeat("TriggererJob"),
+    "statsd-exporter": {
+        "readinessProbe": ("metrics /-/ready", 10, 1, 3),
+        "livenessProbe": ("metrics /-/healthy", 30, 1, 3),
+    },
+    "worker": {},  # it serves nothing, and the job of one that hangs is given to another when its lease ends
+}
+
+
+def probes(container: Object) -> dict[str, Probe]:
+    """The probes of a container, with the defaults of Kubernetes where the chart says nothing."""
+    found = {}
+    for name, probe in container.items():
+        if name.endswith("Probe"):
+            ask = probe["httpGet"] if "httpGet" in probe else probe["exec"]
+            assert ask.keys() in ({"path", "port"}, {"command"}), "another host, scheme or header"
+            asked = f"{ask['port']} {ask['path']}" if "path" in ask else " ".join(ask["command"])
+            times = (probe.get("periodSeconds", 10), probe.get("timeoutSeconds", 1), probe.get("failureThreshold", 3))
+            found[name] = (asked, *times)
+    return found
+
+
+def serving(objects: list[Object]) -> Iterator[tuple[Object, Object]]:
+    """The containers that run for good, each with its pod: those of workloads, but for what ends before they start."""
+    for name, _ in of_kind(objects, *WORKLOADS):
+        pod = pods(objects)[name]
+        for container in containers(pod["spec"]):
+            if container in pod["spec"]["containers"] or container.get("restartPolicy") == "Always":
+                yield container, pod
+
+
+def test_probes_ask_what_they_are_to_ask_as_patiently(objects: list[Object]) -> None:
+    assert {container["name"]: probes(container) for container, _ in serving(objects)} == PROBES
+
+
+def test_a_probe_by_http_asks_a_port_of_its_own_container(objects: list[Object]) -> None:
+    for container, _ in serving(objects):
+        named = {port["name"] for port in container.get("ports", ())}
+        asked = {container[probe]["httpGet"]["port"] for probe in probes(container) if "httpGet" in container[probe]}
+        assert asked <= named, container["name"]
+
+
+def test_what_a_service_leads_to_is_asked_whether_it_is_ready_and_what_starts_slowly_is_given_time(
+    objects: list[Object],
+) -> None:
+    for name, service in of_kind(objects, "Service"):
+        targets = {port["targetPort"] for port in service["spec"]["ports"]}
+        (server,) = (
+            container
+            for container in containers(pods(objects)[behind(name, objects)]["spec"])
+            if targets <= {port["name"] for port in container.get("ports", ())}
+        )
+        assert "readinessProbe" in server, name
+    for container, _ in serving(objects):
+        if startup := probes(container).get("startupProbe"):
+            _, period, _, failures = startup
+            assert period * failures >= 300, f"{container['name']}: a loaded node takes minutes"
+
+
+def test_prometheus_is_told_a_port_and_a_path_that_there_are(objects: list[Object]) -> None:
+    found = {}
+    for name, pod in pods(objects).items():
+        annotations = pod["metadata"].get("annotations", {})
+        if annotations.get("prometheus.io/scrape") == "true":
+            ports = {
+                str(port["containerPort"]): port["name"]
+                for container in containers(pod["spec"])
+                for port in container.get("ports", ())
+            }
+            path = annotations.get("prometheus.io/path", "/metrics")
+            found[name] = f"{ports[annotations['prometheus.io/port']]} {path}"
+    assert found == {
+        "airflow-statsd": "metrics /metrics",
+        "feast": "metrics /metrics",
+        "minio": "api /minio/v2/metrics/cluster",
+        "mlflow": "http /metrics",
+        "sensor-trainer": "http /metrics",
+    }
+
+
+# Addresses
+
+# The Service that each address in a pod's environment leads to.
+LEADS = {
+    "AWS_ENDPOINT_URL_S3": "minio",
+    "DATABASE_URL": "postgresql",
+    "FEAST_URL": "feast",
+    "MAESTRO_FEAST_REGISTRY": "postgresql",
+    "MAESTRO_FEAST_URL": "feast",
+    "MAESTRO_MODEL_SERVER_URL": "modelServer",
+    "MAESTRO_REDIS_HOST": "redis",
+    "MAESTRO_SENSOR_TRAINER_URL": "sensorTrainer",
+    "MAESTRO_STATSD_HOST": "statsd",
+    "MLFLOW_BACKEND_STORE_URI": "postgresql",
+    "MLFLOW_TRACKING_URI": "mlflow",
+    "MODEL_SERVER_URL": "modelServer",
+    "REDIS_HOST": "redis",
+    "SENSOR_TRAINER_URL": "sensorTrainer",
+}
+
+
+def test_every_address_that_a_pod_is_told_is_that_of_its_service(moved: list[Object]) -> None:
+    found: dict[str, set[str]] = {}
+    for pod in pods(moved).values():
+        for container in containers(pod["spec"]):
+            told = environment(container)
+            for name, value in told.items():
+                if name.endswith("_HOST"):
+                    found.setdefault(name, set()).add(f"{value}:{told[name.replace('_HOST', '_PORT')]}")
+                elif isinstance(value, str) and (address := re.search(r"://(?:\w+@)?([\w.-]+:\d+)", value)):
+                    found.setdefault(name, set()).add(address[1])
+    assert found == {name: {f"{MOVED[key]['name']}:{MOVED[key]['port']}"} for name, key in LEADS.items()}
+
+
+def test_every_address_elsewhere_is_one_of_a_service(moved: list[Object]) -> None:
+    there = {f"{service['name']}:{service[port]}" for service in MOVED.values() for port in service.keys() - {"name"}}
+    services = {
+        f"{entry['metadata']['name']}:{port['port']}"
+        for _, entry in of_kind(moved, "Service")
+        for port in entry["spec"]["ports"]
+    }
+    assert services == there
+    declared = yaml.safe_load(find(moved, "Secret", "maestro-airflow-setup")["stringData"]["settings.yaml"])
+    connections = declared["connections"].values()
+    named = {f"{connection['host']}:{connection['port']}" for connection in connections if "host" in connection}
+    assert named == {f"{MOVED[key]['name']}:{MOVED[key]['port']}" for key in ("feast", "mlflow")}
+    texts = [text for _, entry in of_kind(moved, "ConfigMap") for text in entry["data"].values()]
+    texts += [
+        argument for pod in pods(moved).values() for c in containers(pod["spec"]) for argument in c.get("args", ())
+    ]
+    texts += [str(declared), *(str(entry) for _, entry in of_kind(moved, "ScaledObject"))]
+    addresses = re.findall(r"\b((?:our|maestro)-[\w-]+)(?:\.maestro)?:(\d+)", "\n".join(texts))
+    found = {f"{host}:{port}" for host, port in addresses}
+    assert found <= there
+    assert len(found) >= 5
