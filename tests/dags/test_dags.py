@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import BundleDagBag, DagBag
-from airflow.sdk import DAG, DeadlineReference
+from airflow.sdk import DAG, AsyncCallback, DeadlineReference
 
 from mlops import datasets
 from mlops.airflow.alerts import deadline_missed, task_failed
@@ -88,6 +88,31 @@ def test_every_dag_has_tags_and_documentation(dag_bag: DagBag) -> None:
         assert dag.tags
         assert dag.doc_md
         assert not dag.catchup
+
+
+# When each DAG runs (in UTC), how long after its queueing a run is late, and which tasks update which assets. What
+# stands here is what people plan by: README.md and the DAGs' own documentation say it too.
+AGREED = {
+    "data_validation_pipeline": ("0 */6 * * *", timedelta(minutes=15), {}),
+    "feature_materialization": ("0 2 * * *", timedelta(minutes=30), {"validate_online_features": ["online-features"]}),
+    "ml_pipeline_dag": ("0 2 * * *", timedelta(hours=1), {}),
+    "model_training_pipeline": ("0 4 * * 0", timedelta(hours=2), {}),
+    "train_clustering_model": ("0 * * * *", timedelta(minutes=50), {}),
+}
+
+
+def test_each_dag_runs_when_it_was_agreed_and_never_twice_at_once(dag_bag: DagBag) -> None:
+    found = {}
+    for name, dag in dag_bag.dags.items():
+        (alert,) = dag.deadline
+        assert alert.reference is DeadlineReference.DAGRUN_QUEUED_AT, "a backfilled run must not be late from the start"
+        assert (alert.callback.path, alert.callback.kwargs) == ("mlops.airflow.alerts.deadline_missed", {})
+        assert isinstance(alert.callback, AsyncCallback)
+        assert (str(dag.schedule.timezone), dag.schedule.run_immediately) == ("UTC", timedelta(minutes=5))
+        assert (dag.catchup, dag.max_active_runs, dag.is_paused_upon_creation) == (False, 1, False)
+        outlets = {task.task_id: [asset.name for asset in task.outlets] for task in dag.tasks if task.outlets}
+        found[name] = (dag.schedule.expression, alert.interval, outlets)
+    assert found == AGREED
 
 
 def test_the_pipeline_runs_its_eight_steps_in_order(pipeline: DAG) -> None:
