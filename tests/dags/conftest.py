@@ -32,16 +32,22 @@ POD_TEMPLATE = {
         "restartPolicy": "Never",
         "serviceAccountName": "maestro-task",
         "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "nodeSelector": {"pool": "tasks"},
         "containers": [
             {
                 "name": "base",
+                "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True},
+                "volumeMounts": [{"name": "work", "mountPath": "/work"}],
                 "env": [
                     {"name": "MAESTRO_DATA_BUCKET", "value": "data"},
                     {"name": "MAESTRO_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
                 ],
                 "terminationMessagePolicy": "FallbackToLogsOnError",
-            }
+            },
+            {"name": "proxy", "image": "localhost/proxy:1", "securityContext": {"runAsUser": 1}},
         ],
+        "volumes": [{"name": "work", "emptyDir": {}}],
     },
 }
 PLATFORM = {

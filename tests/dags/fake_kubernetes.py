@@ -35,6 +35,7 @@ class FakeKubernetes:
         self.events: list[dict[str, Any]] = []  # the n-th has resource version n + 1
         self.refusals: list[tuple[str, int]] = []  # requests to come: (kind, status)
         self.requests: Counter[str] = Counter()
+        self.deletions: list[tuple[str, dict[str, Any]]] = []  # names, each with what was asked for
         self.token = "first"
         self.generation = 0  # streams of an older one end
         self.oldest = 0  # resource versions below it have expired
@@ -174,9 +175,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve("create", lambda: self._create(pod))
 
     def do_DELETE(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         name, _ = self._parts(urlsplit(self.path).path)
-        self._serve("delete", lambda: self._delete(name))
+        self._serve("delete", lambda: self._delete(name, asked))
 
     def _serve(self, kind: str, answer: Any) -> None:
         server = self.kubernetes
@@ -213,8 +214,9 @@ class _Handler(BaseHTTPRequestHandler):
             version = str(len(self.kubernetes.events))
         self._json(200, {"kind": "PodList", "metadata": {"resourceVersion": version}, "items": items})
 
-    def _delete(self, name: str) -> None:
+    def _delete(self, name: str, asked: dict[str, Any]) -> None:
         with self.kubernetes.changed:
+            self.kubernetes.deletions.append((name, asked))
             if name not in self.kubernetes.pods:
                 self._error(404, f'pods "{name}" not found')
                 return

@@ -107,6 +107,15 @@ def test_a_pod_whose_node_is_gone_is_forced_out(kubernetes: FakeKubernetes) -> N
     assert left not in kubernetes.pods
 
 
+def test_a_second_try_that_repeats_its_create_leaves_its_own_pod_alone(kubernetes: FakeKubernetes) -> None:
+    of = context(try_number=2)
+    deferred(PodTask(task_id="t", arguments=["true"]), of)
+    (pod,) = kubernetes.pods.values()
+    deferred(PodTask(task_id="t", arguments=["true"]), of)
+    assert list(kubernetes.pods.values()) == [pod], "the very same one: its work goes on"
+    assert kubernetes.deletions == []
+
+
 def test_an_api_that_is_away_for_a_moment_is_waited_for(kubernetes: FakeKubernetes) -> None:
     kubernetes.refuse("create", 503, times=2)
     kubernetes.refuse("create", 403)

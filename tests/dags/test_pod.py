@@ -125,6 +125,24 @@ def test_a_pod_is_the_template_with_the_tasks_own_parts() -> None:
     assert "command" not in base(pod), "the image's entrypoint stays in charge"
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"identity": "deployer", "size": "medium", "env": {"A": "b"}, "deadline": 9.0}]
+)
+def test_all_that_the_charts_template_gives_reaches_the_pod_but_what_is_the_tasks_own(options: dict) -> None:
+    """The security contexts above all: without them a cluster refuses the pod, or runs it with rights that it lacks."""
+    pod, template = make_pod(platform(), a_try(), ["true"], **options), POD_TEMPLATE
+    own = {"containers", "serviceAccountName", "automountServiceAccountToken", "activeDeadlineSeconds"}
+    assert without(own, pod["spec"]) == without(own, template["spec"])
+    own = {"image", "args", "env", "resources"}
+    assert without(own, base(pod)) == without(own, base(template))
+    assert pod["spec"]["containers"][1:] == template["spec"]["containers"][1:]
+    assert without({"metadata", "spec"}, pod) == without({"metadata", "spec"}, template)
+
+
+def without(names: set[str], mapping: dict) -> dict:
+    return {name: value for name, value in mapping.items() if name not in names}
+
+
 def test_an_identity_brings_its_service_account_and_token() -> None:
     pod = make_pod(platform(), a_try(), ["true"], identity="deployer")
     assert pod["spec"]["serviceAccountName"] == "maestro-deployer"
