@@ -20,7 +20,7 @@ from mlops.airflow.pod_log import PodLog, Supervisor
 from mlops.airflow.trigger import PodTrigger
 from mlops.airflow.watch import PodWatch
 from tests.dags.conftest import NAMESPACE, PLATFORM
-from tests.dags.fake_kubernetes import FakeKubernetes
+from tests.dags.fake_kubernetes import FakeKubernetes, timestamp
 
 POD = "dag-task-0123"
 
@@ -53,7 +53,7 @@ class Run:
     async def _collect(self) -> list[TriggerEvent]:
         return [event async for event in self.trigger.run()]
 
-    async def event(self, timeout: float = 15.0) -> TriggerEvent:
+    async def event(self, timeout: float = 60.0) -> TriggerEvent:
         events = await asyncio.wait_for(self.task, timeout)
         assert len(events) == 1
         return events[0]
@@ -65,6 +65,18 @@ class Run:
 
     async def until(self, condition: Callable[[], Any]) -> None:
         await asyncio.to_thread(self.kubernetes.wait_for, condition)
+
+    async def kept(self) -> bool:
+        """Whether the pod is there, and nothing is about to delete it: a later one has come and gone meanwhile."""
+        later = PodTrigger(**{**self.trigger.serialize()[1], "name": "later"})
+        later.task_instance = self.trigger.task_instance
+        self.kubernetes.refusals.clear()
+        self.kubernetes.create(a_pod("later"))
+        run = Run(self.kubernetes, later)
+        self.kubernetes.exit("later", 0)
+        await run.event()
+        await self.until(lambda: "later" not in self.kubernetes.pods)
+        return POD in self.kubernetes.pods
 
     async def said(self, *lines: str) -> None:
         end = time.monotonic() + 60
@@ -150,8 +162,8 @@ def test_a_failure_tells_its_cause_and_its_pod_is_kept(kubernetes: FakeKubernete
             assert await run.failed() == "the container exited with 3 (Error): no bucket"
             assert "the container exited with 3 (Error): no bucket" in run.log.lines
             assert run.log.from_pod() == numbered(0, 3)
-            assert POD in kubernetes.pods
             assert "return_value" not in run.xcoms
+            assert await run.kept()
 
     scenario(story)
 
@@ -199,7 +211,7 @@ def test_a_failure_that_would_come_again_is_handed_to_a_worker_which_fails_the_t
             assert (event.payload["state"], event.payload["cause"]) == ("failed", run.xcoms["failure"])
             assert "column f3 is missing" in run.xcoms["failure"]
             assert time.time() >= run.trigger.deferred_at + 1.0
-            assert POD in kubernetes.pods
+            assert await run.kept()
 
     scenario(story)
 
@@ -244,7 +256,7 @@ def test_a_log_that_cannot_be_read_is_told_and_its_pod_kept(
             kubernetes.exit(POD, 0)
             assert isinstance(await run.event(), TaskSuccessEvent)
             assert any("may be missing here" in line and "kubectl" in line for line in run.log.lines)
-            assert POD in kubernetes.pods
+            assert await run.kept()
 
     scenario(story)
 
@@ -468,7 +480,7 @@ def test_a_users_action_deletes_the_pod_unless_the_task_has_ended(kubernetes: Fa
             kubernetes.exit(POD, 1, "kept")
             await run.failed()
             await run.trigger.on_kill()
-            assert POD in kubernetes.pods, "Airflow cancels a trigger after its own event in the same way"
+            assert await run.kept(), "Airflow cancels a trigger after its own event in the same way"
 
     scenario(story)
 
@@ -500,18 +512,49 @@ def test_finished_pods_are_swept_after_their_time_but_not_while_a_trigger_waits(
     kubernetes: FakeKubernetes, scenario: Any, monkeypatch: pytest.MonkeyPatch, pod_config: Any
 ) -> None:
     monkeypatch.setattr(watch, "_SWEEP", 0.2)
+    monkeypatch.setattr(trigger, "outcome", lambda *_: None)  # so that it waits on
     platform = (pod_config / "platform.yaml").read_text()
+    (pod_config / "platform.yaml").write_text(re.sub("failedPodTTL: .*", "failedPodTTL: 2", platform))
 
     async def story(start: Start) -> None:
         async with start() as run:
-            kubernetes.run(POD)
-            kubernetes.exit(POD, 1, "x")
-            kubernetes.status(POD, phase="Failed")
-            await run.failed()
-            await asyncio.sleep(0.5)
-            assert POD in kubernetes.pods
-            (pod_config / "platform.yaml").write_text(re.sub("failedPodTTL: .*", "failedPodTTL: -1", platform))
-            await run.until(lambda: POD not in kubernetes.pods)
+            for name in (POD, "old", "young", "runs"):
+                if name != POD:
+                    kubernetes.create(a_pod(name))
+                ended = {"exitCode": 1, "finishedAt": timestamp(time.time() + (60 if name == "young" else -60))}
+                kubernetes.container(name, terminated=ended)
+                kubernetes.status(name, phase="Running" if name == "runs" else "Failed")
+            uid = kubernetes.pods["old"]["metadata"]["uid"]
+            await run.until(lambda: kubernetes.deletions)
+            kubernetes.create(a_pod("another"))
+            kubernetes.container("another", terminated={"exitCode": 1, "finishedAt": timestamp(0)})
+            kubernetes.status("another", phase="Failed")
+            await run.until(
+                lambda: "another" not in kubernetes.pods
+            )  # by then the sweep has looked at all of them twice
+            assert {name for name, _ in kubernetes.deletions} == {"old", "another"}
+            assert kubernetes.deletions[0] == (
+                "old",
+                {"propagationPolicy": "Background", "preconditions": {"uid": uid}},
+            )
+
+    scenario(story)
+
+
+def test_a_log_is_followed_on_when_its_stream_ends_before_the_container(
+    kubernetes: FakeKubernetes, scenario: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pod_log, "_SHORTEST_PAUSE", 0.05)
+
+    async def story(start: Start) -> None:
+        async with start() as run:
+            kubernetes.run(POD, log=numbered(0, 3))
+            await run.said("line 2")
+            kubernetes.break_streams()
+            kubernetes.say(POD, *numbered(3, 6))
+            await run.said("line 5")
+            assert not run.task.done()
+            assert run.log.from_pod() == numbered(0, 6)
 
     scenario(story)
 
