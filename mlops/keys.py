@@ -4,6 +4,7 @@ import hashlib
 import re
 
 _SEGMENT_LENGTH = 120  # characters of a slug; S3 look-alikes on a file system allow 255 bytes a path segment
+_HASHED = re.compile(r"-[0-9a-f]{12}\Z")  # how a slug ends that is not the text itself
 
 
 def task_instance(dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> str:
@@ -15,6 +16,6 @@ def task_instance(dag_id: str, run_id: str, task_id: str, map_index: int = -1) -
 def slug(text: str) -> str:
     """The text as one segment of an object key; two texts never share one, but for a collision of 48 hash bits."""
     kept = re.sub(r"[^A-Za-z0-9_.=-]+", "-", text)[:_SEGMENT_LENGTH]
-    if kept == text and kept.strip("."):
+    if kept == text and kept.strip(".") and not _HASHED.search(text):  # or a text could be the slug of another one
         return kept
     return f"{kept.strip('.')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -1,5 +1,7 @@
+import posixpath
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlops.config import ModelServerSettings, RunIdentity, SensorSettings, Settings
@@ -92,17 +94,39 @@ def test_a_key_is_readable():
     assert IDENTITY.key("train").endswith("/train_model/train.parquet")
 
 
-names = st.text(min_size=1, max_size=250)
+# Texts of any kind, and such as a key could be led astray by: dots, slashes, white space, and the slugs of others.
+names = st.text(min_size=1, max_size=250) | st.text("./ \\-a", min_size=1, max_size=6)
+names |= names.map(slug)
+instances = st.tuples(names, names, names, st.integers(-1, 3))
 
 
 @given(names, names)
+@example("..", ".")
+@example("manual run", slug("manual run"))
 def test_two_names_never_share_a_slug(one, other):
     assert (slug(one) == slug(other)) == (one == other)
 
 
 @given(names)
+@example(".")
+@example("..")
+@example("...")
 def test_a_slug_is_one_segment_of_an_object_key(name):
     made = slug(name)
     assert 0 < len(made.encode()) <= 255
     assert made.strip(".")
     assert not set(made) & set("/ :+%?#&\\")
+
+
+@given(instances, instances)
+@example(("..", "..", "..", -1), ("a", "b", "c", -1))
+@example(("a/b", "c", "d", -1), ("a", "b/c", "d", -1))
+def test_every_task_instance_has_a_folder_of_its_own_below_the_runs(one, other):
+    keys = []
+    for dag_id, run_id, task_id, map_index in (one, other):
+        identity = RunIdentity(dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=str(map_index))
+        keys.append(identity.key("data"))
+        assert posixpath.normpath(keys[-1]) == keys[-1], "no segment leads up"
+        assert keys[-1].count("/") == (4 if map_index == -1 else 5)
+        assert keys[-1].startswith("runs/")
+    assert (keys[0] == keys[1]) == (one == other)
