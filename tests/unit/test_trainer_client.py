@@ -147,6 +147,19 @@ def test_a_refused_token_is_not_tried_again_and_stays_secret(api: Api, trainer: 
     assert len(api.asked) == 1
 
 
+def test_who_sends_no_token_is_not_told_that_it_was_refused(api: Api) -> None:
+    api.says((403, {"title": "Forbidden"}))
+    with pytest.raises(WrongAnswer, match="403 where 200 was expected: Forbidden"):
+        Service("MLflow", api.url, "global.services.mlflow").ask("GET", "/health")
+    with pytest.raises(Refused, match=r"refuses the token \(403\)"):
+        asked(api.url).ask("GET", "/ready")
+
+
+def test_a_service_below_a_path_is_asked_there(api: Api) -> None:
+    asked(f"{api.url}/below/").ask("GET", "/ready")
+    assert api.asked[0][1] == "/below/ready"
+
+
 @pytest.mark.parametrize("token", ["", "two words", f"{TOKEN}\n", "tökén"])
 def test_a_token_that_no_header_can_hold_is_refused_without_being_shown(token: str) -> None:
     with pytest.raises(Refused, match="correct the Secret") as failure:
@@ -187,9 +200,46 @@ def test_a_wrong_answer_that_stays_wrong_is_not_asked_for_again(api: Api) -> Non
     assert len(api.asked) == 1
 
 
-def test_patience_has_an_end() -> None:
+class Clock:
+    """Time that passes in sleeps only. A sleeper without end is woken by an AssertionError."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.pauses: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert len(self.pauses) < 1_000, "nobody waits that often"
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+def test_patience_is_of_all_attempts_together_and_pauses_grow_up_to_the_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, attempts = Clock(), []
+    monkeypatch.setattr(service, "time", clock)
+    monkeypatch.setattr(service, "_SHORTEST_PAUSE", 0.5)
+    monkeypatch.setattr(service, "_LONGEST_PAUSE", 15.0)
+
+    def away() -> None:
+        attempts.append(clock.now - 1_000)
+        raise NoConnection("nothing listens")
+
     with pytest.raises(NoConnection):
-        patiently(lambda: asked("http://127.0.0.1:9").ask("GET", "/ready"), 0.1)
+        patiently(away, 60)
+    assert clock.pauses == [0.5, 1, 2, 4, 8, 15, 15]
+    assert attempts == [0, 0.5, 1.5, 3.5, 7.5, 15.5, 30.5, 45.5], "the next one would come after more than 60 s"
+
+
+@pytest.mark.parametrize(
+    ("status", "passing"),
+    [(200, True), (299, True), (300, False), (404, False), (429, True), (499, False), (500, True), (503, True)],
+)
+def test_which_wrong_answers_may_be_right_in_a_moment(status: int, passing: bool) -> None:
+    assert WrongAnswer("wrong", status, None).passing == passing
 
 
 def test_what_the_trainer_lacks_is_named(api: Api, trainer: Trainer) -> None:
@@ -261,7 +311,10 @@ def test_a_real_mlflow_answers(settings: Settings, mlflow_uri: str) -> None:
         ("plain", "plain"),
         ("", "an empty body"),
         (None, "null"),
+        ("x" * 501, "x" * 500),
+        ({"title": "x" * 501}, "x" * 500),
     ],
+    ids=lambda value: str(value)[:20],
 )
 def test_the_words_of_an_answer(body: Any, expected: str) -> None:
     assert words(body) == expected
