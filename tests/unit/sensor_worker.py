@@ -1,8 +1,9 @@
 """A worker whose training does what files in a folder say; run as a process that tests may kill.
 
-While it trains there is the file `training`, which holds its process id. It goes on when there is `go`; `fail` holds
-the cause of a failure, once. Before it publishes it waits while there is `hold`. Each version of the "registry" is a
-file `version-<job>`, and `published` has a line each time something asked to publish.
+While it trains there is the file `training`, which holds its process id. It goes on when there is `go`, and reports
+nothing while there is `quiet`; `fail` holds the cause of a failure, once. Before it publishes it waits while there is
+`hold`. Each version of the "registry" is a file `version-<job>`, and `published` has a line each time something asked
+to publish.
 """
 
 import os
@@ -20,8 +21,10 @@ LEASE = 2.0
 
 def train(table, columns, *, job_id, tracking, report):
     (FOLDER / "training").write_text(str(os.getpid()))
+    report("waiting", 0.5)
     while not (FOLDER / "go").exists():
-        report("waiting", 0.5)
+        if not (FOLDER / "quiet").exists():
+            report("waiting", 0.5)
         if (FOLDER / "fail").exists():
             (FOLDER / "training").unlink()
             cause = (FOLDER / "fail").read_text()

@@ -126,6 +126,27 @@ def test_a_current_cluster_that_does_not_answer_is_said_with_the_remedy(record):
     assert "kubectl config use-context" in result.stderr
 
 
+def test_a_current_cluster_that_answers_is_named_and_asked_for_nothing_else(record):
+    stand_in, asked = record
+    stand_in("kubectl")
+    stand_in("helm")
+    for command in ("up", "status"):
+        result = run(CURRENT, command)
+        assert result.returncode == 0
+        assert result.stdout.startswith("using the cluster of context '")
+    assert {line.split()[1] for line in asked()} == {"version", "config"}
+
+
+@pytest.mark.parametrize("missing", ["kubectl", "helm"])
+def test_a_tool_that_the_current_cluster_needs_and_that_is_missing_is_said(record, programs, missing):
+    stand_in, asked = record
+    stand_in({"kubectl": "helm", "helm": "kubectl"}[missing])
+    result = run(CURRENT, "up")
+    assert result.returncode == 1
+    assert f"{missing} is not installed" in result.stderr
+    assert asked() == []
+
+
 @pytest.mark.parametrize("script", [MINIKUBE, CURRENT])
 def test_an_unknown_command_is_answered_with_the_usage(record, script):
     stand_in, _ = record

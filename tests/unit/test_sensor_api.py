@@ -1,3 +1,4 @@
+import asyncio
 import json
 import re
 import socket
@@ -17,7 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.routing import Mount, Route
 
 from mlops.sensors import api
+from mlops.sensors.calls import Calls
+from mlops.sensors.problems import Unavailable
+from mlops.sensors.readiness import OK, Readiness
 from mlops.sensors.repeated import Repeated
+from mlops.stores.sensors.queue import JobQueue
 from tests.conftest import eventually
 from tests.unit.sensor_api import (
     NOWHERE,
@@ -165,6 +170,7 @@ def without(name: str) -> dict[str, Any]:
         ({"time": "1769860800"}, "time", "zone"),
         ({"time": "2026-02-30T12:00:00Z"}, "time", ""),
         ({"time": "0001-01-01T00:00:00+05:00"}, "time", "year"),
+        ({"time": "1969-12-31T23:59:59Z"}, "time", "year"),
         ({"time": "2100-01-01T00:00:00Z"}, "time", "in the future"),
         ({"time": "9999-12-31T23:59:59-12:00"}, "time", ""),
         ({"key": ""}, "key", ""),
@@ -267,6 +273,7 @@ def test_without_the_token_nothing_is_answered(client, method, path, header):
     answer = TestClient(client.app).request(method, path, headers=headers)
     problem = problem_of(answer, 401)
     assert answer.headers["www-authenticate"].startswith("Bearer ")
+    assert ('error="invalid_token"' in answer.headers["www-authenticate"]) == (header is not None), "as RFC 6750 has it"
     assert "sensorTrainer.existingSecret" in problem["detail"]
     assert TOKEN not in answer.text
 
@@ -334,11 +341,13 @@ def test_a_training_is_queued_and_can_be_followed(client):
     assert client.get(answer.headers["location"]).json() == job
 
 
-def test_a_training_is_handed_over_at_once(client, servers, monkeypatch):
+def test_a_training_is_handed_over_at_once_and_taken_back_when_it_is_cancelled(client, servers, monkeypatch):
     monkeypatch.setattr(api, "_SWEEP", 3600.0)
     with client_of(sensor_settings(**servers)) as fresh:
-        train(fresh, "run-1")
+        job_id = train(fresh, "run-1").json()["job_id"]
         eventually(lambda: "maestro_training_jobs_waiting 1.0" in fresh.get("/metrics").text, 30)
+        fresh.post(f"/jobs/{job_id}/cancel")
+    assert JobQueue(sensor_settings(**servers)).waiting() == 0
 
 
 def test_the_same_key_is_the_same_job(client):
@@ -382,7 +391,11 @@ def test_a_training_needs_a_key_of_visible_ascii(client, key):
 
 
 @pytest.mark.parametrize(
-    "body", [{"minimum_new_readings": -1}, {"minimum_new_readings": "5"}, {"until": "now"}, {"model": "x"}, []]
+    "body",
+    [
+        *({"minimum_new_readings": number} for number in (-1, 1_000_000_001, "5")),
+        *({"until": "now"}, {"model": "x"}, []),
+    ],
 )
 def test_a_malformed_wish_is_refused(client, body):
     problem_of(train(client, "run-1", body), 422)
@@ -426,9 +439,9 @@ def test_predictions_come_in_the_order_of_the_questions(client):
     }
 
 
-@pytest.mark.parametrize("count", [0, 1_001])
-def test_one_to_a_thousand_readings_may_be_asked_about(client, count):
-    problem_of(client.post("/predict", json={"readings": [question()] * count}), 422)
+@pytest.mark.parametrize(("count", "status"), [(0, 422), (1, 200), (1_000, 200), (1_001, 422)])
+def test_one_to_a_thousand_readings_may_be_asked_about(client, count, status):
+    assert client.post("/predict", json={"readings": [question()] * count}).status_code == status
 
 
 def test_a_malformed_question_is_named(client):
@@ -441,6 +454,16 @@ def test_without_a_model_a_prediction_says_what_to_do():
     with client_of(sensor_settings(), FakeModel(None)) as client:
         problem = problem_of(client.post("/predict", json={"readings": [question()]}), 503)
         assert "train_clustering_model" in problem["detail"]
+
+
+def test_a_server_that_starts_looks_for_its_model_before_it_answers():
+    class Found(FakeModel):
+        def refresh(self) -> bool:
+            self.version = "4"
+            return True
+
+    with client_of(sensor_settings(), Found(None)) as client:
+        assert client.post("/predict", json={"readings": [question()]}).json()["model_version"] == "4"
 
 
 def test_a_model_of_other_columns_is_not_asked():
@@ -480,6 +503,7 @@ def test_without_postgresql_each_answer_names_it_in_time(servers, silent_port, w
             answer, seconds = asked(call)
             problem = problem_of(answer, 503)
             assert (problem["service"], "PostgreSQL" in problem["detail"]) == ("postgresql", True)
+            assert answer.headers["retry-after"] == "5"
             assert seconds < 10
         # What needs no PostgreSQL goes on.
         assert client.get("/health").status_code == 200
@@ -561,6 +585,7 @@ def test_metrics_count_readings_requests_and_jobs(servers, client):
         send(fresh, same, {**same, "failure": True})
         fresh.get("/nowhere")
         fresh.get("/somewhere")
+        TestClient(fresh.app).get("/status/x")
         train(fresh, "run-1")
         eventually(lambda: numbers(fresh)["maestro_training_jobs_waiting",] == 1, 10)
         found = numbers(fresh)
@@ -571,6 +596,7 @@ def test_metrics_count_readings_requests_and_jobs(servers, client):
         assert found["maestro_sensor_requests_total", "POST", "/readings", "200"] == 2
         assert found["maestro_sensor_requests_total", "POST", "/readings", "422"] == 2
         assert found["maestro_sensor_requests_total", "GET", "other", "404"] == 2
+        assert found["maestro_sensor_requests_total", "GET", "other", "401"] == 1
         assert found["maestro_sensor_request_seconds_count", "POST", "/readings"] == 4
         assert found["maestro_training_jobs", "queued"] == 1
         assert found["maestro_training_jobs", "running"] == 0
@@ -643,3 +669,60 @@ def test_work_that_failed_is_tried_again():
     stopped_at = len(calls)
     repeated.wake()
     assert len(calls) == stopped_at
+
+
+def test_work_that_is_asked_for_while_it_is_done_is_done_again_at_once():
+    begun, go_on, calls = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        calls.append(len(calls))
+        begun.set()
+        go_on.wait(10)
+
+    repeated = Repeated("work", 3600.0, work)
+    repeated.start()
+    assert begun.wait(10)
+    repeated.wake()
+    go_on.set()
+    eventually(lambda: len(calls) == 2, 10)
+    repeated.stop(5)
+
+
+def test_a_call_that_takes_too_long_is_given_up_and_so_is_one_that_finds_no_place():
+    go_on, calls = threading.Event(), []
+
+    def work() -> None:
+        calls.append(len(calls))
+        go_on.wait(10)
+
+    async def scenario() -> None:
+        asked = Calls(1, patience=0.1)
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="PostgreSQL did not answer within"):
+                await asked(work)
+        assert calls == [0], "the other one never had a thread"
+        go_on.set()
+        assert await asked(lambda: "an answer") == "an answer"
+        asked.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_hangs_is_not_asked_again_before_its_answer():
+    go_on, asked = threading.Event(), []
+
+    def hangs() -> None:
+        asked.append(len(asked))
+        go_on.wait(10)
+
+    async def scenario() -> None:
+        readiness = Readiness({"slow": hangs, "quick": lambda: None}, limit=0.1)
+        for _ in range(3):
+            assert await readiness.ask() == {"slow": "no answer within 0 s", "quick": OK}
+        assert asked == [0]
+        go_on.set()
+        while (await readiness.ask())["slow"] != OK:
+            pass
+        readiness.close()
+
+    asyncio.run(scenario())

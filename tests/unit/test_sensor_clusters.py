@@ -205,6 +205,7 @@ def test_too_few_readings_are_refused(known):
     values, truth = known
     with pytest.raises(Refused, match=f"49 readings to cluster, at least {FEWEST_ROWS} are needed"):
         fit(values.head(49), truth[:49], seed=7)
+    assert len(fit(values.head(50), truth[:50], seed=7).model.centres) > 0
 
 
 def test_readings_of_another_width_are_an_error_that_names_the_columns(fitted):

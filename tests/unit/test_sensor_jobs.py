@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from redis import Redis
 from rq import Queue
 
 from mlops.config import SensorSettings
@@ -103,6 +104,24 @@ def test_a_job_runs_from_its_submission_to_its_result(jobs):
     assert jobs.claim(job.id) is None
 
 
+def test_new_readings_are_counted_from_the_last_model_on_whatever_else_has_ended_since(jobs):
+    for key, newest in (("a", 17), ("b", 5)):
+        with claimed(jobs, key).finishing() as ending:
+            ending.succeed({"newest_reading": newest})
+    with claimed(jobs, "c").finishing() as ending:
+        ending.skip("too few", {"newest_reading": 99})
+    claimed(jobs, "d").fail("no")
+    assert jobs.newest_trained_reading(MODEL) == 5
+
+
+def test_a_cause_however_long_is_kept_in_its_beginning_and_its_end(jobs):
+    attempt = claimed(jobs)
+    attempt.fail(f"first {'x' * 100_000} last")
+    error = jobs.get(attempt.job.id).error
+    assert error.startswith("first ") and error.endswith(" last")
+    assert len(error) <= 4_000
+
+
 def test_an_unknown_job_is_none(jobs):
     assert jobs.get(uuid4()) is None
     assert jobs.request_cancel(uuid4()) is None
@@ -163,7 +182,7 @@ def test_a_job_without_a_heartbeat_goes_to_another_worker_and_the_first_can_chan
     assert waiting.state == "queued"
     assert "attempt 1 of 5 ended without a word" in waiting.error
     second = jobs.claim(first.job.id)
-    assert (second.job.attempt, second.job.error) == (2, None)
+    assert (second.job.attempt, second.job.error, second.job.started) == (2, None, first.job.started)
     for late in (
         lambda: first.report("late", 0.9),
         lambda: first.fail("late"),
@@ -383,6 +402,12 @@ def test_what_is_in_redis_runs_no_code_when_it_is_read(jobs, queue):
 
     raw = queue._client.hget(stored.key, "data")
     assert zlib.decompress(raw).startswith(b"[")
+
+
+def test_the_database_of_the_online_store_is_left_alone(jobs, queue, redis):
+    jobs.submit(MODEL, "key", {})
+    hand_over(jobs, queue)
+    assert Redis(port=redis.port, password=PASSWORD, db=0).dbsize() == 0
 
 
 def _answers(queue):

@@ -17,7 +17,9 @@ from mlflow import MlflowClient
 from mlops.config import SensorSettings
 from mlops.result import Failure
 from mlops.sensors import worker
+from mlops.stores.sensors import heartbeat
 from mlops.stores.sensors import jobs as of_jobs
+from mlops.stores.sensors.away import Away, Denied
 from mlops.stores.sensors.database import open_pool, upgrade
 from mlops.stores.sensors.jobs import AnotherRuns, Jobs
 from mlops.stores.sensors.queue import JobQueue, hand_over
@@ -297,6 +299,10 @@ def test_of_two_workers_one_runs_the_job(trainer):
     eventually(lambda: trainer.queue.waiting() == 0, 60)
     with pytest.raises(AnotherRuns):
         trainer.submit("another")
+    # Work that has nothing to report for longer than a lease is still its worker's.
+    (trainer.folder / "quiet").touch()
+    quiet_until = datetime.now(UTC) + timedelta(seconds=1.5 * sensor_worker.LEASE)
+    eventually(lambda: trainer.sweep() or datetime.now(UTC) > quiet_until, 60)
     trainer.let_go()
     assert trainer.becomes(job_id, "succeeded", "failed").attempt == 1
     assert trainer.published == [str(job_id)]
@@ -373,6 +379,64 @@ def test_the_window_ends_where_the_request_says(trainer, monkeypatch):
     assert (job.state, job.result) == ("skipped", {"new_readings": 2, "minimum_new_readings": 3})
     worker.run_job(str(job_id))  # handed over twice: nothing more happens
     assert trainer.jobs.get(job_id) == job
+
+
+def test_the_window_never_ends_after_the_newest_reading(trainer):
+    newest = START + timedelta(minutes=READINGS - 1)
+    asked = {"a": None, "b": START, "c": newest + timedelta(days=1)}
+    for key, (until, new) in zip(asked, [(newest, READINGS), (START, 1), (newest, READINGS)], strict=True):
+        request = {} if asked[key] is None else {"until": asked[key].isoformat()}
+        job, _ = trainer.jobs.submit(key, key, request)
+        assert worker._news(job, 30, trainer.jobs, trainer.readings) == (until - timedelta(days=30), until, new)
+
+
+def test_readings_of_other_columns_than_the_data_set_s_fail_the_job_with_the_remedy(trainer, monkeypatch):
+    for name, key in SensorSettings.keys().items():
+        monkeypatch.setenv(key, getattr(trainer.settings, name))
+    with psycopg.connect(trainer.settings.database_url) as connection:
+        connection.execute("update sensors.readings set \"values\" = '{1, 2}'")
+    job_id = trainer.submit()
+    worker.run_job(str(job_id))
+    job = trainer.jobs.get(job_id)
+    assert (job.state, job.attempt) == ("failed", 1)
+    assert "check sensorTrainer.dataset" in job.error
+
+
+def test_a_fault_of_the_code_fails_the_job_at_once_with_its_kind(trainer, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise IndexError("no such column")
+
+    for name, key in SensorSettings.keys().items():
+        monkeypatch.setenv(key, getattr(trainer.settings, name))
+    monkeypatch.setattr("mlops.sensors.train.train", broken)
+    job_id = trainer.submit()
+    worker.run_job(str(job_id))
+    job = trainer.jobs.get(job_id)
+    assert (job.state, job.attempt, job.error) == ("failed", 1, "IndexError: no such column")
+
+
+def test_postgresql_is_asked_again_while_it_is_away_and_not_for_ever(monkeypatch):
+    monkeypatch.setattr(worker, "_PAUSE", 0.0)
+    answers: list[Exception] = [Away("postgresql", "away"), Away("postgresql", "away")]
+
+    def ask() -> str:
+        if answers:
+            raise answers.pop()
+        return "an answer"
+
+    assert worker.patiently(ask) == "an answer"
+    answers[:] = [Denied("postgresql", "not allowed")]
+    with pytest.raises(Denied):
+        worker.patiently(ask)
+    monkeypatch.setattr(worker, "_PATIENCE", 0.0)
+    answers[:] = [Away("postgresql", "away")] * 1_000
+    with pytest.raises(Away):
+        worker.patiently(ask)
+    assert answers
+
+
+def test_a_worker_waits_for_postgresql_for_longer_than_a_lease():
+    assert worker._PATIENCE > of_jobs.LEASE > 3 * heartbeat._EVERY, "one heartbeat may be missed, and another"
 
 
 def test_without_any_reading_there_is_nothing_to_train(trainer, monkeypatch):

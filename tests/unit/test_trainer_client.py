@@ -15,7 +15,7 @@ from mlops.result import Failure, Refused
 from mlops.stores import service
 from mlops.stores.service import NoConnection, Service, TooSlow, WrongAnswer, patiently, words
 from mlops.stores.trainer import Trainer, mlflow_answers
-from tests.unit.trainer_api import Api, job, serving
+from tests.unit.trainer_api import Api, Reply, job, serving
 
 TOKEN = "the-secret-token"
 
@@ -290,6 +290,82 @@ def test_readings_that_are_refused_are_named(api: Api, trainer: Trainer) -> None
     api.says((422, {"title": "The request is malformed", "errors": faults}))
     with pytest.raises(Refused, match=r"malformed\n- reading 3, values.f1: is not a number"):
         trainer.ingest([{}])
+
+
+def test_of_many_faults_the_first_five_are_named(api: Api, trainer: Trainer) -> None:
+    faults = [{"index": number, "field": "key", "reason": "is missing"} for number in range(6)]
+    api.says((422, {"title": "The request is malformed", "errors": faults}))
+    with pytest.raises(Refused) as failure:
+        trainer.ingest([{}])
+    assert "reading 4, " in str(failure.value)
+    assert "reading 5, " not in str(failure.value)
+
+
+def ask_to_train(trainer: Trainer) -> object:
+    return trainer.train("the-key", {})
+
+
+def ask_for_a_job(trainer: Trainer) -> object:
+    return trainer.job("j1")
+
+
+def send_readings(trainer: Trainer) -> object:
+    return trainer.ingest([{}])
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer", "passing"),
+    [
+        (ask_to_train, (409, {"title": "Something else is under way"}), False),
+        (ask_to_train, (503, {"title": "Redis is away"}), True),
+        (ask_for_a_job, (422, {"title": "That is no id"}), False),
+        (ask_for_a_job, (500, {"title": "A fault"}), True),
+        (send_readings, (503, {"title": "PostgreSQL is away"}), True),
+        (send_readings, (200, {"accepted": 1}), True),
+        (send_readings, (200, {"accepted": "many", "duplicates": 0}), True),
+        (Trainer.check, (503, {"title": "Not ready"}), True),
+        (Trainer.check, (404, {"title": "No such page"}), False),
+    ],
+)
+def test_an_answer_that_says_nothing_of_the_request_is_a_wrong_one(
+    api: Api, trainer: Trainer, ask: Callable[[Trainer], object], answer: Reply, passing: bool
+) -> None:
+    api.says(answer)
+    with pytest.raises(WrongAnswer) as wrong:
+        ask(trainer)
+    assert wrong.value.passing == passing
+
+
+def test_readings_that_are_too_large_together_are_refused_for_good(api: Api, trainer: Trainer) -> None:
+    api.says((413, {"title": "The body is too large"}))
+    with pytest.raises(Refused, match="too large"):
+        trainer.ingest([{}])
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "running"),
+        ({"step": "fitting", "progress": 0.4}, "running, step fitting, 40% done"),
+        ({"step": "fitting", "attempt": 2}, "running, step fitting, attempt 2"),
+    ],
+)
+def test_how_far_a_job_is_in_words(api: Api, trainer: Trainer, fields: dict[str, Any], said: str) -> None:
+    api.says((200, job("running", **fields)))
+    assert trainer.job("j1").where == said
+
+
+@pytest.mark.parametrize(
+    ("state", "ended"),
+    [
+        ("queued", False),
+        ("running", False),
+        *((name, True) for name in ("succeeded", "skipped", "failed", "cancelled")),
+    ],
+)
+def test_a_job_has_ended_in_each_state_but_two(api: Api, trainer: Trainer, state: str, ended: bool) -> None:
+    api.says((200, job(state)))
+    assert trainer.job("j1").ended == ended
 
 
 def test_mlflow_is_asked_for_its_database_too(api: Api, settings: Settings) -> None:
