@@ -27,9 +27,14 @@ CHANGED_MINUTES = 12
 COMMON = ("constraints.txt", "images", "infrastructure", "tests/e2e/conftest.py", "tests/e2e/runs.py", "tests/full.py")
 
 
+PYTEST = (sys.executable, "-m", "pytest")
+UNIT = ("tests/unit", "tests/dags", "tests/contract", "tests/charts")
+
+
 def e2e(*modules: str) -> list[str]:
     """The tests of these modules that the gate leaves out."""
-    return ["pytest", "-v", "-m", "full", "--timeout", "1200", *(f"tests/e2e/test_{module}.py" for module in modules)]
+    files = [f"tests/e2e/test_{module}.py" for module in modules]
+    return [*PYTEST, "-v", "-m", "full", "--timeout", "1200", *files]
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,15 @@ GROUPS = {
     "operations": Group(12, e2e("operations", "images"), ("charts", "dags", "mlops", "tests/e2e"), ("chromium",)),
     "sensors": Group(
         20, e2e("sensors"), ("mlops/sensors", "mlops/stores", "charts/sensor-trainer", "tests/e2e/test_sensors.py")
+    ),
+    # The tests of the gate, in another order and with other and more examples.
+    "random": Group(
+        20,
+        ["env", "MAESTRO_TESTS=full", *PYTEST, "--numprocesses", "3", "--dist", "loadfile", *UNIT],
+        ("mlops", "charts", "dags", *UNIT),
+    ),
+    "mutation": Group(
+        30, [sys.executable, "-m", "tests.mutation", "--sample", "12"], ("mlops", "tests/mutation", *UNIT)
     ),
 }
 
@@ -98,12 +112,10 @@ def run(name: str) -> tuple[str, float]:
     """(passed, failed or "too long", seconds)."""
     group = GROUPS[name]
     print(f"\n=== {name}: at most {group.minutes} min ===", flush=True)
-    program = Path(sys.executable).with_name(group.command[0])
-    command = [str(program), *group.command[1:]] if program.exists() else [sys.executable, *group.command]
     started = time.monotonic()
     try:
         subprocess.run([ROOT / "infrastructure/packages", *group.packages], check=True)
-        code = subprocess.run(command, cwd=ROOT, timeout=group.minutes * 60).returncode
+        code = subprocess.run(group.command, cwd=ROOT, timeout=group.minutes * 60).returncode
     except subprocess.TimeoutExpired:
         return "too long", time.monotonic() - started
     return "failed" if code else "passed", time.monotonic() - started
