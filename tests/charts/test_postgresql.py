@@ -39,6 +39,12 @@ def test_a_setting_reaches_the_server_as_it_is_written(name: str, value: Any, ar
     assert argument in arguments[1::2]
 
 
+@pytest.mark.parametrize("name", ["port", "listen_addresses", "unix_socket_directories", "data_directory", "hba_file"])
+def test_what_the_chart_and_the_image_settle_themselves_is_no_setting(name: str) -> None:
+    with pytest.raises(Refused, match=f"invalid propertyName '{name}'"):
+        postgresql({"conf": {name: "x"}})
+
+
 def test_each_database_has_a_user_a_password_and_a_check() -> None:
     objects = postgresql(databases=["airflow", "mlflow", "feature_store"])
     told = environment(server(objects))
