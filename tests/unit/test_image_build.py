@@ -529,16 +529,3 @@ def test_every_image_of_this_repository_has_a_tag_and_finds_what_it_copies(tmp_p
     } <= recipes.keys()
     written = recipe.write_contexts(recipes.values(), tmp_path)
     assert len(set(written.values())) == len(recipes)
-
-
-@pytest.mark.parametrize("dockerfile", sorted(IMAGES.glob("*/Dockerfile")), ids=lambda path: path.parent.name)
-def test_an_image_ends_as_the_user_without_rights_and_has_its_labels_and_no_health_check(dockerfile):
-    text = dockerfile.read_text()
-    users = [line for line in text.splitlines() if line.startswith("USER")]
-    if dockerfile.parent.name == "builder":
-        assert users[-1:] == ["USER 0"]
-        return
-    assert users[-1:] in ([], ["USER 10001:10001"])
-    for label in ("title", "version", "revision"):
-        assert f"org.opencontainers.image.{label}=" in text
-    assert "HEALTHCHECK" not in text
