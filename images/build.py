@@ -14,10 +14,12 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 
+from archive import ArchiveError
 from engines import Buildah, BuildError, Docker, Engine, Log, Minikube
 from recipe import REPOSITORY, Recipe, fill, read_all, write_contexts
 from requirements import RequirementsError
@@ -25,6 +27,11 @@ from requirements import RequirementsError
 # What others are built on or with; no pod runs them.
 PARENTS_ONLY = frozenset({"base", "builder"})
 WORKERS = 2
+# What stands for all deliveries where an image's name stands for its build.
+DELIVERY = "delivery"
+# What builds from nothing usually take where two run at a time on two cores.
+USUAL_SECONDS = {"minio": 150, "redis": 20}
+USUAL_SECONDS_OF_OTHERS = 60
 SIGN_OF_LIFE_SECONDS = 20
 
 
@@ -50,7 +57,7 @@ def with_parents(names: Iterable[str], recipes: Mapping[str, Recipe]) -> list[st
 
 
 class Build:
-    """One run: which images are to be built or delivered, and doing it, parents first, two at a time."""
+    """One run: which images are to be built or delivered, and doing it: parents first, two builds and one delivery."""
 
     def __init__(
         self, engine: Engine, recipes: Mapping[str, Recipe], references: Mapping[str, str], contexts: Path, logs: Path
@@ -59,7 +66,7 @@ class Build:
         self.recipes = recipes
         self.references = references
         self.contexts = contexts
-        self.logs = {name: Log(logs / f"{name}.log") for name in recipes}
+        self.logs = {name: Log(logs / f"{name}.log") for name in (*recipes, DELIVERY)}
         self.started: dict[str, float] = {}
 
     def plan(self, names: Iterable[str]) -> tuple[set[str], set[str]]:
@@ -82,43 +89,68 @@ class Build:
         return to_build, to_deliver
 
     def run(self, names: Iterable[str]) -> None:
-        """Build and deliver the images; raise the first BuildError when those under way have ended."""
+        """Build and deliver the images; raise the first BuildError when what is under way has ended."""
         to_build, to_deliver = self.plan(names)
-        # An image that others wait for goes first.
-        waiting = sorted(
-            to_build | to_deliver,
-            key=lambda name: -sum(name in self.recipes[other].parents for other in to_build),
-        )
+        waiting = sorted(to_build, key=lambda name: -self.chain_seconds(name, to_build))
+        ready = [name for name in self.recipes if name in to_deliver - to_build]
+        usual = sum(USUAL_SECONDS.get(name, USUAL_SECONDS_OF_OTHERS) for name in to_build) / WORKERS
+        if usual > USUAL_SECONDS_OF_OTHERS:
+            say("all", f"{len(to_build)} to build, which usually takes {usual / 60:.0f} min from nothing")
         running: dict[Future[None], str] = {}
         failure: BaseException | None = None
-        with ThreadPoolExecutor(WORKERS) as pool:
-            while running or (waiting and not failure):
-                unfinished = {*waiting, *running.values()}
-                for name in [] if failure else list(waiting):
-                    if len(running) < WORKERS and not unfinished.intersection(self.recipes[name].parents):
-                        waiting.remove(name)
-                        self.started[name] = time.monotonic()
-                        running[pool.submit(self.make, name, name in to_build, name in to_deliver)] = name
-                done, _ = wait(running, SIGN_OF_LIFE_SECONDS, FIRST_COMPLETED)
-                for future in done:
-                    name = running.pop(future)
-                    if error := future.exception():
-                        say(name, f"failed after {self.seconds(name)}")
-                        failure = failure or error
-                if not done:
-                    for name in running.values():
-                        say(name, f"{self.seconds(name)}: {' '.join(self.logs[name].tail(1))[:90]}")
+        with ThreadPoolExecutor(WORKERS + 1) as pool:
+            while running or ((waiting or ready) and not failure):
+                for name, task in [] if failure else self.startable(waiting, ready, list(running.values())):
+                    self.started[name] = time.monotonic()
+                    running[pool.submit(task)] = name
+                for name, error in self.ended(running):
+                    failure = failure or error
+                    if name in to_deliver and not error:
+                        ready.append(name)
         if failure:
             raise failure
 
-    def make(self, name: str, build: bool, deliver: bool) -> None:
-        reference, log = self.references[name], self.logs[name]
-        if build:
-            say(name, "building")
-            self.engine.build(reference, self.contexts / name, log)
-        if deliver:
-            self.engine.deliver(reference, log)
-        say(name, f"ready after {self.seconds(name)}")
+    def chain_seconds(self, name: str, to_build: Collection[str]) -> int:
+        """What usually passes from the start of an image's build to the end of the last one that waits for it."""
+        children = [other for other in to_build if name in self.recipes[other].parents]
+        own = USUAL_SECONDS.get(name, USUAL_SECONDS_OF_OTHERS)
+        return own + max((self.chain_seconds(child, to_build) for child in children), default=0)
+
+    def startable(
+        self, waiting: list[str], ready: list[str], running: Collection[str]
+    ) -> Iterator[tuple[str, Callable[[], None]]]:
+        """What can be begun now: builds in the order of `waiting`, and one delivery. It is taken off these lists."""
+        unfinished = {*waiting, *running}
+        places = WORKERS - len({*running} - {DELIVERY})
+        free = [name for name in waiting if not unfinished.intersection(self.recipes[name].parents)]
+        for name in free[:places]:
+            waiting.remove(name)
+            yield name, partial(self.build, name)
+        # All that is ready goes at once, so that a layer that two images share goes once.
+        if ready and DELIVERY not in running:
+            yield DELIVERY, partial(self.deliver, tuple(ready))
+            ready.clear()
+
+    def ended(self, running: dict[Future[None], str]) -> Iterator[tuple[str, BaseException | None]]:
+        """Wait for what ends first, and take it off; now and then say how far what runs still has come."""
+        done, _ = wait(running, SIGN_OF_LIFE_SECONDS, FIRST_COMPLETED)
+        for future in done:
+            name = running.pop(future)
+            if error := future.exception():
+                say(name, f"failed after {self.seconds(name)}")
+            yield name, error
+        if not done:
+            for name in running.values():
+                say(name, f"{self.seconds(name)}: {' '.join(self.logs[name].tail(1))[:90]}")
+
+    def build(self, name: str) -> None:
+        say(name, "building")
+        self.engine.build(self.references[name], self.contexts / name, self.logs[name])
+        say(name, f"built after {self.seconds(name)}")
+
+    def deliver(self, names: Sequence[str]) -> None:
+        moved = self.engine.deliver([self.references[name] for name in names], self.logs[DELIVERY])
+        say(DELIVERY, f"{', '.join(names)}: {moved or 'done'} after {self.seconds(DELIVERY)}")
 
     def seconds(self, name: str) -> str:
         return f"{time.monotonic() - self.started[name]:.1f} s"
@@ -159,9 +191,11 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--push", action="store_true", help="docker: push to the registry")
     parser.add_argument(
-        "--present", metavar="COMMAND", help="buildah: exits with 0 when the cluster has the image that is added to it"
+        "--node",
+        metavar="COMMAND",
+        default="",
+        help="buildah: the local node's command; without it, build only",
     )
-    parser.add_argument("--load", metavar="COMMAND", help="buildah: brings the image in {archive} to the cluster")
     parser.add_argument(
         "--values", type=Path, default=REPOSITORY / ".build/images.yaml", help="Helm values file to write"
     )
@@ -176,7 +210,7 @@ def make_engine(chosen: argparse.Namespace) -> Engine:
         case "minikube":
             return Minikube(os.environ.get("MINIKUBE_PROFILE", "maestro"))
         case _:
-            return Buildah(chosen.present, chosen.load)
+            return Buildah(chosen.node)
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -208,7 +242,7 @@ def run(chosen: argparse.Namespace) -> None:
 def main() -> None:
     try:
         run(options())
-    except (BuildError, RequirementsError) as error:
+    except (ArchiveError, BuildError, RequirementsError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted: run the same command again to go on")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
+import archive
 import debian
 
 # What a build takes over from the one who builds, for as long as it lasts.
@@ -22,6 +26,8 @@ PASSED_ON = (
     *("GOPROXY", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "GOSUMDB", "GOINSECURE", "GOFLAGS"),
 )
 LOG_TAIL = 20
+PIPE_BYTES = 1 << 20
+BUILDAH_REMEDY = "'python3 infrastructure/local packages' installs it; or use --engine docker"
 
 
 class BuildError(Exception):
@@ -38,19 +44,33 @@ class Log:
 
     def run(self, command: Sequence[str | Path], environment: dict[str, str] | None = None) -> None:
         """Run a command; raise BuildError with the log's end when it fails or is not there."""
+        self.feed(command, lambda _: None, environment)
+
+    def feed(
+        self,
+        command: Sequence[str | Path],
+        write: Callable[[BinaryIO], None],
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """Run a command as `run` does, and write what it reads from its standard input."""
         words = [str(word) for word in command]
         with self.path.open("ab") as output:
             output.write(f"$ {shlex.join(words)}\n".encode())
             output.flush()
             try:
-                code = subprocess.run(
-                    words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
-                ).returncode
+                process = subprocess.Popen(
+                    words, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment, pipesize=PIPE_BYTES
+                )
             except FileNotFoundError:
                 raise BuildError(f"{words[0]} is not installed") from None
-        if code:
+            # One that ends before it has read all says itself why.
+            with suppress(BrokenPipeError), process:
+                write(process.stdin)
+        if process.returncode:
             end = "\n".join(f"    {line}" for line in self.tail(LOG_TAIL))
-            raise BuildError(f"{shlex.join(words[:3])} ended with {code}; the log is {self.path} and ends with:\n{end}")
+            raise BuildError(
+                f"{shlex.join(words[:3])} ended with {process.returncode}; the log is {self.path} and ends with:\n{end}"
+            )
 
     def tail(self, lines: int) -> list[str]:
         return self.path.read_text(errors="replace").splitlines()[-lines:]
@@ -100,30 +120,31 @@ class Engine:
         """Whether the cluster finds the image."""
         return self.has(reference)
 
-    def deliver(self, reference: str, log: Log) -> None:
-        """Bring a built image to where the cluster finds it."""
+    def deliver(self, references: Sequence[str], log: Log) -> str:
+        """Bring built images to where the cluster finds them; returns what was moved, where that is known."""
+        return ""
 
 
 class Buildah(Engine):
-    """Needs neither a daemon nor a registry: Debian comes from debootstrap, and archives go to the cluster.
+    """Needs neither a daemon nor a registry: Debian comes from debootstrap, and the node is given the layers it lacks.
 
-    present: a command that, with a reference added, exits with 0 when the cluster has the image.
-    load: a command that brings the image in {archive} to the cluster.
+    node: a command that, with a word added, prints the references of the images that the node has whole (`images`) or
+    the digests of all that it has (`blobs`), or imports the OCI archive that it reads (`load`, with its references).
+    Without it images are built only.
     """
 
     debian = debian.IMAGE
 
-    def __init__(self, present: str | None = None, load: str | None = None) -> None:
-        self.present = present
-        self.load = load
+    def __init__(self, node: str = "") -> None:
+        self.node = shlex.split(node)
         # Inside containers, too, these work without privileges that root there lacks.
         self.environment = {"STORAGE_DRIVER": "overlay", "BUILDAH_ISOLATION": "chroot", **os.environ}
 
     def prepare(self, log: Log) -> None:
-        require("buildah", "install Debian's package buildah, or use --engine docker")
+        require("buildah", BUILDAH_REMEDY)
         if self.has(debian.IMAGE):
             return
-        require("debootstrap", "install Debian's package debootstrap, or use --engine docker")
+        require("debootstrap", BUILDAH_REMEDY)
         if os.geteuid() != 0:
             raise BuildError("debootstrap needs root: run this as root, or use --engine docker")
         with tempfile.TemporaryDirectory() as folder:
@@ -159,19 +180,45 @@ class Buildah(Engine):
             )
 
     def delivered(self, reference: str) -> bool:
-        if self.present is None:
-            return self.load is None and self.has(reference)
-        return succeeds([*shlex.split(self.present), reference])
+        return reference in self._images_of_node if self.node else self.has(reference)
 
-    def deliver(self, reference: str, log: Log) -> None:
-        if self.load is None:
-            return
-        with tempfile.TemporaryDirectory(dir=log.path.parent) as folder:
-            archive = Path(folder) / "image.tar"
-            log.run(
-                ["buildah", "push", "--quiet", reference, f"docker-archive:{archive}:{reference}"], self.environment
-            )
-            log.run([word.format(archive=archive) for word in shlex.split(self.load)])
+    def deliver(self, references: Sequence[str], log: Log) -> str:
+        if not self.node:
+            return ""
+        images = [self.image(reference) for reference in references]
+        carried = archive.lacking(images, archive.layers(self.storage), self._blobs_of_node)
+        log.feed([*self.node, "load", *references], lambda output: archive.write(output, images, carried))
+        self._blobs_of_node.update(layer.digest for layer in carried)
+        return f"{sum(layer.size for layer in carried) / 1e6:.1f} MB in {len(carried)} layers"
+
+    @cached_property
+    def _images_of_node(self) -> set[str]:
+        return set(self._answer([*self.node, "images"]).split())
+
+    @cached_property
+    def _blobs_of_node(self) -> set[str]:
+        return set(self._answer([*self.node, "blobs"]).split())
+
+    @cached_property
+    def storage(self) -> Path:
+        """Where buildah keeps what it has built."""
+        info = self._answer(["buildah", "info", "--format", "{{.store.GraphDriverName}} {{.store.GraphRoot}}"])
+        driver, root = info.strip().split(" ", 1)
+        if driver != "overlay":
+            raise BuildError(f"buildah keeps images by the driver {driver}: set STORAGE_DRIVER to overlay, or unset it")
+        return Path(root)
+
+    def image(self, reference: str) -> archive.Image:
+        """A built image as buildah has it."""
+        kept = json.loads(self._answer(["buildah", "inspect", "--type", "image", reference]))
+        return archive.Image(reference, kept["Manifest"].encode(), kept["Config"].encode())
+
+    def _answer(self, command: Sequence[str]) -> str:
+        """What a command prints; raises BuildError with what it says when it fails."""
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=self.environment)
+        if result.returncode:
+            raise BuildError(f"{shlex.join(command)} ended with {result.returncode}: {result.stderr.strip()}")
+        return result.stdout
 
 
 class Docker(Engine):
@@ -194,9 +241,10 @@ class Docker(Engine):
     def delivered(self, reference: str) -> bool:
         return succeeds(["docker", "manifest", "inspect", reference]) if self.push else self.has(reference)
 
-    def deliver(self, reference: str, log: Log) -> None:
-        if self.push:
+    def deliver(self, references: Sequence[str], log: Log) -> str:
+        for reference in references if self.push else ():
             log.run(["docker", "push", reference])
+        return ""
 
 
 class Minikube(Engine):

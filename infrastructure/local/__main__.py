@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 from contextlib import nullcontext
-from pathlib import Path
 
 import node
 import programs
@@ -13,7 +12,8 @@ from config import BIN, KUBECONFIG
 from preflight import require_root
 from steps import alone, main
 
-NEED_ROOT = ("up", "down", "delete", "status", "load", "has-image")
+NEED_ROOT = ("up", "down", "delete", "status", "packages", "images", "blobs", "load")
+# Neither packages nor images: they are brought while another run builds the node's programs for minutes.
 CHANGE_THE_NODE = ("up", "down", "delete", "build", "go")
 
 
@@ -25,15 +25,16 @@ def parse() -> argparse.Namespace:
         ("down", "stop the node and keep its data"),
         ("delete", "stop the node and remove its data"),
         ("status", "tell how the node is; exits with 3 unless it is ready"),
+        ("packages", "install the Debian packages that the node and its images are built with"),
         ("build", "build the node's programs without starting it"),
         ("kubeconfig", "print the path of the kubeconfig"),
         ("bin", "print the directory of kubectl and helm"),
+        ("images", "print the images that the node has whole"),
+        ("blobs", "print the digests of all that the node's containerd has"),
     ):
         commands.add_parser(name, help=text)
-    commands.add_parser("load", help="import an image archive").add_argument("archive", type=Path)
-    commands.add_parser("has-image", help="exit with 0 when the node has the image, otherwise with 1").add_argument(
-        "reference"
-    )
+    load = commands.add_parser("load", help="import images from an OCI archive on standard input")
+    load.add_argument("references", nargs="+", metavar="REFERENCE", help="an image that the node has whole afterwards")
     commands.add_parser("go", help="run the Go that the node's programs are built with").add_argument(
         "arguments", nargs=argparse.REMAINDER
     )
@@ -58,16 +59,20 @@ def carry_out(arguments: argparse.Namespace) -> int | None:
             node.delete()
         case "status":
             return node.status()
+        case "packages":
+            programs.install_packages()
         case "build":
             node.build()
         case "bin":
             print(BIN)
         case "kubeconfig":
             print(KUBECONFIG)
+        case "images":
+            print(*node.images(), sep="\n")
+        case "blobs":
+            print(*node.blobs(), sep="\n")
         case "load":
-            node.load(arguments.archive)
-        case "has-image":
-            return 0 if node.has_image(arguments.reference) else 1
+            node.load(arguments.references)
         case "go":
             return subprocess.run([programs.go(), *arguments.arguments]).returncode
     return None

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,12 +54,20 @@ def _inner() -> int | None:
 
 
 def _containerd(*arguments: str) -> list[str | Path]:
-    """A command to the node's containerd about its images, to be run from outside the node."""
+    """A command to the node's containerd, to be run from outside the node."""
     pid = _inner()
     if pid is None:
         raise Failure("the node is not running: start it with 'make cluster-up'")
     inside = ("nsenter", "-t", str(pid), "--net", "--mount", "--pid")
-    return [*inside, BIN / "ctr", "-n", "k8s.io", "images", *arguments]
+    return [*inside, BIN / "ctr", "-n", "k8s.io", *arguments]
+
+
+def _listed(*arguments: str) -> list[str]:
+    """What a command to the node's containerd prints, line by line."""
+    result = subprocess.run(_containerd(*arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if result.returncode:
+        raise Failure(f"ctr {' '.join(arguments)} ended with {result.returncode}: {result.stderr.strip()}")
+    return result.stdout.splitlines()
 
 
 def _without_proxies() -> dict[str, str]:
@@ -158,7 +167,7 @@ def up() -> None:
         images[str(archive)] = [name for name, built_from in programs.node_images().items() if built_from == target]
     (STATE / "images.json").write_text(json.dumps(images))
     started = datetime.now(UTC).replace(microsecond=0)
-    with step("creating the control plane" if first else "starting the control plane"):
+    with step("creating the control plane" if first else "starting the control plane", usually="20 s"):
         HALF_STARTED.touch()
         network.create()
         _start()
@@ -309,14 +318,23 @@ def status() -> int:
     return 0 if node_ready() else 3
 
 
-def load(archive: Path) -> None:
-    """Import an image archive (docker or OCI) into the node."""
-    if not archive.is_file():
-        raise Failure(f"no image archive at {archive}")
-    # By a path that the node's mount namespace has too: only /run is its own.
-    logged("images.log", _containerd("import", str(archive.resolve())))
+def images() -> list[str]:
+    """The references of the images that the node has whole: every layer, unpacked."""
+    return _listed("images", "check", "--quiet")
 
 
-def has_image(reference: str) -> bool:
-    listing = subprocess.run(_containerd("ls", "-q", f"name=={reference}"), capture_output=True)
-    return reference.encode() in listing.stdout.split()
+def blobs() -> list[str]:
+    """The digests of all that the node's containerd keeps: layers, configurations and manifests."""
+    return _listed("content", "ls", "--quiet")
+
+
+def load(references: Sequence[str]) -> None:
+    """Import the images in an OCI archive on standard input, which may leave out what `blobs` tells.
+
+    containerd names an image when it is unpacked, so an import that is interrupted can be done again. Of what was left
+    out something may have been removed meanwhile, with the last image that had it: then the image keeps no name.
+    """
+    logged("images.log", _containerd("images", "import", "-"), stdin=sys.stdin)
+    if partial := sorted(set(references).difference(images())):
+        logged("images.log", _containerd("images", "rm", *partial))
+        raise Failure(f"the node lost layers of {', '.join(partial)} meanwhile: run the same command again")

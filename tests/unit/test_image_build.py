@@ -1,20 +1,27 @@
 """The image build: what a tag depends on, and what engines are asked, by stand-ins that record it."""
 
+import gzip
+import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 import threading
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 IMAGES = Path(__file__).parents[2] / "images"
 # The build is a program, not a package: its modules find each other in its own folder.
 sys.path.insert(0, str(IMAGES))
+import archive  # noqa: E402
 import build  # noqa: E402
 import debian  # noqa: E402
 import engines  # noqa: E402
@@ -197,7 +204,7 @@ class Recorder(engines.Engine):
     """An engine in memory: what it holds, what the cluster holds, and the order in which it was asked."""
 
     def __init__(self):
-        self.images, self.cluster, self.begun, self.ended = set(), set(), [], []
+        self.images, self.cluster, self.begun, self.ended, self.deliveries = set(), set(), [], [], []
 
     def has(self, reference):
         return reference in self.images
@@ -214,8 +221,10 @@ class Recorder(engines.Engine):
     def delivered(self, reference):
         return reference in self.cluster
 
-    def deliver(self, reference, log):
-        self.cluster.add(reference)
+    def deliver(self, references, log):
+        self.deliveries.append(list(references))
+        self.cluster.update(references)
+        return ""
 
 
 @pytest.fixture
@@ -243,15 +252,54 @@ def test_parents_are_built_first_and_only_what_pods_run_is_delivered(make):
     assert engine.cluster == {"store", "task", "data"}
 
 
-def test_two_images_are_built_at_a_time(make):
+def test_two_images_are_built_at_a_time_and_beside_them_one_delivery(make):
     class Meeting(Recorder):
-        together = threading.Barrier(2, timeout=20)
+        together = threading.Barrier(3, timeout=20)
 
         def step(self, reference):
             if reference in ("builder", "store"):
                 self.together.wait()
 
-    make(Meeting())
+        def deliver(self, references, log):
+            if "task" in references:
+                self.together.wait()
+            return super().deliver(references, log)
+
+    engine = Meeting()
+    engine.images = {"task"}
+    make(engine, "task", "builder", "store")
+    assert engine.cluster == {"task", "store"}
+
+
+def test_all_that_is_built_goes_in_one_delivery_and_of_two_deliveries_the_second_waits(make):
+    class OneAtATime(Recorder):
+        alone = threading.Lock()
+
+        def deliver(self, references, log):
+            assert self.alone.acquire(blocking=False)
+            super().deliver(references, log)
+            self.alone.release()
+            return ""
+
+    engine = OneAtATime()
+    make(engine)
+    assert sorted(name for delivery in engine.deliveries for name in delivery) == ["data", "store", "task"]
+    engine.cluster.clear()
+    make(engine)
+    assert sorted(engine.deliveries[-1]) == ["data", "store", "task"]
+
+
+def test_the_image_whose_chain_takes_longest_is_built_first(make, monkeypatch):
+    monkeypatch.setattr(build, "WORKERS", 1)
+    # `data` waits for `task`, so `task` goes before `store`, which takes longer than it alone.
+    monkeypatch.setattr(build, "USUAL_SECONDS", {"store": 10, "task": 6, "data": 5, "builder": 1, "base": 1})
+    engine = Recorder()
+    make(engine)
+    assert engine.begun == ["base", "builder", "task", "store", "data"]
+    monkeypatch.setattr(build, "USUAL_SECONDS", {"store": 1000})
+    engine = Recorder()
+    make(engine)
+    assert engine.begun == ["base", "store", "builder", "task", "data"]
 
 
 def test_an_image_is_built_with_what_it_stands_on_and_nothing_else(make):
@@ -287,6 +335,145 @@ def test_an_image_whose_parent_failed_is_not_built_and_one_beside_it_is_kept(mak
     assert engine.ended[0] == "base"
 
 
+def keep(storage, tar):
+    """Keep a layer in a folder as containers/storage does: the files of its tar, and the tar without their contents."""
+    number = len(list((storage / "overlay").glob("*")))
+    files, kept = storage / f"overlay/{number}/diff", storage / "overlay-layers"
+    files.mkdir(parents=True)
+    kept.mkdir(exist_ok=True)
+    entries, position = [], 0
+    with tarfile.open(fileobj=io.BytesIO(tar)) as members:
+        for member in members:
+            name = os.fsencode(member.name)
+            path = Path(os.fsdecode(bytes(files) + b"/" + name))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            named = {"name": member.name} if name.isascii() else {"name_raw": b64encode(name).decode()}
+            if not member.isreg():
+                path.symlink_to("/nowhere")
+                entries.append({"type": 1, **named, "payload": None})
+                continue
+            content = tar[member.offset_data :][: member.size]
+            path.write_bytes(content)
+            between = tar[position : member.offset_data]
+            entries.append({"type": 2, "payload": b64encode(between).decode()})
+            entries.append({"type": 1, **named, "size": member.size, "payload": "Y2hlY2tzdW0="})
+            position = member.offset_data + member.size
+    entries.append({"type": 2, "payload": b64encode(tar[position:]).decode()})
+    with gzip.open(kept / f"{number}.tar-split.gz", "wt") as split:
+        split.writelines(f"{json.dumps(entry)}\n" for entry in entries)
+    listing = kept / "layers.json"
+    layers = json.loads(listing.read_text()) if listing.exists() else []
+    digest = f"sha256:{hashlib.sha256(tar).hexdigest()}"
+    layers.append({"id": str(number), "diff-digest": digest, "diff-size": len(tar)})
+    listing.write_text(json.dumps(layers))
+    return digest
+
+
+def tar_of(members, form=tarfile.GNU_FORMAT):
+    """A tar with files that have contents, and links (None)."""
+    output = io.BytesIO()
+    with tarfile.open(fileobj=output, mode="w", format=form) as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content or b"")
+            if content is None:
+                member.type, member.linkname = tarfile.SYMTYPE, "/nowhere"
+            tar.addfile(member, io.BytesIO(content or b""))
+    return output.getvalue()
+
+
+# Any bytes but the two that no name has; so long that a tar needs a second header for it.
+NAMES = st.binary(max_size=120).map(lambda name: os.fsdecode(b"name" + name.replace(b"/", b"").replace(b"\0", b"")))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.tuples(NAMES, st.none() | st.binary(max_size=700)), max_size=4),
+    st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+)
+def test_a_layer_is_written_as_the_tar_it_was_made_from(members, form):
+    tar = tar_of({f"folder{number}/{name}": content for number, (name, content) in enumerate(members)}, form)
+    with tempfile.TemporaryDirectory() as folder:
+        digest = keep(Path(folder), tar)
+        output = io.BytesIO()
+        archive.layers(Path(folder))[digest].write(output)
+    assert output.getvalue() == tar
+
+
+def image(reference, *digests):
+    manifest = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "layers": [{"digest": d} for d in digests]}
+    return archive.Image(reference, json.dumps(manifest).encode(), f"configuration of {reference}".encode())
+
+
+def test_an_archive_names_images_and_holds_each_layer_that_is_lacking_once(tmp_path):
+    below, shared, top = (keep(tmp_path, tar_of({name: name.encode() * 700})) for name in ("below", "shared", "top"))
+    images = [image("task:1", below, shared), image("data:1", below, shared, top)]
+    carried = archive.lacking(images, archive.layers(tmp_path), {below, "sha256:other"})
+    output = io.BytesIO()
+    archive.write(output, images, carried)
+    output.seek(0)
+    with tarfile.open(fileobj=output) as tar:
+        contents = {member.name: tar.extractfile(member).read() for member in tar}
+        assert len(contents) == len(tar.getmembers())
+    blobs = {path.removeprefix("blobs/").replace("/", ":"): text for path, text in contents.items() if "blobs" in path}
+    assert all(digest == f"sha256:{hashlib.sha256(text).hexdigest()}" for digest, text in blobs.items())
+    assert {shared, top} < blobs.keys()
+    assert below not in blobs
+    named = {
+        entry["annotations"]["io.containerd.image.name"]: entry
+        for entry in json.loads(contents["index.json"])["manifests"]
+    }
+    for each in images:
+        entry = named.pop(each.reference)
+        assert blobs[entry["digest"]] == each.manifest
+        assert entry["size"] == len(each.manifest)
+        assert each.configuration in blobs.values()
+    assert not named
+    assert json.loads(contents["oci-layout"]) == {"imageLayoutVersion": "1.0.0"}
+
+
+def test_a_layer_that_lost_bytes_is_an_error_that_names_it(tmp_path):
+    digest = keep(tmp_path, tar_of({"file": b"content"}))
+    (tmp_path / "overlay/0/diff/file").write_bytes(b"cont")
+    with pytest.raises(archive.ArchiveError, match=f"{digest}.*buildah rmi"):
+        archive.layers(tmp_path)[digest].write(io.BytesIO())
+
+
+def test_a_layer_that_a_build_is_writing_is_not_taken(tmp_path):
+    digest = keep(tmp_path, tar_of({"file": b"content"}))
+    listing = tmp_path / "overlay-layers/layers.json"
+    partial = {"diff-digest": digest, "diff-size": 1, "flags": {"incomplete": True}}
+    listing.write_text(json.dumps([*json.loads(listing.read_text()), {"id": "1", **partial}, {"id": "2"}]))
+    assert archive.layers(tmp_path)[digest].files == tmp_path / "overlay/0/diff"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("buildah"), reason="buildah builds as root")
+def test_layers_that_buildah_has_built_are_written_with_the_digests_that_it_names(tmp_path, monkeypatch):
+    context = tmp_path / "context"
+    (context / "folder").mkdir(parents=True)
+    (context / "folder/file").write_bytes(os.urandom(2_000_000))
+    (context / "folder/hard").hardlink_to(context / "folder/file")
+    (context / "folder/link").symlink_to("/etc/passwd")
+    (context / "folder/empty").touch(0o4755)
+    Path(os.fsdecode(bytes(context) + b"/folder/\xff")).write_text("a name that is no UTF-8")
+    (context / "Dockerfile").write_text(
+        "FROM scratch\nENV A=B\nCOPY folder /folder\nCOPY folder/file /other\nLABEL c=d\n"
+    )
+    (tmp_path / "storage.conf").write_text(
+        f'[storage]\ndriver = "overlay"\ngraphroot = "{tmp_path}/root"\nrunroot = "{tmp_path}/run"\n'
+    )
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(tmp_path / "storage.conf"))
+    engine, log = engines.Buildah(), engines.Log(tmp_path / "log")
+    engine.build("localhost/trial:1", context, log)
+    built = engine.image("localhost/trial:1")
+    known = archive.layers(engine.storage)
+    assert len(built.digests) == 2
+    for digest in built.digests:
+        output = io.BytesIO()
+        known[digest].write(output)
+        assert f"sha256:{hashlib.sha256(output.getvalue()).hexdigest()}" == digest
+
+
 # What stands for docker, minikube, buildah and the commands of the cluster: it records what it was asked, and remembers
 # images in the file `state`, so that asking for one answers as the real program would.
 STAND_IN = """\
@@ -317,17 +504,29 @@ if "build" in words:
     if not (here / "forget").exists():
         state.write_text("\\n".join([*known, tag]))
 elif words[:1] == ["push"]:
-    if program == "buildah":
-        pathlib.Path(words[-1].split(":")[1]).write_text(words[-2])
-    else:
-        state.write_text("\\n".join([*known, "registry:" + words[-1]]))
+    state.write_text("\\n".join([*known, "registry:" + words[-1]]))
 elif "ls" in words:
     print("\\n".join(known))
-elif program == "cluster" and words[0] == "load":
-    state.write_text("\\n".join([*known, "cluster:" + pathlib.Path(words[1]).read_text()]))
-else:
-    kind = {"manifest": "registry:"}.get(words[0], "cluster:" if program == "cluster" else "")
-    sys.exit(0 if kind + words[-1] in known else 1)
+elif words[:1] == ["info"]:
+    print("overlay", here / "storage")
+elif words[:1] == ["load"]:
+    import tarfile
+    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
+        paths = [member.name for member in tar]
+    blobs = ["blobs:" + path.removeprefix("blobs/").replace("/", ":") for path in paths if path.startswith("blobs/")]
+    state.write_text("\\n".join([*known, *blobs, *("images:" + word for word in words[1:])]))
+    with (here / "moved").open("a") as moved:
+        moved.writelines(blob + "\\n" for blob in blobs)
+elif program == "cluster":
+    print(*(line.removeprefix(words[0] + ":") for line in known if line.startswith(words[0] + ":")))
+elif ("registry:" if words[0] == "manifest" else "") + words[-1] not in known:
+    sys.exit(1)
+elif program == "buildah":
+    name = words[-1].split("/")[-1].split(":")[0]
+    layers = json.loads((here / "storage/of").read_text()).get(name, [])
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    manifest = {"mediaType": kind, "layers": [{"digest": digest} for digest in layers], "of": words[-1]}
+    print(json.dumps({"Manifest": json.dumps(manifest), "Config": words[-1]}))
 """
 
 
@@ -431,24 +630,46 @@ def test_a_minikube_build_that_failed_with_status_0_is_noticed(program):
     assert "minikube has no localhost/maestro/base" in result.stderr
 
 
-LOCAL = ("--present", "cluster has-image", "--load", "cluster load {archive}")
+LOCAL = ("--node", "cluster")
 
 
 @pytest.fixture
 def with_debian(program):
+    """Whose buildah has a Debian, and layers of images: `task` and `data` share all but the last one."""
     (program.folder / "state").write_text(debian.IMAGE)
+    storage = program.folder / "storage"
+    below, mlops, data = (keep(storage, tar_of({name: name.encode()})) for name in ("below", "mlops", "data"))
+    program.layers = {"store": [below], "task": [below, mlops], "data": [below, mlops, data]}
+    (storage / "of").write_text(json.dumps(program.layers))
     return program
 
 
-def test_buildah_brings_archives_to_the_cluster_once_and_keeps_none(with_debian):
+def test_buildah_brings_each_layer_to_the_node_once(with_debian):
     result = with_debian("store", "task", *LOCAL)
     assert result.returncode == 0, result.stderr
-    assert len(with_debian.asked("cluster", "load")) == 2
-    assert list(with_debian.repository.glob(".build/**/*.tar")) == []
     assert f"FROM {debian.IMAGE}\n" in (with_debian.folder / "Dockerfile.base").read_text()
+    assert with_debian("data", *LOCAL).returncode == 0
+    moved = (with_debian.folder / "moved").read_text().split()
+    assert [moved.count(f"blobs:{digest}") for digest in with_debian.layers["data"]] == [1, 1, 1]
     with_debian.forget()
-    assert with_debian("store", "task", *LOCAL).returncode == 0
+    assert with_debian("store", "task", "data", *LOCAL).returncode == 0
     assert with_debian.asked("buildah", "build") + with_debian.asked("cluster", "load") == []
+
+
+def test_buildah_builds_without_a_node_and_brings_all_of_it_there_later(with_debian):
+    assert with_debian("task").returncode == 0
+    assert not with_debian.asked("cluster", "load")
+    with_debian.forget()
+    assert with_debian("task", *LOCAL).returncode == 0
+    assert not with_debian.asked("buildah", "build")
+    assert len(with_debian.asked("cluster", "load")) == 1
+
+
+def test_a_node_that_does_not_run_is_said_by_its_own_words_before_anything_is_built(with_debian):
+    (with_debian.folder / "bin/cluster").write_text("#!/bin/sh\necho the node is not running >&2\nexit 1\n")
+    result = with_debian("task", *LOCAL)
+    assert (result.returncode, result.stderr) == (1, "error: cluster images ended with 1: the node is not running\n")
+    assert not with_debian.asked("buildah", "build")
 
 
 def test_a_failed_build_ends_with_the_log_and_its_last_lines(with_debian):

@@ -271,10 +271,10 @@ def test_of_two_runs_the_second_waits_and_what_the_first_started_does_not_keep_t
         os.kill(child, 9)
 
 
-@pytest.mark.parametrize("command", ["up", "down", "delete", "status", "has-image"])
+@pytest.mark.parametrize("command", ["up", "down", "delete", "status", "packages", "images", "blobs", "load"])
 def test_a_command_that_needs_root_says_so_before_it_does_anything(state, monkeypatch, command):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(sys, "argv", ["local", command, *(["x"] if command == "has-image" else [])])
+    monkeypatch.setattr(sys, "argv", ["local", command, *(["x"] if command == "load" else [])])
     run = runpy.run_path(str(LOCAL / "__main__.py"), run_name="local")["run"]
     with pytest.raises(importlib.import_module("steps").Failure, match="sudo"):
         run()
@@ -290,3 +290,81 @@ def test_go_is_run_with_the_words_given_and_ends_as_it_does(state, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["local", "go", "install", "-v", "example.test/tool@v1"])
     assert runpy.run_path(str(LOCAL / "__main__.py"), run_name="local")["run"]() == 4
     assert (state / "asked").read_text() == "install -v example.test/tool@v1\n"
+
+
+@pytest.fixture
+def containerd(node, state, monkeypatch):
+    """A node whose containerd has the images named in `whole`, takes what is imported, and removes names."""
+    monkeypatch.setattr(node, "_inner", lambda: 1)
+    monkeypatch.setenv("PATH", f"{state}/bin", prepend=os.pathsep)
+    (state / "bin/nsenter").write_text('#!/bin/sh\nwhile [ "${1##*/}" != ctr ]; do shift; done\nexec "$@"\n')
+    (state / "bin/ctr").write_text(
+        f"""#!/bin/sh
+case "$*" in
+*" import -") cat >{state}/imported ;;
+*" check "*) cat {state}/whole ;;
+*" content "*) echo sha256:a && echo sha256:b ;;
+*) printf '%s ' "$@" >>{state}/asked ;;
+esac
+"""
+    )
+    for program in ("nsenter", "ctr"):
+        (state / "bin" / program).chmod(0o755)
+    return state
+
+
+@pytest.fixture
+def archive(state, monkeypatch):
+    (state / "archive").write_text("archive")
+    with (state / "archive").open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        yield
+
+
+def test_an_archive_is_read_from_standard_input(node, containerd, archive):
+    (containerd / "whole").write_text("task:1\nfeast:1\n")
+    node.load(["feast:1", "task:1"])
+    assert (containerd / "imported").read_text() == "archive"
+    assert not (containerd / "asked").exists()
+    assert node.blobs() == ["sha256:a", "sha256:b"]
+
+
+def test_an_image_that_the_node_has_in_part_keeps_no_name(node, containerd, archive):
+    (containerd / "whole").write_text("task:1\n")
+    with pytest.raises(node.Failure, match=r"layers of feast:1 .*run the same command again"):
+        node.load(["feast:1", "task:1"])
+    assert (containerd / "asked").read_text() == "-n k8s.io images rm feast:1 "
+
+
+def test_a_containerd_that_does_not_answer_is_told_in_its_own_words(node, containerd):
+    (containerd / "bin/ctr").write_text("#!/bin/sh\necho no such socket >&2\nexit 1\n")
+    with pytest.raises(node.Failure, match="no such socket"):
+        node.images()
+
+
+APT = """#!/bin/sh
+mkdir {folder}/busy || exit 100
+echo "$@" >>{folder}/asked
+[ "$1" = update ] || touch {folder}/installed
+rmdir {folder}/busy
+"""
+
+
+def test_of_two_runs_that_install_packages_the_second_waits_and_finds_nothing_missing(tmp_path, monkeypatch):
+    for name, text in {
+        "apt-get": APT.format(folder=tmp_path),
+        "dpkg-query": f"#!/bin/sh\n[ -e {tmp_path}/installed ] && echo install ok installed\n",
+        "id": "#!/bin/sh\necho 0\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}", prepend=os.pathsep)
+    runs = [subprocess.Popen([ROOT / "infrastructure/packages", "one", "two"]) for _ in range(4)]
+    assert [run.wait(timeout=60) for run in runs] == [0, 0, 0, 0]
+    assert (tmp_path / "asked").read_text() == "update -q\ninstall -qy --no-install-recommends one two\n"
+
+
+def test_a_long_step_says_beforehand_how_long_it_usually_takes(state, capsys):
+    steps = importlib.import_module("steps")
+    with steps.step("building the node", usually="5 min"):
+        assert capsys.readouterr().out == "[cluster] building the node (usually 5 min) ... "
