@@ -193,6 +193,9 @@ def test_a_job_without_a_heartbeat_goes_to_another_worker_and_the_first_can_chan
             late()
     with second.finishing() as ending:
         ending.succeed({"newest_reading": 1})
+    for attempt in (first, second):
+        with pytest.raises(Superseded):
+            attempt.fail("late")
     assert jobs.get(first.job.id).state == "succeeded"
 
 
@@ -226,6 +229,16 @@ def test_after_five_deaths_the_job_fails_with_the_cause(jobs, short_lease):
     assert "memory" in failed.error
     assert failed.finished is not None
     assert jobs.claim(job.id) is None
+
+
+def test_a_sixth_attempt_is_never_begun(jobs, config, expire):
+    attempt = claimed(jobs)
+    with psycopg.connect(config.database_url) as connection:
+        connection.execute("update sensors.training_jobs set attempt = 5")
+    expire(attempt.job)
+    assert jobs.claim(attempt.job.id) is None
+    assert jobs.to_hand_over() == []
+    assert jobs.get(attempt.job.id).state == "failed"
 
 
 def test_what_may_pass_is_tried_again_after_a_pause_and_not_for_ever(jobs, short_lease):
@@ -273,6 +286,7 @@ def test_a_job_that_lost_its_worker_is_cancelled_by_the_sweep(jobs, expire):
     attempt = claimed(jobs)
     jobs.request_cancel(attempt.job.id)
     expire(attempt.job)
+    assert jobs.claim(attempt.job.id) is None, "nobody begins what is cancelled"
     assert jobs.to_hand_over() == []
     assert jobs.get(attempt.job.id).state == "cancelled"
 
