@@ -40,6 +40,7 @@ GROUPS = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the mark
 def pytest_collection_modifyitems(items):
     for item in items:
         name = item.module.__name__.rpartition(".test_")[2]
