@@ -1,8 +1,9 @@
 """The platform as a command in a pod sees it, without a cluster."""
 
 import json
+import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mlops.features.split import split
 from mlops.result import JSON
 from mlops.stores.object_store import ObjectStore, data_bucket
 from mlops.stores.tracking import Tracking
-from tests.conftest import ACCESS_KEY, SECRET_KEY
+from tests.conftest import ACCESS_KEY, SECRET_KEY, enter_workspace
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ class Platform:
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
     """The environment of a task pod, whose services are all away."""
+    return set_environment(monkeypatch, tmp_path)
+
+
+def set_environment(monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, str]:
     identity = uuid.uuid4().hex[:12]
     values = {
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
@@ -96,7 +101,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, st
         "MAESTRO_RUN_ID": f"manual__2026-01-01T02:00:00+00:00_{identity}",
         "MAESTRO_TASK_ID": "task",
         "MAESTRO_TRY_NUMBER": "1",
-        "MAESTRO_RESULT_PATH": str(tmp_path / "termination-log"),
+        "MAESTRO_RESULT_PATH": str(folder / "termination-log"),
     }
     for key, value in values.items():
         monkeypatch.setenv(key, value)
@@ -106,29 +111,34 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, st
 
 
 @pytest.fixture
-def tracking(mlflow_uri: str, monkeypatch: pytest.MonkeyPatch) -> Tracking:
-    """A fresh model registry."""
-    import mlflow
-
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
-    client = mlflow.MlflowClient(mlflow_uri)
-    for model in client.search_registered_models():
-        client.delete_registered_model(model.name)
+def tracking(mlflow_uri: str) -> Tracking:
+    """With a fresh model registry."""
     return Tracking(mlflow_uri)
 
 
 @pytest.fixture
 def platform(
-    environment: dict[str, str],
-    s3_endpoint: str,
-    tracking: Tracking,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    environment: dict[str, str], s3_endpoint: str, tracking: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> Platform:
+    return new_platform(s3_endpoint, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def module_platform(
+    s3_endpoint: str, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Platform]:
+    """For what the tests of a module only read; a test that has a platform of its own sees that one."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_environment(monkeypatch, tmp_path_factory.mktemp("pod"))
+        enter_workspace(mlflow_server, monkeypatch)
+        yield new_platform(s3_endpoint, monkeypatch)
+
+
+def new_platform(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Platform:
+    """That of the environment, with its buckets."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
-    found = Platform(
-        Settings.from_environment(), environment["MAESTRO_RUN_ID"], tmp_path / "termination-log", monkeypatch
-    )
+    result = Path(os.environ["MAESTRO_RESULT_PATH"])
+    found = Platform(Settings.from_environment(), os.environ["MAESTRO_RUN_ID"], result, monkeypatch)
     found.result_of("ingestion", "buckets")
     return found
 

@@ -15,11 +15,10 @@ from mlops.config import SensorSettings
 from mlops.sensors.api import Services, application
 from mlops.sensors.scoring import Scores
 from mlops.sensors.served import Served
-from mlops.stores.sensors.database import open_pool, upgrade
+from mlops.stores.sensors.database import open_pool
 from mlops.stores.sensors.jobs import Jobs
 from mlops.stores.sensors.queue import JobQueue
 from mlops.stores.sensors.readings import Readings
-from tests.unit.sensor_servers import own_database
 
 TOKEN = "a-token_of~the+Secret/="
 NOWHERE = "http://127.0.0.1:9"
@@ -58,13 +57,6 @@ def sensor_settings(**changes: str) -> SensorSettings:
         sensors="shuttle,other",
     )
     return replace(away, **changes)
-
-
-def new_database(server: str) -> str:
-    """The address of a migrated database of its own."""
-    url = own_database(server)
-    upgrade(sensor_settings(database_url=url), 30)
-    return url
 
 
 @contextmanager

@@ -13,10 +13,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 from mlops.result import Failure
-from mlops.stores.sensors import jobs
 
 FOLDER = Path(os.environ.get("SENSOR_TEST_FOLDER", "/nonexistent"))
-LEASE = 2.0
 
 
 def train(table, columns, *, job_id, tracking, report):
@@ -46,7 +44,6 @@ def publish(trained, *, job_id, tracking):
 
 
 if __name__ == "__main__":
-    jobs.LEASE = LEASE
     for name, contents in (
         ("mlops.sensors.train", {"train": train, "publish": publish}),
         ("mlops.stores.tracking", {"Tracking": lambda uri: None}),

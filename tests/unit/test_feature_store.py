@@ -3,15 +3,16 @@
 import io
 import json
 import math
+import os
 import uuid
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pandas as pd
-import psycopg2
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops import datasets
@@ -33,43 +34,30 @@ from mlops.stores.feature_store import (
 )
 from mlops.stores.raw import RawData
 from tests.conftest import answers, eventually, free_ports, running
+from tests.servers import PASSWORD, Redis, execute, new_database
+from tests.unit.conftest import new_platform, set_environment
 
-PASSWORD = "pass,word=1"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CREATED = pd.Timestamp("2026-03-01", tz="UTC")
 
 
-@pytest.fixture(scope="session")
-def redis_port(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("redis")
-    (port,) = free_ports(1)
-    options = {"port": port, "bind": "127.0.0.1", "requirepass": PASSWORD, "dir": str(folder), "save": ""}
-    command = ["redis-server", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
-
-    def ready():
-        import redis
-
-        try:
-            return redis.Redis(port=port, password=PASSWORD).ping()
-        except redis.ConnectionError:
-            return False
-
-    with running(command, folder / "log", ready):
-        yield port
+@pytest.fixture(scope="module")
+def redis_port(run_folder):
+    with Redis(run_folder) as server:
+        yield server.port
 
 
 @pytest.fixture(autouse=True)
 def feature_store(environment, postgresql, redis_port, monkeypatch):
-    """An empty registry, Redis and bucket of its own for each test."""
-    name = f"feast_{uuid.uuid4().hex[:12]}"
-    connection = psycopg2.connect(f"{postgresql}/postgres")
-    connection.autocommit = True
-    connection.cursor().execute(f"CREATE DATABASE {name}")
-    connection.close()
-    registry = f"{postgresql}/{name}".replace("postgresql://", "postgresql+psycopg2://")
+    """An empty registry and bucket of its own for each test."""
+    set_feature_store(postgresql, redis_port, monkeypatch)
+
+
+def set_feature_store(postgresql, redis_port, monkeypatch):
+    database = new_database(postgresql)
     values = {
-        "MAESTRO_FEAST_BUCKET": name.replace("_", "-"),
-        "MAESTRO_FEAST_REGISTRY": registry,
+        "MAESTRO_FEAST_BUCKET": database.rpartition("/")[2].replace("_", "-"),
+        "MAESTRO_FEAST_REGISTRY": database.replace("postgresql:", "postgresql+psycopg2:"),
         "MAESTRO_FEAST_REGISTRY_PASSWORD": "any",
         "MAESTRO_FEAST_URL": "http://127.0.0.1:9",
         "MAESTRO_REDIS_HOST": "127.0.0.1",
@@ -85,9 +73,32 @@ def feature_store(environment, postgresql, redis_port, monkeypatch):
 @pytest.fixture
 def loaded(platform, datasets_dir):
     """The platform with both sets that have features in its bucket."""
-    for name in repository.datasets_with_features():
+    return load(platform, datasets_dir)
+
+
+def load(platform, datasets_dir, *names):
+    for name in names or repository.datasets_with_features():
         platform.result_of("ingestion", "load", "--dataset", name, "--folder", str(datasets_dir))
     return platform
+
+
+@pytest.fixture(scope="module")
+def module_store(module_platform, postgresql, redis_port, datasets_dir):
+    """The environment of a platform with both sets, the features of both, and the definitions applied."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_feature_store(postgresql, redis_port, monkeypatch)
+        own = load(new_platform(module_platform.settings.s3_endpoint, monkeypatch), datasets_dir)
+        own.result_of("features", "build", "--dataset", "all")
+        apply(own)
+        return {key: value for key, value in os.environ.items() if key.startswith(("AWS_", "MAESTRO_", "MLFLOW_"))}
+
+
+@pytest.fixture
+def built(feature_store, module_store, monkeypatch):
+    """The platform of module_store, for a test that only reads what is there, in a DAG run of its own."""
+    for key, value in module_store.items():
+        monkeypatch.setenv(key, value)
+    return new_platform(module_store["AWS_ENDPOINT_URL_S3"], monkeypatch).as_run(uuid.uuid4().hex)
 
 
 @pytest.fixture
@@ -141,7 +152,6 @@ def test_feasts_point_in_time_join_equals_a_plain_reference(local, tmp_path):
     store, _ = local
     users, items = (view for view in VIEWS if view.name in ("user_activity", "item_activity"))
 
-    @settings(deadline=None, max_examples=40)
     @given(known_rows, known_rows, asked_rows, st.integers(1, 3), st.randoms())
     def check(of_users, of_items, asked, parts, random):
         # Rows that arrive late, in any order, in several files; one key, moment and creation has one value.
@@ -344,19 +354,17 @@ def test_servers_that_are_away_are_waited_for_and_then_named(platform, monkeypat
 # Training and test sets
 
 
-def test_historical_features_are_those_known_at_each_rows_time(loaded):
-    loaded.result_of("features", "build", "--dataset", "all")
-    apply(loaded)
+def test_historical_features_are_those_known_at_each_rows_time(built):
     for name in ("shuttle", "movielens"):
         dataset, service = datasets.get(name), service_of(name)
-        raw = loaded.result_of("ingestion", "download", "--dataset", name)
-        made = loaded.result_of("features", "historical", "--dataset", name, "--data", raw["data"])
-        clean = preprocess(loaded.data.read_table(raw["data"]), dataset)
+        raw = built.result_of("ingestion", "download", "--dataset", name)
+        made = built.result_of("features", "historical", "--dataset", name, "--data", raw["data"])
+        clean = preprocess(built.data.read_table(raw["data"]), dataset)
         assert made["train_rows"] + made["test_rows"] == len(clean)
         assert made["features"] == len(service.features)
         assert made["feature_service"] == service.name
         assert "event_time_shift_seconds" not in made
-        parts = [loaded.data.read_table(made[part]) for part in ("train", "test")]
+        parts = [built.data.read_table(made[part]) for part in ("train", "test")]
         for part in parts:
             assert list(part.columns) == [*service.features, EVENT_TIME, LABEL]
             assert part.attrs["feature_service"] == service.name
@@ -370,12 +378,10 @@ def test_historical_features_are_those_known_at_each_rows_time(loaded):
             assert parts[1]["f1"].tolist() == expected[1]["f1"].tolist()
 
 
-def test_no_label_is_among_its_own_features(loaded):
+def test_no_label_is_among_its_own_features(built):
     """Of the first event of each user nothing is known; of the others what the events before it say, without it."""
-    loaded.result_of("features", "build", "--dataset", "movielens")
-    apply(loaded)
-    clean = preprocess(RawData(loaded.settings).read("movielens").table, datasets.get("movielens"))
-    found = retrieve(open_feature_store(loaded.settings), service_of("movielens"), clean)
+    clean = preprocess(RawData(built.settings).read("movielens").table, datasets.get("movielens"))
+    found = retrieve(open_feature_store(built.settings), service_of("movielens"), clean)
     events = clean.assign(known=found["user_events"], rate=found["user_click_rate"], age_known=found["age"].notna())
     assert events["age_known"].all()
     for _, mine in events.groupby("user_id"):
@@ -418,10 +424,8 @@ def test_historical_features_of_definitions_that_are_not_applied_are_refused(loa
 # Validating the store
 
 
-def test_a_store_that_is_as_it_should_be_passes(loaded):
-    loaded.result_of("features", "build", "--dataset", "all")
-    apply(loaded)
-    result = loaded.result_of("features", "validate-store")
+def test_a_store_that_is_as_it_should_be_passes(built):
+    result = built.result_of("features", "validate-store")
     assert result == {"views": len(VIEWS), "services": len(SERVICES), "datasets": ["movielens", "shuttle"]}
 
 
@@ -454,15 +458,15 @@ def test_redis_is_reached_with_its_password(feature_store):
 # Serving
 
 
-@pytest.fixture
-def client(loaded):
+@contextmanager
+def feature_server(platform):
     """The feature server's application over Redis, which holds one machine, two users and one film."""
     from fastapi.testclient import TestClient
 
     from mlops.features.serve import Refresh, application
 
-    apply(loaded)
-    store = open_configured(replace(FeatureStoreConfig.of(loaded.settings), registry_cache=0))
+    apply(platform)
+    store = open_configured(replace(FeatureStoreConfig.of(platform.settings), registry_cache=0))
     now = pd.Timestamp("2026-02-01", tz="UTC")
     rows = {"sensor_windows": ["shuttle"], "user_activity": ["1", "2"], "user_profile": ["1"], "item_activity": ["9"]}
     values = {"Float64": 1.5, "Int64": 3, "String": "x"}
@@ -472,13 +476,25 @@ def client(loaded):
         if view.name == "user_activity":
             table["user_seconds_since_last"] = pd.Series([None, 3], dtype="Int64")
         store.write_to_online_store(view.name, table)
-    RawData(loaded.settings).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
-    loaded.result_of("features", "build", "--dataset", "shuttle")
-    refresh = Refresh(store, loaded.settings)
+    RawData(platform.settings).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
+    platform.result_of("features", "build", "--dataset", "shuttle")
+    refresh = Refresh(store, platform.settings)
     refresh.read()
     with TestClient(application(store, refresh.shifts)) as client:
         client.refresh = refresh
         yield client
+
+
+@pytest.fixture(scope="module")
+def client(module_platform, postgresql, redis_port, datasets_dir, tmp_path_factory):
+    """One for all tests, which ask it and change nothing."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_environment(monkeypatch, tmp_path_factory.mktemp("served"))
+        set_feature_store(postgresql, redis_port, monkeypatch)
+        own = new_platform(module_platform.settings.s3_endpoint, monkeypatch)
+        with feature_server(load(own, datasets_dir, "shuttle")) as client:
+            monkeypatch.undo()
+            yield client
 
 
 def ask(client, entities, **what):
@@ -495,17 +511,15 @@ def test_features_are_served_with_the_shift_of_their_times(client):
     assert client.get("/health").status_code == 200
 
 
-def test_features_are_served_while_the_registry_is_away(client, loaded, postgresql):
-    connection = psycopg2.connect(f"{postgresql}/postgres")
-    connection.autocommit = True
-    database = loaded.settings.feast_registry.rpartition("/")[2]
-    connection.cursor().execute(f"DROP DATABASE {database} WITH (FORCE)")
-    connection.close()
-    client.refresh.read()
-    answer = ask(client, {"machine": ["shuttle"]}, feature_service="sensor_failure_v1")
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["metadata"]["event_time_shift_seconds"]["shuttle"] > 0
-    assert client.get("/health").status_code == 200
+def test_features_are_served_while_the_registry_is_away(platform, datasets_dir, postgresql):
+    with feature_server(load(platform, datasets_dir, "shuttle")) as client:
+        database = platform.settings.feast_registry.rpartition("/")[2]
+        execute(f"{postgresql}/postgres", f"drop database {database} with (force)")
+        client.refresh.read()
+        answer = ask(client, {"machine": ["shuttle"]}, feature_service="sensor_failure_v1")
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["metadata"]["event_time_shift_seconds"]["shuttle"] > 0
+        assert client.get("/health").status_code == 200
 
 
 def test_a_value_that_is_missing_is_null_where_its_row_is_there(client):
@@ -597,5 +611,5 @@ def test_the_command_serves_until_it_is_stopped(platform, tmp_path):
             urllib.request.urlopen(request)
         assert b"feast_" in urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics").read()
         process.terminate()
-        eventually(lambda: process.poll() is not None, 20)
+        eventually(lambda: process.poll() is not None, 60)
     assert process.returncode in (0, -15)

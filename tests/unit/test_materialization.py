@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from feast.infra.online_stores.helpers import _mmh3
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Bool, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops.config import Settings
@@ -36,7 +35,8 @@ from mlops.materialization.view import View
 from mlops.result import Failure, Refused
 from mlops.stores.object_store import ObjectStore
 from mlops.stores.online_store import OnlineStore
-from tests.unit.test_online_store import PASSWORD, RedisServer, settings_for
+from tests.servers import PASSWORD, Redis, new_database
+from tests.unit.test_online_store import settings_for
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 WINDOW = Window.before(NOW, days=7)
@@ -78,14 +78,13 @@ SCHEMA = pa.schema(
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield started
-    started.kill()
+def server(run_folder: Path) -> Iterator[Redis]:
+    with Redis(run_folder) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
-def _empty(server: RedisServer) -> None:
+def _empty(server: Redis) -> None:
     server.client.flushdb()
 
 
@@ -183,13 +182,13 @@ def assert_serves(store: FeatureStore, want: pd.DataFrame) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path, server: RedisServer) -> FeatureStore:
+def store(tmp_path: Path, server: Redis) -> FeatureStore:
     stored(events(1, 1), tmp_path / "things.parquet")  # Feast looks at the file when the view is applied
     return feast_store(tmp_path, server.port)
 
 
 @pytest.fixture
-def online(server: RedisServer) -> OnlineStore:
+def online(server: Redis) -> OnlineStore:
     return OnlineStore(settings_for(server.port))
 
 
@@ -204,7 +203,7 @@ def test_stock_feast_reads_every_value_that_was_written(
 
 
 def test_the_bytes_are_those_that_stock_feast_writes(
-    store: FeatureStore, online: OnlineStore, server: RedisServer, tmp_path: Path
+    store: FeatureStore, online: OnlineStore, server: Redis, tmp_path: Path
 ) -> None:
     table = newest(events(3_000, 400), VIEW)
     # Stock Feast makes floats of whole numbers beside nulls, and so loses the last digits of large ones.
@@ -242,7 +241,6 @@ def test_the_bytes_are_those_that_stock_feast_writes(
         }
     )
 )
-@settings(max_examples=200, deadline=None)
 def test_a_value_is_encoded_as_protobuf_encodes_it(row: dict[str, Any]) -> None:
     table = pa.Table.from_pylist([{**row, "event_timestamp": NOW, "created": NOW}], SCHEMA)
     encoded = encode(table, VIEW)
@@ -276,7 +274,6 @@ def test_an_entity_of_several_keys_is_named_as_feast_names_it(keys: tuple[str, .
     st.integers(1, 10),
     st.integers(1, 20),
 )
-@settings(max_examples=200, deadline=None)
 def test_the_newest_rows_are_those_of_a_plain_loop_however_the_rows_are_cut(
     rows: list[tuple[int, int, int]], batch: int, limit: int
 ) -> None:
@@ -374,7 +371,7 @@ def _process(target: Callable[..., None], *arguments: Any) -> multiprocessing.pr
 
 
 def test_a_run_that_died_half_way_is_completed_by_the_next(
-    store: FeatureStore, online: OnlineStore, server: RedisServer, tmp_path: Path
+    store: FeatureStore, online: OnlineStore, server: Redis, tmp_path: Path
 ) -> None:
     table = events(6_000, 3_000)
     (path,) = stored(table, tmp_path / "t.parquet")
@@ -387,7 +384,7 @@ def test_a_run_that_died_half_way_is_completed_by_the_next(
 
 
 def test_two_overlapping_runs_leave_the_newest_and_never_go_back(
-    store: FeatureStore, server: RedisServer, tmp_path: Path
+    store: FeatureStore, server: Redis, tmp_path: Path
 ) -> None:
     """One reads the files of yesterday, the other those of today, in which half of the events have come late."""
     today = events(8_000, 300)
@@ -473,27 +470,21 @@ def test_a_comparison_tells_what_is_wrong() -> None:
 
 @pytest.fixture
 def cluster(
-    server: RedisServer,
+    server: Redis,
     s3_endpoint: str,
     postgresql: str,
     environment: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Settings:
-    import psycopg2
-
     from mlops.stores.feature_store import FeatureStoreConfig, open_configured
 
-    database = f"feast_{os.getpid()}_{tmp_path.name.lower()}"[:60]
-    connection = psycopg2.connect(f"{postgresql}/postgres")
-    connection.autocommit = True
-    connection.cursor().execute(f'CREATE DATABASE "{database}"')
-    connection.close()
-    host = urlsplit(postgresql).netloc
+    url = new_database(postgresql)
+    database = url.rpartition("/")[2]
     for key, value in {
         "AWS_ENDPOINT_URL_S3": s3_endpoint,
         "MAESTRO_FEAST_BUCKET": f"feast-{database}".replace("_", "-"),
-        "MAESTRO_FEAST_REGISTRY": f"postgresql+psycopg2://{host}/{database}",
+        "MAESTRO_FEAST_REGISTRY": url.replace("postgresql:", "postgresql+psycopg2:"),
         "MAESTRO_FEAST_REGISTRY_PASSWORD": "unused",
         "MAESTRO_FEAST_URL": "http://127.0.0.1:9",
         "MAESTRO_REDIS_HOST": "127.0.0.1",
@@ -542,7 +533,7 @@ def test_a_run_and_its_check_say_what_they_did(cluster: Settings, tmp_path: Path
 
 
 def test_a_check_names_entities_that_are_missing_older_or_other(
-    cluster: Settings, server: RedisServer, tmp_path: Path
+    cluster: Settings, server: Redis, tmp_path: Path
 ) -> None:
     table = events(300, 3)
     upload(cluster, table, tmp_path)
@@ -581,7 +572,8 @@ def test_a_redis_that_lost_what_it_had_is_written_anew(
     cluster: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server without persistence, killed when half is written."""
-    forgetful = RedisServer(tmp_path, persistent=False)
+    forgetful = Redis(tmp_path, persistent=False)
+    forgetful.start()
     monkeypatch.setenv("MAESTRO_REDIS_PORT", str(forgetful.port))
     table = events(6_000, 3_000)
     upload(cluster, table, tmp_path)

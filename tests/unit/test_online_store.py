@@ -1,13 +1,9 @@
-import os
-import signal
 import struct
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import redis
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,44 +12,16 @@ from mlops.config import Settings
 from mlops.materialization.encode import _stamps
 from mlops.result import Failure
 from mlops.stores.online_store import CALL, OnlineStore
-from tests.conftest import eventually, free_ports
+from tests.conftest import free_ports
+from tests.servers import PASSWORD, Redis
 
-PASSWORD = "a,pass=word with anything"
 FIELDS = [b"_ts:view", b"f1"]
 
 
-class RedisServer:
-    """A real Redis in a folder, which can be killed and started again on the same port."""
-
-    def __init__(self, folder: Path, *, persistent: bool = True) -> None:
-        (self.port,) = free_ports(1)
-        self._command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
-        self._command += ["--requirepass", PASSWORD, "--save", "", "--appendonly", "yes" if persistent else "no"]
-        self._process: subprocess.Popen[bytes] | None = None
-        self.client = redis.Redis(port=self.port, password=PASSWORD)
-        self.start()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually(self._answers, 30)
-
-    def kill(self) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def _answers(self) -> bool:
-        try:
-            return bool(self.client.ping())
-        except redis.RedisError:
-            return False
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield started
-    started.kill()
+def server(run_folder: Path) -> Iterator[Redis]:
+    with Redis(run_folder) as server:
+        yield server
 
 
 def settings_for(port: int, **changes: str) -> Settings:
@@ -82,8 +50,8 @@ MOMENTS = st.one_of(
 
 
 @given(st.lists(st.tuples(MOMENTS, st.none() | MOMENTS), min_size=1, max_size=12))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_newest_row_is_kept_whatever_the_order(server: RedisServer, rows: list[tuple[int, int | None]]) -> None:
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_newest_row_is_kept_whatever_the_order(server: Redis, rows: list[tuple[int, int | None]]) -> None:
     server.client.flushdb()
     store = OnlineStore(settings_for(server.port))
     newest: tuple[int, float] | None = None
@@ -101,7 +69,7 @@ def test_the_newest_row_is_kept_whatever_the_order(server: RedisServer, rows: li
     assert found.seconds * 10**9 + found.nanos == newest[0], "Feast reads the event time and nothing else"
 
 
-def test_what_was_set_is_told_from_what_was_as_new(server: RedisServer) -> None:
+def test_what_was_set_is_told_from_what_was_as_new(server: Redis) -> None:
     server.client.flushdb()
     store = OnlineStore(settings_for(server.port))
     assert put(store, *[(b"e%d" % i, stamp(10), b"old") for i in range(3 * CALL + 1)]) == (3 * CALL + 1, 0)
@@ -109,7 +77,7 @@ def test_what_was_set_is_told_from_what_was_as_new(server: RedisServer) -> None:
     assert server.client.hget("e0", "f1") == b"old"
 
 
-def test_what_feast_wrote_gives_way_to_the_same_event_and_not_to_an_earlier_one(server: RedisServer) -> None:
+def test_what_feast_wrote_gives_way_to_the_same_event_and_not_to_an_earlier_one(server: Redis) -> None:
     server.client.flushdb()
     server.client.hset("e", mapping={"_ts:view": Timestamp(seconds=5).SerializeToString(), "f1": "feast"})
     store = OnlineStore(settings_for(server.port))
@@ -117,7 +85,7 @@ def test_what_feast_wrote_gives_way_to_the_same_event_and_not_to_an_earlier_one(
     assert put(store, (b"e", stamp(5_000_000_000, 10**18), b"same")) == (1, 0)
 
 
-def test_other_views_of_an_entity_stay(server: RedisServer) -> None:
+def test_other_views_of_an_entity_stay(server: Redis) -> None:
     server.client.flushdb()
     server.client.hset("e", mapping={"_ts:other": Timestamp(seconds=9).SerializeToString(), "f9": "other"})
     assert put(OnlineStore(settings_for(server.port)), (b"e", stamp(1), b"mine")) == (1, 0)
@@ -127,7 +95,8 @@ def test_other_views_of_an_entity_stay(server: RedisServer) -> None:
 @pytest.mark.parametrize("persistent", [True, False])
 def test_a_restart_in_the_midst_loses_no_call(tmp_path: Path, persistent: bool) -> None:
     """What a server that keeps nothing had acknowledged before is for the caller to write again: see run_id."""
-    server = RedisServer(tmp_path, persistent=persistent)
+    server = Redis(tmp_path, persistent=persistent)
+    server.start()
     store = OnlineStore(settings_for(server.port))
     before = store.run_id()
     acknowledged = 0
@@ -150,7 +119,7 @@ def test_a_restart_in_the_midst_loses_no_call(tmp_path: Path, persistent: bool) 
     server.kill()
 
 
-def test_a_script_that_the_server_forgot_is_loaded_again(server: RedisServer) -> None:
+def test_a_script_that_the_server_forgot_is_loaded_again(server: Redis) -> None:
     server.client.flushdb()
     store = OnlineStore(settings_for(server.port))
 
@@ -170,13 +139,13 @@ def test_a_server_that_is_away_is_named(use: Callable[[OnlineStore], object]) ->
         use(OnlineStore(settings_for(port), patience=0.5))
 
 
-def test_a_wrong_password_is_told_at_once(server: RedisServer) -> None:
+def test_a_wrong_password_is_told_at_once(server: Redis) -> None:
     store = OnlineStore(replace(settings_for(server.port), redis_password="wrong"))
     with pytest.raises(Failure, match="check the password in the Secret that"):
         put(store, (b"e", stamp(1), b"v"))
 
 
-def test_a_full_server_is_told_with_the_remedy(server: RedisServer) -> None:
+def test_a_full_server_is_told_with_the_remedy(server: Redis) -> None:
     server.client.flushdb()
     server.client.config_set("maxmemory", "1mb")
     try:

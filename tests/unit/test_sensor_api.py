@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -20,39 +21,37 @@ from starlette.routing import Mount, Route
 from mlops.sensors import api
 from mlops.sensors.calls import Calls
 from mlops.sensors.problems import Unavailable
-from mlops.sensors.readiness import OK, Readiness
+from mlops.sensors.readiness import OK, PATIENCE, Readiness
 from mlops.sensors.repeated import Repeated
 from mlops.stores.sensors.queue import JobQueue
 from tests.conftest import eventually
+from tests.servers import PASSWORD, Redis
 from tests.unit.sensor_api import (
     NOWHERE,
     TOKEN,
     FakeModel,
     client_of,
-    new_database,
     question,
     reading,
     sensor_settings,
     soon,
 )
-from tests.unit.sensor_servers import new_role
-from tests.unit.test_online_store import PASSWORD, RedisServer
+from tests.unit.sensor_servers import migrated_database, new_role
 
 
 @pytest.fixture(scope="module")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield started
-    started.kill()
+def redis_server(run_folder: Path) -> Iterator[Redis]:
+    with Redis(run_folder) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def database_url(postgresql: str) -> str:
-    return new_database(postgresql)
+    return migrated_database(postgresql)
 
 
 @pytest.fixture(scope="module")
-def servers(database_url: str, redis_server: RedisServer) -> dict[str, str]:
+def servers(database_url: str, redis_server: Redis) -> dict[str, str]:
     """Settings that name servers which are there."""
     redis = {"redis_port": str(redis_server.port), "redis_password": PASSWORD}
     return {"database_url": database_url, **redis}
@@ -65,7 +64,7 @@ def shared_client(servers: dict[str, str]) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def client(shared_client: TestClient, database_url: str, redis_server: RedisServer) -> TestClient:
+def client(shared_client: TestClient, database_url: str, redis_server: Redis) -> TestClient:
     """A client of an API without readings and jobs."""
     with psycopg.connect(database_url) as connection:
         connection.execute("truncate sensors.readings, sensors.training_jobs")
@@ -124,7 +123,7 @@ def test_old_readings_are_removed_beside_the_requests(client, servers, database_
         pass
     assert rows(database_url, kept) == [("old",), ("new",)]
     with client_of(sensor_settings(**servers, retention_days="29")):
-        eventually(lambda: rows(database_url, kept) == [("new",)], 20)
+        eventually(lambda: rows(database_url, kept) == [("new",)], 60)
 
 
 def test_a_batch_that_is_sent_again_changes_nothing(client, database_url):
@@ -235,7 +234,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     body=JSON
     | st.fixed_dictionaries({"readings": st.lists(st.fixed_dictionaries({"key": JSON, "time": JSON, "values": JSON}))})
@@ -346,7 +345,7 @@ def test_a_training_is_handed_over_at_once_and_taken_back_when_it_is_cancelled(c
     monkeypatch.setattr(api, "_SWEEP", 3600.0)
     with client_of(sensor_settings(**servers)) as fresh:
         job_id = train(fresh, "run-1").json()["job_id"]
-        eventually(lambda: "maestro_training_jobs_waiting 1.0" in fresh.get("/metrics").text, 30)
+        eventually(lambda: "maestro_training_jobs_waiting 1.0" in fresh.get("/metrics").text, 60)
         fresh.post(f"/jobs/{job_id}/cancel")
     assert JobQueue(sensor_settings(**servers)).waiting() == 0
 
@@ -520,7 +519,7 @@ def test_without_redis_a_training_is_taken_and_handed_over_later(client, servers
         assert seconds < 10
         assert alone.post(f"/jobs/{uuid.uuid4()}/cancel").status_code == 404
     # Another API, whose Redis is there.
-    eventually(lambda: "maestro_training_jobs_waiting 1.0" in client.get("/metrics").text, 20)
+    eventually(lambda: "maestro_training_jobs_waiting 1.0" in client.get("/metrics").text, 60)
 
 
 def test_a_queued_job_is_cancelled_without_redis(client, servers):
@@ -546,7 +545,7 @@ def test_a_role_without_rights_is_named_as_the_cause(servers, database_url, post
 
 def test_ready_says_which_server_is_away_and_why(servers, mlflow_uri):
     with client_of(sensor_settings(**servers, mlflow_tracking_uri=mlflow_uri)) as client:
-        eventually(lambda: client.get("/ready").status_code == 200, 30)  # a busy machine may need several tries
+        eventually(lambda: client.get("/ready").status_code == 200, 60)  # a busy machine may need several tries
         assert client.get("/ready").json() == {"redis": "ok", "postgresql": "ok", "mlflow": "ok"}
     with client_of(sensor_settings(**servers)) as client:
         problem = problem_of(client.get("/ready"), 503)
@@ -569,7 +568,7 @@ def test_ready_does_not_wait_for_servers_that_are_silent(silent_port):
         for _ in range(3):
             answer, seconds = asked(lambda: client.get("/ready"))
             problem_of(answer, 503)
-            assert seconds < 3
+            assert seconds < 3 * PATIENCE, "they are asked one after the other"
 
 
 def test_a_wrong_password_of_redis_is_not_told_as_its_absence(servers):
@@ -588,7 +587,7 @@ def test_metrics_count_readings_requests_and_jobs(servers, client):
         fresh.get("/somewhere")
         TestClient(fresh.app).get("/status/x")
         train(fresh, "run-1")
-        eventually(lambda: numbers(fresh)["maestro_training_jobs_waiting",] == 1, 10)
+        eventually(lambda: numbers(fresh)["maestro_training_jobs_waiting",] == 1, 60)
         found = numbers(fresh)
 
         assert found["maestro_sensor_readings_total", "accepted"] == 2
@@ -665,7 +664,7 @@ def test_work_that_failed_is_tried_again():
 
     repeated = Repeated("work", 0.01, work)
     repeated.start()
-    eventually(lambda: len(calls) > 3, 10)
+    eventually(lambda: len(calls) > 3, 60)
     repeated.stop(5)
     stopped_at = len(calls)
     repeated.wake()

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from schemathesis.specs.openapi.checks import (
 
 from mlops.sensors.scoring import ClusterModel
 from tests.conftest import eventually, free_ports
-from tests.unit.sensor_api import COLUMNS, TOKEN, FakeModel, application_of, new_database, sensor_settings
-from tests.unit.test_online_store import PASSWORD, RedisServer
+from tests.servers import PASSWORD, Redis
+from tests.unit.sensor_api import COLUMNS, TOKEN, FakeModel, application_of, sensor_settings
+from tests.unit.sensor_servers import migrated_database
 
 # Not among them: positive_data_acceptance. A time in the future, a second training and a job that there is not are
 # refused although the document cannot say so.
@@ -38,15 +40,18 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def document(
-    postgresql: str, mlflow_uri: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[schemathesis.BaseSchema]:
-    redis = RedisServer(tmp_path_factory.mktemp("redis"))
+def redis(run_folder: Path) -> Iterator[Redis]:
+    with Redis(run_folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def document(postgresql: str, mlflow_server: str, redis: Redis) -> Iterator[schemathesis.BaseSchema]:
     there = sensor_settings(
-        database_url=new_database(postgresql),
+        database_url=migrated_database(postgresql),
         redis_port=str(redis.port),
         redis_password=PASSWORD,
-        mlflow_tracking_uri=mlflow_uri,
+        mlflow_tracking_uri=mlflow_server,
     )
     (port,) = free_ports(1)
     healthy = np.array([True, False])
@@ -60,7 +65,6 @@ def document(
         yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
         server.should_exit = True
         thread.join()
-    redis.kill()
 
 
 OPERATIONS = [
@@ -83,7 +87,7 @@ def test_an_operation_does_what_its_document_says_and_does_not_fail(document, pa
     if mode is GenerationMode.NEGATIVE and path in ("/health", "/ready", "/metrics"):
         pytest.skip("has nothing that could be wrong")
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case: schemathesis.Case) -> None:
         case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"}, checks=CHECKS)

@@ -23,7 +23,8 @@ from mlops.stores.sensors.database import open_pool
 from mlops.stores.sensors.jobs import Jobs
 from mlops.stores.trainer import Trainer
 from tests.conftest import answers, free_ports, running
-from tests.unit.sensor_api import new_database, sensor_settings
+from tests.unit.sensor_api import sensor_settings
+from tests.unit.sensor_servers import migrated_database
 from tests.unit.trainer_api import Api, Reply, job, serving
 
 SHUTTLE = datasets.get("shuttle")
@@ -278,7 +279,7 @@ def test_hours_are_those_of_the_clock(tables) -> None:
 @pytest.fixture
 def real(postgresql: str, environment: dict[str, str], monkeypatch, tmp_path: Path) -> Iterator[SensorSettings]:
     """The real service over a database of its own, named to the commands; Redis and MLflow are away."""
-    settings = sensor_settings(database_url=new_database(postgresql))
+    settings = sensor_settings(database_url=migrated_database(postgresql))
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     serve = [sys.executable, "-m", "mlops", "sensors", "serve", "--host", "127.0.0.1", "--port", str(port)]

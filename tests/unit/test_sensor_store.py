@@ -20,15 +20,16 @@ from mlops.stores.sensors.away import Away, Denied
 from mlops.stores.sensors.database import check, open_pool, upgrade
 from mlops.stores.sensors.readings import Ingested, NewReading, Readings
 from tests.conftest import free_ports
-from tests.unit.sensor_servers import PASSWORD, own_database, postgresql_server
+from tests.servers import PASSWORD, PostgreSQL
+from tests.unit.sensor_servers import emptied, migrated_database, own_database
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 COLUMNS = ["f1", "f2"]
 
 
 @pytest.fixture(scope="module")
-def server():
-    with postgresql_server() as server:
+def server(run_folder):
+    with PostgreSQL(run_folder) as server:
         yield server
 
 
@@ -36,11 +37,20 @@ def sensor_settings(url):
     return SensorSettings(url, "127.0.0.1", "9", PASSWORD, "http://127.0.0.1:9", "token")
 
 
+@pytest.fixture(scope="module")
+def database(server):
+    return migrated_database(server.url)
+
+
 @pytest.fixture
-def config(server):
-    settings = sensor_settings(own_database(server.url))
-    upgrade(settings, patience=0)
-    return settings
+def config(database):
+    return sensor_settings(emptied(database))
+
+
+@pytest.fixture
+def own_config(server):
+    """With a database of the test's own, whose tables and rights it may change."""
+    return sensor_settings(migrated_database(server.url))
 
 
 @pytest.fixture
@@ -82,7 +92,7 @@ def test_a_key_is_stored_once_and_what_came_first_stays(readings):
     assert everything(readings)["f1"].tolist() == [1.0, 2.0, 3.0]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(st.integers(0, 30), max_size=20), max_size=4))
 def test_each_key_is_accepted_once_however_the_batches_fall(readings, batches):
     example = uuid.uuid4()
@@ -91,7 +101,7 @@ def test_each_key_is_accepted_once_however_the_batches_fall(readings, batches):
     assert [sum(outcome) for outcome in told] == [len(batch) for batch in batches]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.floats(allow_nan=False), min_size=2, max_size=2), st.datetimes(datetime(1990, 1, 1)))
 def test_numbers_and_times_come_back_exactly(readings, values, moment):
     moment = moment.replace(tzinfo=UTC)
@@ -243,14 +253,14 @@ def test_tables_are_in_the_schema_of_their_own(config):
     assert set(found) == {("sensors", name) for name in ("alembic_version", "readings", "training_jobs")}
 
 
-def test_tables_of_a_later_release_are_left_alone(config):
-    with psycopg.connect(config.database_url) as connection:
+def test_tables_of_a_later_release_are_left_alone(own_config):
+    with psycopg.connect(own_config.database_url) as connection:
         connection.execute("update sensors.alembic_version set version_num = '9999'")
     with pytest.raises(Failure, match="a later one has migrated them"):
-        upgrade(config, patience=0)
+        upgrade(own_config, patience=0)
 
 
-def test_a_step_back_and_forth_leaves_the_tables_as_they_were(config):
+def test_a_step_back_and_forth_leaves_the_tables_as_they_were(own_config):
     from alembic import command
     from alembic.config import Config
     from sqlalchemy import create_engine
@@ -259,13 +269,13 @@ def test_a_step_back_and_forth_leaves_the_tables_as_they_were(config):
 
     steps = Config()
     steps.set_main_option("script_location", os.path.join(os.path.dirname(database.__file__), "migrations"))  # noqa: PTH118, PTH120
-    with create_engine(config.database_url.replace("postgresql:", "postgresql+psycopg:")).begin() as connection:
+    with create_engine(own_config.database_url.replace("postgresql:", "postgresql+psycopg:")).begin() as connection:
         steps.attributes["connection"] = connection
         command.downgrade(steps, "base")
-    with open_pool(config) as pool, pytest.raises(Away, match="sensors migrate"):
+    with open_pool(own_config) as pool, pytest.raises(Away, match="sensors migrate"):
         check(pool)
-    upgrade(config, patience=0)
-    with open_pool(config) as pool:
+    upgrade(own_config, patience=0)
+    with open_pool(own_config) as pool:
         check(pool)
 
 
@@ -289,11 +299,11 @@ def test_a_server_that_is_not_there_is_named(config):
     assert "secret" not in str(failure.value)
 
 
-def test_a_role_without_permission_is_named_as_the_cause(server, config):
+def test_a_role_without_permission_is_named_as_the_cause(server, own_config):
     server.execute("postgres", "create role guest login")
-    name = config.database_url.rpartition("/")[2]
+    name = own_config.database_url.rpartition("/")[2]
     server.execute("postgres", f'grant connect on database "{name}" to guest')
-    guest = replace(config, database_url=config.database_url.replace(f"{name}@", "guest@"))
+    guest = replace(own_config, database_url=own_config.database_url.replace(f"{name}@", "guest@"))
     with open_pool(guest) as pool, pytest.raises(Denied, match="refuses role guest"):
         Readings(pool).newest_id()
     server.execute(name, "grant usage on schema sensors to guest", "grant select on sensors.readings to guest")
@@ -305,14 +315,14 @@ def test_a_role_without_permission_is_named_as_the_cause(server, config):
         upgrade(guest, patience=30)
 
 
-def test_the_trainers_role_can_touch_its_own_schema_only(server, config):
+def test_the_trainers_role_can_touch_its_own_schema_only(server, own_config):
     other = own_database(server.url).rpartition("/")[2]
     server.execute(other, "create table public.theirs (n int)")
-    name = config.database_url.rpartition("/")[2]
+    name = own_config.database_url.rpartition("/")[2]
     server.execute(name, "create table public.theirs (n int)")
     with pytest.raises(psycopg.OperationalError, match=f'permission denied for database "{other}"'):
-        psycopg.connect(config.database_url.removesuffix(name) + other)
-    with psycopg.connect(config.database_url, autocommit=True) as connection:
+        psycopg.connect(own_config.database_url.removesuffix(name) + other)
+    with psycopg.connect(own_config.database_url, autocommit=True) as connection:
         for statement in (
             "select * from public.theirs",
             "insert into public.theirs values (1)",
@@ -327,12 +337,22 @@ def test_the_trainers_role_can_touch_its_own_schema_only(server, config):
                 connection.execute(statement)
 
 
-def test_two_thousand_readings_a_second_are_taken_in(readings):
-    """A tenth of what an idle machine does, so that a busy one passes too."""
-    batches = [[reading(500 * batch + row, values=[0.5] * 9) for row in range(500)] for batch in range(10)]
-    start = time.monotonic()
-    for batch in batches:
-        readings.ingest(batch)
-    rate = 5_000 / (time.monotonic() - start)
-    print(f"{rate:.0f} readings/s")  # noqa: T201
-    assert rate > 2_000
+def test_a_batch_is_taken_in_faster_than_by_a_statement_for_each_reading(readings, pool):
+    """On an idle machine six times as fast: 20,000 readings a second."""
+    insert = 'insert into sensors.readings (key, sensor, time, "values", failure) values (%s, %s, %s, %s, %s)'
+
+    def one_by_one(batch):
+        with pool.connection() as connection:
+            for each in batch:
+                connection.execute(insert, each)
+
+    def fastest(take_in):
+        return min(seconds(take_in) for _ in range(5))
+
+    def seconds(take_in):
+        batch = [reading(row, key=str(uuid.uuid4()), values=[0.5] * 9) for row in range(500)]
+        start = time.monotonic()
+        take_in(batch)
+        return time.monotonic() - start
+
+    assert fastest(readings.ingest) < fastest(one_by_one) / 2

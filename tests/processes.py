@@ -1,0 +1,88 @@
+"""Processes that tests start, and ports for them."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+# Where the kernel takes no port from for a connection (it does from 32,768 on): a client that asks a port of its range
+# again and again before the server listens is one day given that very port and talks to itself. SeaweedFS takes each
+# port plus 10,000 as well. The processes of one run look in parts of their own, two runs meet by chance only.
+_first = 12_000 + 2_500 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4)
+_ports = iter(random.sample(range(_first, _first + 2_500), 2_500))
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on, none of them given before."""
+    free = (port for port in _ports if is_free(port) and is_free(port + 10_000))
+    return list(islice(free, count))
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+class running:  # noqa: N801 - a context manager
+    """A server process, from the moment it is ready; killed at the end, as nothing of it is kept."""
+
+    def __init__(
+        self,
+        command: list[str],
+        log: Path,
+        ready: Callable[[], bool],
+        environment: dict[str, str] | None = None,
+        ending: signal.Signals = signal.SIGKILL,
+    ) -> None:
+        self._command, self._log, self._ready, self._ending = command, log, ready, ending
+        self._environment = {**os.environ, **(environment or {})}
+
+    def __enter__(self) -> "subprocess.Popen[bytes]":
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, env=self._environment, start_new_session=True
+            )
+        try:
+            eventually(lambda: self._process.poll() is not None or self._ready(), 240)
+            assert self._process.poll() is None
+        except AssertionError as error:
+            said = self._log.read_text()[-3000:]
+            self.__exit__()
+            pytest.fail(f"{' '.join(self._command)} did not start ({error}):\n{said}")
+        return self._process
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, self._ending)
+            self._process.wait()
+
+
+def eventually(condition: Callable[[], bool], timeout: float) -> None:
+    """Waits until the condition holds; fails after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {timeout} s"
+        time.sleep(0.05)
