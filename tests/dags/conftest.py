@@ -2,10 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -18,6 +19,7 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
 from tests.conftest import ROOT
 from tests.dags.fake_kubernetes import FakeKubernetes
+from tests.servers import once
 
 # Its limits of time measure the machine's load, and nothing of the code here waits.
 hypothesis.settings.register_profile("dags", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -63,20 +65,32 @@ PLATFORM = {
 }
 
 
-def printed_in_its_own_airflow(home: Path, dags: Path, program: str, *arguments: str) -> dict[str, dict]:
+Printed = Callable[..., dict[str, dict]]
+
+
+@pytest.fixture(scope="session")
+def printed_in_its_own_airflow(run_folder: Path) -> Printed:
     """The JSON on the last line that a Python program prints, beside an empty Airflow of its own."""
-    env = {
-        **os.environ,
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-        "PYTHONPATH": str(ROOT),
-    }
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=env, check=True, capture_output=True)
-    command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    printed: dict[str, dict] = json.loads(done.stdout.strip().splitlines()[-1])
+
+    def environment(home: Path) -> dict[str, str]:
+        own = {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "PYTHONPATH": str(ROOT)}
+        return {**os.environ, **own}
+
+    def migrated() -> str:
+        home = Path(tempfile.mkdtemp(prefix="airflow-", dir=run_folder))
+        migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
+        subprocess.run(migrate, env=environment(home), check=True, capture_output=True)
+        return str(home / "airflow.db")
+
+    def printed(home: Path, dags: Path, program: str, *arguments: str) -> dict[str, dict]:
+        shutil.copy(once(run_folder, "migrated-airflow", migrated), home)
+        command = [sys.executable, "-c", program, *arguments]
+        env = environment(home) | {"AIRFLOW__CORE__DAGS_FOLDER": str(dags)}
+        done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found: dict[str, dict] = json.loads(done.stdout.strip().splitlines()[-1])
+        return found
+
     return printed
 
 

@@ -13,7 +13,7 @@ from mlops.airflow.alerts import task_failed
 from mlops.airflow.fresh import FreshFeatures
 from mlops.airflow.operator import PodTask
 from mlops.airflow.schedule import cron
-from tests.dags.conftest import printed_in_its_own_airflow
+from tests.dags.conftest import Printed
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "dags/model_training_pipeline.py"
@@ -64,7 +64,7 @@ def pipeline() -> DAG:
 
 
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+def outcome(tmp_path_factory: pytest.TempPathFactory, printed_in_its_own_airflow: Printed) -> dict[str, dict]:
     """The states of all tasks by verdict, and what each pod was asked for, of two runs in an Airflow of their own."""
     return printed_in_its_own_airflow(tmp_path_factory.mktemp("airflow"), FILE.parent, RUN, str(FILE))
 

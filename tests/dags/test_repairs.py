@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.dags.conftest import printed_in_its_own_airflow
+from tests.dags.conftest import Printed
 
 DAG = """
 from datetime import timedelta
@@ -52,7 +52,9 @@ print(json.dumps({"without": {"fault": fault}, "with": {"cleared": cleared()}}))
 """
 
 
-def test_a_task_of_a_run_with_a_deadline_is_cleared_and_the_deadline_moved(tmp_path: Path) -> None:
+def test_a_task_of_a_run_with_a_deadline_is_cleared_and_the_deadline_moved(
+    tmp_path: Path, printed_in_its_own_airflow: Printed
+) -> None:
     dags = tmp_path / "dags"
     dags.mkdir()
     (dags / "due.py").write_text(DAG)

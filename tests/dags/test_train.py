@@ -12,7 +12,7 @@ from mlops.airflow.alerts import task_failed
 from mlops.airflow.operator import PodTask
 from mlops.airflow.schedule import cron
 from mlops.cli import parser
-from tests.dags.conftest import printed_in_its_own_airflow
+from tests.dags.conftest import Printed
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "dags/train.py"
@@ -51,7 +51,7 @@ def dag() -> DAG:
 
 
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+def outcome(tmp_path_factory: pytest.TempPathFactory, printed_in_its_own_airflow: Printed) -> dict[str, dict]:
     """How two runs ended, the second with a training that was skipped, and what each pod was asked for."""
     return printed_in_its_own_airflow(tmp_path_factory.mktemp("airflow"), FILE.parent, RUN, str(FILE), str(FILE.parent))
 

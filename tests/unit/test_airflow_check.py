@@ -6,18 +6,17 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import boto3
-import psycopg2
 import pytest
 
 from mlops.airflow.check import check, check_settings
 from tests.conftest import ACCESS_KEY, SECRET_KEY
-from tests.unit.test_airflow_setup import Airflow
+from tests.unit.test_airflow_setup import own_airflow
 
 HEALTHY = {"status": "healthy"}
 
@@ -250,12 +249,9 @@ def test_a_variable_that_the_api_hides_is_no_failure(server: Server, capsys: pyt
 
 
 def test_in_a_pod_of_airflows_own_connections_and_variables_are_read_without_a_login(
-    server: Server, postgresql: str, tmp_path_factory: pytest.TempPathFactory
+    server: Server, postgresql: str, tmp_path: Path
 ) -> None:
-    with closing(psycopg2.connect(f"{postgresql}/postgres")) as database:
-        database.autocommit = True
-        database.cursor().execute("CREATE DATABASE airflow_check")
-    airflow = Airflow(f"{postgresql}/airflow_check", tmp_path_factory.mktemp("airflow"))
+    airflow = own_airflow(postgresql, tmp_path)
     feast = {key: value for key, value in connection(server, "http").items() if key in ("conn_type", "host", "port")}
     airflow.setup(
         connections={"feast_default": feast, "gone": {"conn_type": "http", "host": "127.0.0.1", "port": "1"}},

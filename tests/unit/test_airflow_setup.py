@@ -18,8 +18,9 @@ from cryptography.fernet import Fernet
 from mlops.airflow import heartbeat
 from mlops.airflow.setup import resolve
 from tests.conftest import ROOT
+from tests.servers import copied, new_database
 
-FERNET_KEY = base64.b64encode(os.urandom(32)).decode()  # as the chart makes it: in the standard alphabet
+FERNET_KEY = base64.b64encode(b"\xfb\xff" * 16).decode()  # as the chart makes it: in the standard alphabet
 PASSWORD = "first"
 ADMIN = {"username": "admin", "email": "a@example.com", "firstName": "Ada", "lastName": "Min", "role": "Admin"}
 
@@ -72,24 +73,33 @@ class Airflow:
         return {name for (name,) in self.query(f"SELECT {column} FROM {table}")}  # noqa: S608
 
 
-@pytest.fixture(scope="module")
-def airflow(postgresql: str, tmp_path_factory: pytest.TempPathFactory) -> Airflow:
-    with closing(psycopg2.connect(f"{postgresql}/postgres")) as connection:
-        connection.autocommit = True
-        connection.cursor().execute("CREATE DATABASE airflow_setup")
-    return Airflow(f"{postgresql}/airflow_setup", tmp_path_factory.mktemp("airflow"))
+DECLARED: dict[str, Any] = {
+    "connections": {
+        "mlflow_default": {"conn_type": "http", "host": "mlflow", "port": "5000", "login": "me"},
+        "warehouse": {"conn_type": "postgres", "password": {"environment": "SECRET_1"}, "extra": {"a": [1]}},
+    },
+    "variables": {"model_accuracy_threshold": "0.85", "absent": {"environment": "NOT_SET"}},
+    "pools": {"training": {"slots": 1, "include_deferred": True}, "default_pool": {"slots": 64}},
+}
+
+
+def own_airflow(postgresql: str, home: Path) -> Airflow:
+    """One whose empty database was given its schema, an admin, and what is declared: a copy of the first of these."""
+
+    def first() -> str:
+        made = Airflow(new_database(postgresql), home)
+        made.setup(environment={"SECRET_1": "s3cr/t:@"}, **DECLARED)
+        return made.url
+
+    return Airflow(copied(postgresql, "airflow_set_up", first), home)
+
+
+@pytest.fixture
+def airflow(postgresql: str, tmp_path: Path) -> Airflow:
+    return own_airflow(postgresql, tmp_path)
 
 
 def test_an_empty_database_gets_its_schema_an_admin_and_what_is_declared(airflow: Airflow) -> None:
-    airflow.setup(
-        environment={"SECRET_1": "s3cr/t:@"},
-        connections={
-            "mlflow_default": {"conn_type": "http", "host": "mlflow", "port": "5000"},
-            "warehouse": {"conn_type": "postgres", "password": {"environment": "SECRET_1"}, "extra": {"a": [1]}},
-        },
-        variables={"model_accuracy_threshold": "0.85", "absent": {"environment": "NOT_SET"}},
-        pools={"training": {"slots": 1, "include_deferred": True}},
-    )
     ((port, note),) = airflow.query("SELECT port, description FROM connection WHERE conn_id = 'mlflow_default'")
     assert port == 5000
     assert "Helm release test" in note
@@ -107,29 +117,23 @@ def test_an_empty_database_gets_its_schema_an_admin_and_what_is_declared(airflow
 
 
 def test_what_is_no_longer_declared_is_removed_and_what_people_made_stays(airflow: Airflow) -> None:
-    airflow.setup(
-        connections={"old": {"conn_type": "http"}, "kept": {"conn_type": "http", "login": "me", "host": "a"}},
-        variables={"old": "1"},
-        pools={"old": {"slots": 1}, "default_pool": {"slots": 64}},
-    )
     airflow.query(
         "INSERT INTO connection (conn_id, conn_type, is_encrypted, is_extra_encrypted) VALUES ('hand','x',false,false)"
     )
     airflow.query("INSERT INTO variable (key, val, is_encrypted) VALUES ('hand', '1', false)")
     airflow.query("INSERT INTO slot_pool (pool, slots, include_deferred) VALUES ('hand', 1, false)")
 
-    airflow.setup(connections={"kept": {"conn_type": "http", "host": "b"}})
+    airflow.setup(connections={"mlflow_default": {"conn_type": "http", "host": "b"}})
 
-    assert airflow.names("connection", "conn_id") == {"kept", "hand"}
-    assert airflow.query("SELECT host, login FROM connection WHERE conn_id = 'kept'") == [("b", None)]
+    assert airflow.names("connection", "conn_id") == {"mlflow_default", "hand"}
+    assert airflow.query("SELECT host, login FROM connection WHERE conn_id = 'mlflow_default'") == [("b", None)]
     assert airflow.names("variable", "key") == {"hand"}
     assert airflow.names("slot_pool", "pool") == {"hand", "default_pool"}
 
 
 def test_the_admin_gets_the_password_of_the_secret_and_no_second_account(airflow: Airflow) -> None:
-    airflow.setup(password="before")
     ((hashed,),) = airflow.query("SELECT password FROM ab_user")
-    airflow.setup(password="before")
+    airflow.setup()
     assert airflow.query("SELECT password FROM ab_user") == [(hashed,)], "an unchanged password would end the sessions"
     said = airflow.setup(password="after")
     assert airflow.query("SELECT password = %s FROM ab_user", hashed) == [(False,)]
@@ -147,7 +151,6 @@ def test_one_wrong_entry_is_named_and_nothing_of_the_rest_is_applied(airflow: Ai
 def test_the_probe_tells_a_beating_component_from_a_hung_and_a_missing_one(
     airflow: Airflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    airflow.setup()
     monkeypatch.setenv("DATABASE_URL", airflow.url)
     assert heartbeat.main(["TriggererJob"]) == 1
     beat = """
