@@ -42,7 +42,17 @@ def as_readings(raw: pd.DataFrame) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def readings(tables) -> pd.DataFrame:
     """The first 4,000 readings of the real set."""
-    return as_readings(tables("shuttle").clean.sort_values(EVENT_TIME).head(4_000))
+    return as_readings(first(tables))
+
+
+@pytest.fixture(scope="module")
+def few(tables) -> pd.DataFrame:
+    """Every fifth of them, where their number proves nothing."""
+    return as_readings(first(tables).iloc[::5])
+
+
+def first(tables) -> pd.DataFrame:
+    return tables("shuttle").clean.sort_values(EVENT_TIME).head(4_000)
 
 
 def run_of(tracking: Tracking, readings: pd.DataFrame, job_id: str | None = None) -> tuple[str, Trained]:
@@ -94,20 +104,20 @@ def test_a_failed_training_leaves_no_finished_run(tracking, readings):
 # -------------------------------------------------------------------------------------------------------- a run
 
 
-def test_a_run_holds_the_model_twice_its_measures_and_what_it_was_made_from(tracking, readings):
-    job_id, trained = run_of(tracking, readings)
+def test_a_run_holds_the_model_twice_its_measures_and_what_it_was_made_from(tracking, few):
+    job_id, trained = run_of(tracking, few)
     run = tracking.run(trained.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags[JOB_ID] == job_id
-    assert run.data.params["newest_reading"] == "4000"
-    assert trained.newest_reading == 4_000
+    assert run.data.params["newest_reading"] == "800"
+    assert trained.newest_reading == 800
     assert run.data.metrics == trained.metrics
     assert [trained.metrics[f"{name}_rows"] for name in ("train", "window")] == [3_200, 800]
     assert trained.metrics["window_labelled"] == 800
     assert trained.metrics["window_failures"] == readings["failure"].tail(800).sum()
     model = tracking.load_model(f"runs:/{trained.run_id}/model")
     arrays = load_run(tracking, trained.run_id)
-    values = readings[COLUMNS].head(500)
+    values = few[COLUMNS].head(500)
     assert model.predict(values).tolist() == arrays.score(values.to_numpy()).cluster.tolist()
     by_clusters = json.loads(tracking.read_text(trained.run_id, "comparison.json"))["davies_bouldin_by_clusters"]
     assert min(by_clusters, key=by_clusters.get) == str(trained.clusters)
@@ -139,19 +149,19 @@ def test_labels_do_not_reach_the_compared_methods(tracking, readings):
     assert {name: right.metrics[name] for name in compared} == {name: other.metrics[name] for name in compared}
 
 
-def test_without_any_label_distance_alone_is_measured_and_decides(tracking, readings):
-    first = published(tracking, readings.assign(failure=NAN))
+def test_without_any_label_distance_alone_is_measured_and_decides(tracking, few):
+    first = published(tracking, few.assign(failure=NAN))
     assert first["served"]
-    _, trained = run_of(tracking, readings.assign(failure=NAN))
+    _, trained = run_of(tracking, few.assign(failure=NAN))
     assert not any(name.endswith(("f1", "_auc")) and "label_free" not in name for name in trained.metrics)
     assert trained.metrics["failure_prone_clusters"] == 0
     assert trained.replaces
     assert "without labels" in trained.reason
 
 
-def test_progress_grows_and_names_its_steps(tracking, readings):
+def test_progress_grows_and_names_its_steps(tracking, few):
     told: list[tuple[str, float]] = []
-    train(readings, COLUMNS, job_id=new_job(), tracking=tracking, report=lambda *step: told.append(step))
+    train(few, COLUMNS, job_id=new_job(), tracking=tracking, report=lambda *step: told.append(step))
     assert [done for _, done in told] == sorted(done for _, done in told)
     assert len({step for step, _ in told}) == len(told) >= 4
 
@@ -159,9 +169,9 @@ def test_progress_grows_and_names_its_steps(tracking, readings):
 # --------------------------------------------------------------------------------------- one job, one model
 
 
-def test_a_second_attempt_takes_the_run_that_the_first_one_finished(tracking, readings):
-    job_id, first = run_of(tracking, readings)
-    _, second = run_of(tracking, readings.head(100), job_id)
+def test_a_second_attempt_takes_the_run_that_the_first_one_finished(tracking, few):
+    job_id, first = run_of(tracking, few)
+    _, second = run_of(tracking, few.head(100), job_id)
     assert second == first
     assert len(tracking.runs(EXPERIMENT, JOB_ID, job_id)) == 1
 
@@ -171,7 +181,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("at", ["clustering", "comparing with the champion", "logging"])
-def test_an_attempt_that_was_stopped_is_followed_by_one_that_ends(tracking, readings, at):
+def test_an_attempt_that_was_stopped_is_followed_by_one_that_ends(tracking, few, at):
     job_id = new_job()
 
     def stop(step: str, done: float) -> None:
@@ -179,8 +189,8 @@ def test_an_attempt_that_was_stopped_is_followed_by_one_that_ends(tracking, read
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(readings, COLUMNS, job_id=job_id, tracking=tracking, report=stop)
-    _, trained = run_of(tracking, readings, job_id)
+        train(few, COLUMNS, job_id=job_id, tracking=tracking, report=stop)
+    _, trained = run_of(tracking, few, job_id)
     statuses = sorted(run.info.status for run in tracking.runs(EXPERIMENT, JOB_ID, job_id))
     assert statuses == ["FAILED", "FINISHED"]
     publish(trained, job_id=job_id, tracking=tracking)
@@ -216,16 +226,16 @@ def killed_at(where: str, tracking: Tracking, readings: pd.DataFrame, job_id: st
 
 
 @pytest.mark.parametrize("where", ["training", "logged", "registered", "half served"])
-def test_a_worker_killed_anywhere_leaves_a_job_that_makes_one_model(tracking, readings, where):
+def test_a_worker_killed_anywhere_leaves_a_job_that_makes_one_model(tracking, few, where):
     """`half served`: between the two aliases, where the version served before must still be."""
     job_id = new_job()
-    before = published(tracking, readings)["model_version"]
-    worker = multiprocessing.get_context("fork").Process(target=killed_at, args=(where, tracking, readings, job_id))
+    before = published(tracking, few)["model_version"]
+    worker = multiprocessing.get_context("fork").Process(target=killed_at, args=(where, tracking, few, job_id))
     worker.start()
     worker.join(120)
     assert worker.exitcode == -signal.SIGKILL
     assert tracking.aliased(MODEL, ALIAS) == before
-    _, trained = run_of(tracking, readings, job_id)
+    _, trained = run_of(tracking, few, job_id)
     result = publish(trained, job_id=job_id, tracking=tracking)
     assert tracking.versions(MODEL, JOB_ID, job_id) == [result["model_version"]]
     assert tracking.aliased(MODEL, ALIAS) == result["model_version"] == result["served_version"]
@@ -234,17 +244,17 @@ def test_a_worker_killed_anywhere_leaves_a_job_that_makes_one_model(tracking, re
     assert [run.info.run_id for run in finished] == [trained.run_id]
 
 
-def test_a_run_finished_by_an_attempt_that_was_taken_for_dead_does_not_count(tracking, readings):
-    job_id, late = run_of(tracking, readings)
+def test_a_run_finished_by_an_attempt_that_was_taken_for_dead_does_not_count(tracking, few):
+    job_id, late = run_of(tracking, few)
     tracking.log(late.run_id, tags={SUPERSEDED: "replaced by a later attempt of the job"})
-    _, trained = run_of(tracking, readings, job_id)
+    _, trained = run_of(tracking, few, job_id)
     assert trained.run_id != late.run_id
-    assert run_of(tracking, readings, job_id)[1].run_id == trained.run_id
+    assert run_of(tracking, few, job_id)[1].run_id == trained.run_id
 
 
-def test_a_registration_whose_answer_was_lost_leaves_one_version(tracking, readings, monkeypatch):
+def test_a_registration_whose_answer_was_lost_leaves_one_version(tracking, few, monkeypatch):
     """MLflow's client sends a request again whose answer did not come; here both were carried out."""
-    job_id, trained = run_of(tracking, readings)
+    job_id, trained = run_of(tracking, few)
 
     def twice(name: str, run_id: str, tags: dict[str, str]) -> str:
         for _ in range(2):
@@ -258,8 +268,8 @@ def test_a_registration_whose_answer_was_lost_leaves_one_version(tracking, readi
     assert tracking.aliased(MODEL, ALIAS) == "1"
 
 
-def test_publishing_again_changes_nothing(tracking, readings):
-    job_id, trained = run_of(tracking, readings)
+def test_publishing_again_changes_nothing(tracking, few):
+    job_id, trained = run_of(tracking, few)
     results = [publish(trained, job_id=job_id, tracking=tracking) for _ in range(3)]
     assert results[0] == results[1] == results[2]
     assert tracking.aliased(MODEL, PREVIOUS) is None
@@ -268,8 +278,8 @@ def test_publishing_again_changes_nothing(tracking, readings):
 # ------------------------------------------------------------------------------------------ who is served
 
 
-def test_the_first_model_is_served(tracking, readings):
-    result = published(tracking, readings)
+def test_the_first_model_is_served(tracking, few):
+    result = published(tracking, few)
     assert result == {
         "model_version": "1",
         "served_version": "1",
@@ -279,9 +289,9 @@ def test_the_first_model_is_served(tracking, readings):
     assert load(tracking, "1").columns == tuple(COLUMNS)
 
 
-def test_a_model_that_is_not_worse_is_served_and_the_one_before_stays_at_hand(tracking, readings):
-    published(tracking, readings)
-    result = published(tracking, readings)
+def test_a_model_that_is_not_worse_is_served_and_the_one_before_stays_at_hand(tracking, few):
+    published(tracking, few)
+    result = published(tracking, few)
     assert (result["served"], result["served_version"]) == (True, "2")
     assert str(result["reason"]).startswith("not worse: AUC")
     assert (tracking.aliased(MODEL, ALIAS), tracking.aliased(MODEL, PREVIOUS)) == ("2", "1")
@@ -320,11 +330,11 @@ def test_a_worse_model_is_not_served_without_labels_either(tracking, readings, m
     assert "without labels" in str(result["reason"])
 
 
-def test_a_champion_of_other_columns_is_replaced_and_named(tracking, readings):
+def test_a_champion_of_other_columns_is_replaced_and_named(tracking, few):
     job_id = new_job()
-    other = train(readings, COLUMNS[:4], job_id=job_id, tracking=tracking, report=quiet)
+    other = train(few, COLUMNS[:4], job_id=job_id, tracking=tracking, report=quiet)
     publish(other, job_id=job_id, tracking=tracking)
-    result = published(tracking, readings)
+    result = published(tracking, few)
     assert result["served"]
     assert result["reason"] == "version 1 knows other columns: f1, f2, f3, f4"
 

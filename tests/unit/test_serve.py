@@ -41,7 +41,7 @@ def model_server(platform, tmp_path, version: str = ""):
 def request(url: str, body: bytes | None = None) -> tuple[int, dict]:
     call = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(call, timeout=30) as answer:
+        with urllib.request.urlopen(call, timeout=60) as answer:
             status, content = answer.status, answer.read()
     except urllib.error.HTTPError as error:
         status, content = error.code, error.read()
@@ -52,19 +52,27 @@ def as_body(rows: pd.DataFrame) -> bytes:
     return json.dumps({"dataframe_split": rows.to_dict("split")}).encode()
 
 
-@pytest.fixture
-def versions(platform, tables) -> list[str]:
+@pytest.fixture(scope="module")
+def versions(module_platform, tables) -> list[str]:
     """Two registered versions, of which the first is in production; the second says 1 to everything."""
+    tracking = module_platform.tracking
     table = tables("shuttle").train.head(5000)
     features = table.drop(columns=LABEL)
     registered = []
     for labels in (table[LABEL], 1 - table[LABEL]):
         model = train_model(features, labels, datasets.get("shuttle"), Hyperparameters(max_iter=20))
-        with platform.tracking.new_run("shuttle", "test", {}) as run_id:
-            platform.tracking.log_model(model, features.head(5), ["scikit-learn"])
-        registered.append(platform.tracking.register(MODEL, run_id))
-    promote(platform.tracking, MODEL, registered[0])
+        with tracking.new_run("shuttle", "test", {}) as run_id:
+            tracking.log_model(model, features.head(5), ["scikit-learn"])
+        registered.append(tracking.register(MODEL, run_id))
+    promote(tracking, MODEL, registered[0])
     return registered
+
+
+@pytest.fixture(scope="module")
+def production(module_platform, versions, tmp_path_factory):
+    """A server of the version in production, which tests only ask."""
+    with model_server(module_platform, tmp_path_factory.mktemp("production")) as served:
+        yield served
 
 
 def test_without_a_model_the_server_is_ready_and_says_what_to_do(platform, tmp_path):
@@ -74,35 +82,35 @@ def test_without_a_model_the_server_is_ready_and_says_what_to_do(platform, tmp_p
         assert status == 503
         assert "run ml_pipeline_dag" in answer["message"]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
-def test_the_production_model_predicts_the_label_of_real_rows(platform, versions, tables, tmp_path):
+def test_the_production_model_predicts_the_label_of_real_rows(production, tables):
+    _, address = production
     test = tables("shuttle").test.head(2000)
     rows = test.drop(columns=LABEL).astype(int)
-    with model_server(platform, tmp_path) as (_, address):
-        status, answer = request(f"{address}/invocations", as_body(rows))
-        assert status == 200
-        assert sum(a == b for a, b in zip(answer["predictions"], test[LABEL], strict=True)) > 1950
-        status, answer = request(f"{address}/invocations", b'{"dataframe_records": [{"f1": 50}]}')
-        assert status == 400
-        assert "f2" in json.dumps(answer)
+    status, answer = request(f"{address}/invocations", as_body(rows))
+    assert status == 200
+    assert sum(a == b for a, b in zip(answer["predictions"], test[LABEL], strict=True)) > 1950
+    status, answer = request(f"{address}/invocations", b'{"dataframe_records": [{"f1": 50}]}')
+    assert status == 400
+    assert "f2" in json.dumps(answer)
 
 
-def test_the_version_of_the_pod_template_wins_over_the_alias(platform, versions, tables, tmp_path):
+def test_the_version_of_the_pod_template_wins_over_the_alias(module_platform, versions, tables, tmp_path):
     rows = tables("shuttle").test.drop(columns=LABEL).head(100)
     production, other = (
-        platform.tracking.load_model(f"models:/{MODEL}/{version}").predict(rows).tolist() for version in versions
+        module_platform.tracking.load_model(f"models:/{MODEL}/{version}").predict(rows).tolist() for version in versions
     )
     assert production != other
-    with model_server(platform, tmp_path, version=versions[1]) as (_, address):
+    with model_server(module_platform, tmp_path, version=versions[1]) as (_, address):
         assert request(f"{address}/invocations", as_body(rows))[1]["predictions"] == other
 
 
-def test_a_request_under_way_is_answered_when_the_server_is_told_to_stop(platform, versions, tables, tmp_path):
+def test_a_request_under_way_is_answered_when_the_server_is_told_to_stop(module_platform, versions, tables, tmp_path):
     rows = tables("shuttle").train.drop(columns=LABEL)
     body = as_body(rows)
-    with model_server(platform, tmp_path) as (process, address):
+    with model_server(module_platform, tmp_path) as (process, address):
         port = int(address.rsplit(":", 1)[1])
         with (
             socket.create_connection(("127.0.0.1", port), timeout=60) as connection,
@@ -118,13 +126,13 @@ def test_a_request_under_way_is_answered_when_the_server_is_told_to_stop(platfor
             lines = list(iter(answer.readline, b""))
         assert b"200 OK" in lines[1]
         assert len(json.loads(lines[-1])["predictions"]) == len(rows)
-        process.wait(30)
+        process.wait(60)
 
 
-def test_the_scoring_server_is_the_process_itself(platform, versions, tmp_path):
+def test_the_scoring_server_is_the_process_itself(production):
     """So that signals reach it, and no second Python takes memory beside it."""
-    with model_server(platform, tmp_path) as (process, _):
-        assert b"mlflow.pyfunc.scoring_server.app:app" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    process, _ = production
+    assert b"mlflow.pyfunc.scoring_server.app:app" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
 
 
 def test_without_mlflow_the_server_gives_up_and_names_it(environment, tmp_path):
