@@ -123,7 +123,7 @@ def running(folder: Path, values: dict[str, Any] | None = None, end: int = signa
     finally:
         client.close()
         process.send_signal(end)
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
 
 def probe(name: str, port: int, password: str = PASSWORD) -> bool:
@@ -192,7 +192,7 @@ def test_a_server_in_a_long_script_is_not_ready_and_is_left_alive(tmp_path: Path
                 assert probe("livenessProbe", port)
             finally:
                 client.script_kill()
-            script.wait(timeout=30)
+            script.wait(timeout=60)
         assert probe("readinessProbe", port)
 
 

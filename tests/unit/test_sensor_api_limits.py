@@ -56,7 +56,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def under_way(port: int) -> float:
     """How many requests the server is answering."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith("maestro_sensor_requests_in_progress "))
 
@@ -67,7 +67,7 @@ def chunks(size: int) -> Iterator[bytes]:
 
 
 def test_a_huge_body_is_refused_before_it_is_sent(server):
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         head = [*(f"{name}: {value}" for name, value in HEADERS.items()), f"Content-Length: {HUGE}", "Host: x", "", ""]
         connection.sendall("\r\n".join(["POST /readings HTTP/1.1", *head]).encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
@@ -114,7 +114,7 @@ def test_the_largest_batch_with_the_longest_keys_is_within_the_limits(server):
 
 def test_what_is_no_http_does_not_end_the_server(server):
     for nonsense in (b"\0" * 1000, b"GET / HTTP/9.9\r\n\r\n", b"POST /readings HTTP/1.1\r\nContent-Length: -1\r\n\r\n"):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
             connection.sendall(nonsense)
             connection.recv(1000)
     assert answers(f"http://127.0.0.1:{server.port}/health")
@@ -127,12 +127,12 @@ def test_a_server_that_is_told_to_stop_finishes_what_it_does(tmp_path):
     environment = {key: getattr(settings, name) for name, key in keys.items()}
     command = [sys.executable, "-m", "mlops", "sensors", "serve", "--host", "127.0.0.1", "--port", str(port)]
     with running(command, tmp_path / "log", lambda: answers(f"http://127.0.0.1:{port}/health"), environment) as process:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("POST", "/readings", json.dumps({"readings": [reading()]}), HEADERS)
-        eventually(lambda: under_way(port) == 2, 30)  # that one, and the question itself
+        eventually(lambda: under_way(port) == 2, 60)  # that one, and the question itself
         os.kill(process.pid, signal.SIGTERM)
         assert connection.getresponse().status == 503
-        assert process.wait(20) in (0, -signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
 
 
 class Application:
