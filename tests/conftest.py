@@ -6,11 +6,11 @@ import random
 import sys
 import tempfile
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import prometheus_client  # noqa: F401 -- before Feast, whose import has it keep one counter for all of a process
 import pytest
@@ -20,6 +20,9 @@ from tests.processes import answers, eventually, free_ports, running
 from tests.servers import ACCESS_KEY, S3, SECRET_KEY, MLflow, PostgreSQL, begin, end, shared
 
 __all__ = ["ACCESS_KEY", "SECRET_KEY", "answers", "eventually", "free_ports", "running"]
+
+if TYPE_CHECKING:
+    from tests.kube_apiserver import KubeApiserver
 
 ROOT = Path(__file__).parents[1]
 RUN = pytest.StashKey[Path]()
@@ -133,6 +136,15 @@ def enter_workspace(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> None
 def postgresql(run_folder: Path) -> str:
     """The address of a PostgreSQL server, postgresql://postgres@127.0.0.1:<port>, without its databases' names."""
     return shared(run_folder, PostgreSQL)
+
+
+@pytest.fixture(scope="session")
+def kube_apiserver(run_folder: Path) -> Iterator["KubeApiserver"]:
+    """A Kubernetes API server, one for all processes of a run. A test makes itself a namespace of it."""
+    from tests.kube_apiserver import shared
+
+    with shared(run_folder) as server:
+        yield server
 
 
 def load_module(path: Path) -> ModuleType:

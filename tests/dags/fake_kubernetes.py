@@ -1,6 +1,8 @@
-"""The part of the Kubernetes API that the operator uses, over real HTTP, with faults on demand.
+"""The part of the Kubernetes API that the operator uses, over real HTTP, with logs, and faults and delays on demand.
 
-It knows no kubelet: a test says what becomes of a pod. What a real cluster does is for tests/e2e to show.
+It knows no kubelet: a test says what becomes of a pod. Nor does it know the server's own rules, of rights, admission,
+uids, versions and graces: tests whose outcome those decide are in test_kubernetes.py, with a real API server. What a
+whole cluster does is for tests/e2e to show.
 """
 
 from __future__ import annotations
@@ -38,7 +40,6 @@ class FakeKubernetes:
         self.deletions: list[tuple[str, dict[str, Any]]] = []  # names, each with what was asked for
         self.token = "first"
         self.generation = 0  # streams of an older one end
-        self.oldest = 0  # resource versions below it have expired
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"kubernetes": self}))
         self._server.daemon_threads = True
 
@@ -116,14 +117,6 @@ class FakeKubernetes:
             },
         )
 
-    def terminate(self, name: str, grace: float = 30.0) -> None:
-        """Somebody deletes the pod: it is told to end and stays until its containers have ended."""
-        with self.changed:
-            metadata = self.pods[name]["metadata"]
-            metadata["deletionTimestamp"] = timestamp(time.time() + grace)
-            metadata["deletionGracePeriodSeconds"] = grace
-            self._tell("MODIFIED", self.pods[name])
-
     def remove(self, name: str) -> None:
         with self.changed:
             pod = self.pods.pop(name)
@@ -135,12 +128,10 @@ class FakeKubernetes:
         with self.changed:
             self.refusals += [(kind, status)] * times
 
-    def break_streams(self, *, expire: bool = False) -> None:
-        """Ends every open watch and log. With `expire` no older resource version can be watched from."""
+    def break_streams(self) -> None:
+        """Ends every open watch and log."""
         with self.changed:
             self.generation += 1
-            if expire:
-                self.oldest = len(self.events)
             self.changed.notify_all()
 
     def wait_for(self, condition: Any, timeout: float = 60.0) -> None:
@@ -227,13 +218,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _watch(self, query: dict[str, str]) -> None:
         server, sent = self.kubernetes, int(query["resourceVersion"])
         generation = server.generation
-        if sent < server.oldest:
-            expired = {
-                "type": "ERROR",
-                "object": {"kind": "Status", "code": 410, "message": "too old resource version"},
-            }
-            self._stream(iter([json.dumps(expired) + "\n"]))
-            return
 
         def events() -> Any:
             position = sent

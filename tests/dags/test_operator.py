@@ -15,9 +15,8 @@ from kubernetes.client.exceptions import ApiException
 
 from mlops.airflow import create
 from mlops.airflow.operator import PodTask, task_pod
-from mlops.airflow.pod import TRY
 from tests.dags.conftest import NAMESPACE
-from tests.dags.fake_kubernetes import FakeKubernetes, timestamp
+from tests.dags.fake_kubernetes import FakeKubernetes
 
 
 def context(try_number: int = 1, uid: uuid.UUID | None = None) -> dict[str, Any]:
@@ -50,61 +49,6 @@ def test_a_task_creates_its_pod_and_defers_at_once(kubernetes: FakeKubernetes) -
     assert (settings["push"], settings["resume"]) == (True, False)
     assert handed.timeout == timedelta(minutes=10), "Airflow's own limit comes after the trigger's and the kubelet's"
     assert kubernetes.requests == {"create": 1}
-
-
-def test_repeating_a_create_adopts_the_tries_own_pod(kubernetes: FakeKubernetes) -> None:
-    of = context()
-    task = PodTask(task_id="t", arguments=["true"])
-    deferred(task, of)
-    deferred(task, of)
-    assert len(kubernetes.pods) == 1
-
-
-def test_a_pod_of_the_same_name_that_is_not_of_this_try_is_never_adopted(kubernetes: FakeKubernetes) -> None:
-    of = context()
-    deferred(PodTask(task_id="t", arguments=["true"]), of)
-    (pod,) = kubernetes.pods.values()
-    pod["metadata"]["labels"][TRY] = "another"
-    with pytest.raises(AirflowException, match="is not of this try"):
-        PodTask(task_id="t", arguments=["true"]).execute(of)
-
-
-def test_a_second_try_ends_what_the_first_left_before_it_begins(kubernetes: FakeKubernetes) -> None:
-    first = context()
-    deferred(PodTask(task_id="t", arguments=["true"]), first)
-    (left,) = list(kubernetes.pods)
-    deferred(PodTask(task_id="t", arguments=["true"]), context(try_number=2))
-    (only,) = kubernetes.pods
-    assert only != left
-
-
-def test_a_kept_pod_of_a_failed_try_stays(kubernetes: FakeKubernetes) -> None:
-    deferred(PodTask(task_id="t", arguments=["true"]), context())
-    (left,) = list(kubernetes.pods)
-    kubernetes.status(left, phase="Failed")
-    deferred(PodTask(task_id="t", arguments=["true"]), context(try_number=2))
-    assert left in kubernetes.pods
-    assert len(kubernetes.pods) == 2
-
-
-def test_a_try_does_not_begin_beside_an_earlier_one_that_does_not_end(
-    kubernetes: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(create, "_FENCE", 0.5)
-    deferred(PodTask(task_id="t", arguments=["true"]), context())
-    (left,) = list(kubernetes.pods)
-    kubernetes.terminate(left)
-    with pytest.raises(AirflowException, match=f"pods of an earlier try still run: .* delete pod {left}"):
-        PodTask(task_id="t", arguments=["true"]).execute(context(try_number=2))
-    assert list(kubernetes.pods) == [left]
-
-
-def test_a_pod_whose_node_is_gone_is_forced_out(kubernetes: FakeKubernetes) -> None:
-    deferred(PodTask(task_id="t", arguments=["true"]), context())
-    (left,) = list(kubernetes.pods)
-    kubernetes.pods[left]["metadata"]["deletionTimestamp"] = timestamp(time.time() - 100)
-    deferred(PodTask(task_id="t", arguments=["true"]), context(try_number=2))
-    assert left not in kubernetes.pods
 
 
 def test_a_second_try_that_repeats_its_create_leaves_its_own_pod_alone(kubernetes: FakeKubernetes) -> None:
