@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class Waiter:
-    """What one trigger knows of its pod. Only the latest state counts: older ones are passed over."""
+    """What one trigger knows of its pod. Only the latest state counts: older ones are passed over.
+
+    A pod that is gone stays gone, whatever is made anew under its name.
+    """
 
     def __init__(self) -> None:
         self.pod: PodState | None = None
@@ -37,8 +40,10 @@ class Waiter:
         self._changed = asyncio.Event()
 
     def tell(self, pod: PodState | None, *, gone: bool = False) -> None:
-        self.pod = pod or self.pod
-        self.gone = gone
+        another = pod is not None and self.pod is not None and pod.uid != self.pod.uid
+        self.gone = self.gone or gone or another
+        if not another:
+            self.pod = pod or self.pod
         self._changed.set()
 
     async def changed(self, timeout: float) -> None:

@@ -93,9 +93,8 @@ def rule(group: str, resource: str, *verbs: str, names: tuple[str, ...] = ()) ->
 # All that service accounts of the platform may do. What is not here nobody may.
 RIGHTS = {
     "airflow": [
-        rule("", "pods", "create", "get", "list", "watch", "patch", "delete"),
+        rule("", "pods", "create", "get", "list", "watch", "delete"),
         rule("", "pods/log", "get"),
-        rule("", "events", "list"),
     ],
     "deployer": [
         rule("apps", "deployments", "get", "patch", names=("maestro-model-server",)),
