@@ -1,6 +1,7 @@
 """The container's log in the task's log, however its stream is cut: each line once, in order, none lost."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import accumulate
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlops.airflow import pod_api, pod_log
-from mlops.airflow.pod_api import PodApi
+from mlops.airflow.pod_api import ApiError, PodApi
 from mlops.airflow.pod_log import PodLog, Supervisor
 from tests.dags.conftest import NAMESPACE
 from tests.dags.test_trigger import RecordedLog
@@ -116,3 +117,47 @@ def test_the_last_line_is_written_however_many_bytes_stand_before_it(size: int) 
     one = stamped(0, "x")
     lines = [*(stamped(number, "x") for number in range(size // len(one))), stamped(10**9, "y" * (size % len(one)))]
     assert copied(lines)[-1] == "y" * (size % len(one))
+
+
+def test_a_reader_that_is_stuck_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pod_log, "_PATIENCE", 0.1)
+
+    async def story() -> None:
+        writer, reader = socket.socketpair()
+        with writer, reader:
+            writer.send(b"unread")
+            stuck = Supervisor(writer.fileno())
+            await asyncio.wait_for(stuck.drained(), 30)
+            await asyncio.wait_for(stuck.ready(), 30)
+            assert stuck._draining == 0, "the next one waits for its own lines only"
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        *((ApiError(status, b"{}"), True) for status in (401, 403, 429, 500, 503)),
+        *((ApiError(status, b"{}"), False) for status in (400, 404, 409, 410, 422)),
+        (ConnectionResetError(), True),
+        (TimeoutError(), True),
+        (ValueError(), False),
+    ],
+    ids=repr,
+)
+def test_a_call_is_repeated_while_that_may_help_for_its_patience_all_together(error: Exception, again: bool) -> None:
+    """A patience that begins anew with each attempt never ends."""
+    attempts = 0
+
+    async def call() -> None:
+        nonlocal attempts
+        attempts += 1
+        raise error
+
+    async def story() -> None:
+        with pytest.raises(type(error)) as raised:
+            await asyncio.wait_for(PodApi("none", NAMESPACE).patiently(call, 0.1), 30)
+        assert raised.value is error
+
+    asyncio.run(story())
+    assert (attempts > 1) == again
