@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from mlops.config import Settings
 from mlops.materialization.encode import _stamps
 from mlops.result import Failure
+from mlops.stores import online_store
 from mlops.stores.online_store import CALL, OnlineStore
 from tests.conftest import free_ports
 from tests.servers import PASSWORD, Redis
+from tests.unit.test_trainer_client import Clock
 
 FIELDS = [b"_ts:view", b"f1"]
 
@@ -137,6 +139,37 @@ def test_a_server_that_is_away_is_named(use: Callable[[OnlineStore], object]) ->
     (port,) = free_ports(1)
     with pytest.raises(Failure, match=rf"Redis at 127.0.0.1:{port} failed .*check that it runs"):
         use(OnlineStore(settings_for(port), patience=0.5))
+
+
+def test_a_server_that_takes_calls_and_fails_them_is_borne_for_as_long_as_one_that_is_away(
+    server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica answers each call that writes with an error, on a connection that works."""
+    clock = Clock()
+    monkeypatch.setattr(online_store, "time", clock)
+    server.client.replicaof("127.0.0.1", "9")
+    try:
+        with pytest.raises(Failure, match="read only replica"):
+            put(OnlineStore(settings_for(server.port), patience=10), (b"e", stamp(1), b"v"))
+    finally:
+        server.client.replicaof("NO", "ONE")
+    assert sum(clock.pauses) == pytest.approx(10, abs=1)
+
+
+def test_patience_begins_anew_once_a_call_was_answered(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three troubles, each 40 s after the one before, are not one of 80 s."""
+    server.client.flushdb()
+    clock = Clock()
+    monkeypatch.setattr(online_store, "time", clock)
+    monkeypatch.setattr(online_store, "_UNANSWERED", 0)
+
+    def batches() -> Iterator[tuple[list[bytes], list[list[bytes]]]]:
+        for number in range(4):
+            server.client.script_flush()
+            yield [b"%d" % number], [[stamp(7)], [b"v"]]
+            clock.now += 40
+
+    assert OnlineStore(settings_for(server.port), patience=60).put_newer(FIELDS, batches()) == (4, 0)
 
 
 def test_a_wrong_password_is_told_at_once(server: Redis) -> None:
