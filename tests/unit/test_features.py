@@ -26,6 +26,8 @@ def test_a_split_by_time_puts_every_training_row_before_every_test_row(minutes, 
     in_test = latest(times, fraction)
     assert in_test.any()
     assert len(times[~in_test]) <= len(times) * (1 - fraction)
+    cutoff = int(len(times) * (1 - fraction))
+    assert (~in_test).sum() == (times < sorted(times)[cutoff]).sum(), "no row more is kept from training"
     if not in_test.all():
         assert times[~in_test].max() < times[in_test].min()
 
@@ -55,7 +57,17 @@ def test_training_and_test_set_are_disjoint_and_cover_all_rows(data, declared):
     except Failure as failure:
         assert "of the two classes" in str(failure)
         return
-    assert sorted([*train["row"], *test["row"]]) == list(range(len(minutes)))
+    both = pd.concat([train, test]).sort_values("row").reset_index(drop=True)
+    pd.testing.assert_frame_equal(both, table)
+    for part in (train, test):
+        assert part["row"].is_monotonic_increasing and list(part.index) == list(range(len(part)))
+
+
+def test_a_training_set_of_one_class_is_refused_as_well():
+    times = [START + timedelta(minutes=minute) for minute in range(10)]
+    table = pd.DataFrame({EVENT_TIME: times, LABEL: [0] * 8 + [0, 1]})
+    with pytest.raises(Failure, match=r"the training set has 8 rows and 1 of the two classes"):
+        split(table, SHUTTLE)
 
 
 def test_another_seed_draws_another_test_set():

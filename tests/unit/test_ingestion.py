@@ -218,6 +218,14 @@ def test_a_join_that_would_repeat_rows_is_refused(datasets_dir):
         read_dataset(MOVIELENS, files)
 
 
+def test_a_row_that_a_join_finds_nothing_for_stays_for_validation_to_see(datasets_dir):
+    files = files_of(datasets_dir, MOVIELENS)
+    files["ml-100k.inter"] += b"nobody\t242\t3.0\t881250949\n"
+    read = read_dataset(MOVIELENS, files)
+    assert len(read) == ROWS["movielens"] + 1
+    assert read["user_id"].iloc[-1] == "nobody" and read["occupation"].isna().sum() == 1
+
+
 def test_a_file_without_the_column_to_join_by_is_named(datasets_dir):
     files = files_of(datasets_dir, MOVIELENS)
     files["ml-100k.item"] = files["ml-100k.item"].replace(b"item_id:token", b"film:token", 1)

@@ -66,8 +66,8 @@ def test_missing_numbers_are_scored(tables):
 
 @pytest.mark.parametrize(
     ("labels", "expected"),
-    [([1] * 7 + [0] * 93, 0.07), ([1, 0], 0.05), ([0] * 10, 0.05), ([None] * 3, 0.05)],
-    ids=["rare positives", "a class", "no positives", "no labels"],
+    [([1] * 7 + [0] * 93, 0.07), ([1, 0], 0.05), ([1] + [0] * 9, 0.05), ([0] * 10, 0.05), ([None] * 3, 0.05)],
+    ids=["rare positives", "a class", "as many as an alarm", "no positives", "no labels"],
 )
 def test_positives_count_as_anomalies_only_where_they_are_rare(labels, expected):
     assert contamination(pd.Series(labels, dtype="Int64"), THRESHOLD) == pytest.approx(expected)

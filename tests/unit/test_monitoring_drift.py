@@ -86,6 +86,48 @@ def test_what_is_large_by_chance_alone_is_no_drift():
     assert not one.drifted
 
 
+def test_what_is_significant_by_itself_is_not_among_many_columns():
+    sides = np.linspace(0, 1, 1000), np.linspace(0.4, 1, 15)
+    for columns, drift in ((1, True), (20, False)):
+        same = {f"same {number}": 0.5 for number in range(1, columns)}
+        tables = [pd.DataFrame({**same, "x": values}) for values in sides]
+        found = compare(*tables, dict.fromkeys(tables[0], "number"), level=LEVEL, effect_threshold=EFFECT)
+        assert found[0].column == "x", "the farthest from the reference stands first"
+        assert found[0].p < LEVEL
+        assert found[0].p_adjusted == pytest.approx(min(1.0, columns * found[0].p))
+        assert found[0].drifted is drift
+
+
+def test_the_level_and_the_least_effect_are_drift_themselves():
+    tables = [pd.DataFrame({"x": values}) for values in (np.linspace(0, 1, 1000), np.linspace(0.3, 1, 40))]
+    (one,) = compare(*tables, {"x": "number"}, level=LEVEL, effect_threshold=EFFECT)
+    for level, effect, drift in (
+        (one.p_adjusted, one.effect, True),
+        (one.p_adjusted * 0.999, one.effect, False),
+        (one.p_adjusted, one.effect * 1.001, False),
+    ):
+        (again,) = compare(*tables, {"x": "number"}, level=level, effect_threshold=effect)
+        assert again.drifted is drift
+
+
+def test_categories_are_compared_by_the_chi_squared_test_of_the_counts():
+    """(40, 60) beside (60, 40) of two values: chi-squared is 8 with one degree of freedom, p 0.004678."""
+    tables = [pd.DataFrame({"x": ["a"] * a + ["b"] * (100 - a)}) for a in (40, 60)]
+    (one,) = compare(*tables, {"x": "category"}, level=LEVEL, effect_threshold=EFFECT)
+    assert one.p == pytest.approx(0.004678, abs=1e-6)
+    assert (one.labels, one.reference, one.batch) == (["b", "a"], [0.6, 0.4], [0.4, 0.6])
+
+
+def test_values_that_either_side_has_too_few_of_are_compared_together():
+    """Of 50 rows of the batch 4.9 are expected to be rare, with fewer than 5 the approximation is poor."""
+    tables = [pd.DataFrame({"x": ["a"] * (n - rare) + ["r"] * rare}) for n, rare in ((450, 45), (50, 4))]
+    (one,) = compare(*tables, {"x": "category"}, level=LEVEL, effect_threshold=EFFECT)
+    assert one.labels == ["a", "(other values)"]
+    tables[1] = pd.DataFrame({"x": ["a"] * 40 + ["r"] * 10})
+    (one,) = compare(*tables, {"x": "category"}, level=LEVEL, effect_threshold=EFFECT)
+    assert one.labels == ["a", "r"]
+
+
 @pytest.mark.parametrize("name", ["shuttle", "movielens"])
 def test_false_alarms_of_one_population_stay_at_the_stated_level(tables, name, record_property):
     """Reference and batch are drawn from the same rows 200 times. An alarm is any column that is significant.
