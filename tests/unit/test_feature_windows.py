@@ -109,12 +109,31 @@ def test_activity_counts_the_events_that_a_naive_reference_counts(rows, days):
         assert pd.isna(gap) if not earlier else gap == (day - max(earlier)) * 86_400
 
 
-@given(events, st.integers(0, 200))
-def test_what_lies_later_never_changes_a_row(rows, now):
-    past = [row for row in rows if row[1] <= now]
-    whole = windows.sensor_windows(table_of(rows), "machine", ["f"], [10])
-    known = whole[whole[EVENT_TIME] <= START + timedelta(minutes=now)].reset_index(drop=True)
-    pd.testing.assert_frame_equal(known, windows.sensor_windows(table_of(past), "machine", ["f"], [10]))
+def until(features, now):
+    """The rows of moments up to `now`."""
+    return features[features[EVENT_TIME] <= now].reset_index(drop=True)
+
+
+@given(events, st.integers(0, 200), st.floats(-1e6, 1e6), st.booleans())
+def test_what_lies_later_never_changes_a_row(rows, now, value, gone):
+    """Whether the later readings are others or are not there."""
+    changed = [row if row[1] <= now else (row[0], row[1], value) for row in rows if row[1] <= now or not gone]
+    before, after = (windows.sensor_windows(table_of(kind), "machine", ["f"], [10]) for kind in (rows, changed))
+    moment = START + timedelta(minutes=now)
+    pd.testing.assert_frame_equal(until(before, moment), until(after, moment))
+
+
+@given(clicks, st.integers(0, 60), st.sampled_from([0, 1, None]), st.booleans())
+def test_what_is_clicked_later_never_changes_a_row(rows, now, click, gone):
+    changed = [row if row[1] <= now else (row[0], row[1], click) for row in rows if row[1] <= now or not gone]
+    before, after = (activity_of(kind) for kind in (rows, changed))
+    moment = START + timedelta(days=now)
+    pd.testing.assert_frame_equal(until(before, moment), until(after, moment))
+
+
+def activity_of(rows):
+    table, clicked = click_table(rows)
+    return windows.activity(table, "user", "user", clicked, 30)
 
 
 def test_a_profile_is_known_before_the_first_event_and_still_at_the_last():
