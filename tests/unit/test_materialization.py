@@ -294,6 +294,11 @@ def test_the_newest_rows_are_those_of_a_plain_loop_however_the_rows_are_cut(
     want = sorted(-number for _, _, number in best.values())
     parts = [table.slice(start, batch) for start in range(0, len(rows), batch)]
     assert [n for piece in pieces(parts, VIEW, limit=1_000) for n in piece["row"].to_pylist()] == want
+    entities = pd.DataFrame({"thing": [str(thing) for thing in best]})
+    if rows:  # what the check holds to be right is what is written
+        should = expected(parts, VIEW, entities)
+        assert should["thing"].to_pylist() == entities["thing"].tolist()
+        assert should["row"].to_pylist() == [-number for _, _, number in best.values()]
     cut = [piece for piece in pieces(parts, VIEW, limit) if piece.num_rows]
     assert all(len(set(piece["thing"].to_pylist())) == piece.num_rows <= limit + batch for piece in cut)
     assert set(want) <= {n for piece in cut for n in piece["row"].to_pylist()}
@@ -304,6 +309,34 @@ def test_no_row_of_a_chunked_table_is_lost() -> None:
     assert table.column("thing").num_chunks == 4
     assert newest(table, VIEW).num_rows == 40
     assert len(encode(newest(table, VIEW), VIEW).keys) == 40
+
+
+@pytest.mark.parametrize("count", [1, 4_095, 4_096, 4_097, 8_193])
+def test_no_entity_is_lost_where_a_part_ends(
+    online: OnlineStore, server: RedisServer, tmp_path: Path, count: int
+) -> None:
+    """Rows are encoded 4,096 at once."""
+    assert write._ENCODED == 4_096
+    view = View(**{**vars(VIEW), "features": (Column("count", "INT64"),)})
+    moments = pa.array([NOW] * count, SCHEMA.field("event_timestamp").type)
+    numbers = pa.array(range(count), pa.int64())
+    table = pa.table({"thing": numbers.cast(pa.string()), "count": numbers})
+    table = table.append_column("event_timestamp", moments).append_column("created", moments)
+    rows, written = write.write(stored(table, tmp_path / "t.parquet", 10_000), view, WINDOW, online)
+    assert (rows, written) == (count, (count, 0))
+    last = encode(table.slice(count - 1), view)
+    assert server.client.hgetall(last.keys[0]) == dict(
+        zip(fields(view), (last.stamps[0], last.columns[0][0]), strict=True)
+    )
+
+
+def test_the_newest_part_of_a_file_is_read_first(tmp_path: Path) -> None:
+    table = events(100, 10).sort_by("event_timestamp")
+    found = [
+        part["event_timestamp"][0].as_py() for part in read(stored(table, tmp_path / "t.parquet", 20), VIEW, WINDOW)
+    ]
+    assert len(found) == 5
+    assert found == sorted(found, reverse=True)
 
 
 def test_the_window_ends_with_its_last_moment_and_skips_what_lies_outside(tmp_path: Path) -> None:
@@ -465,6 +498,44 @@ def test_a_comparison_tells_what_is_wrong() -> None:
     assert "different in text: 'other', not" in found.summary
 
 
+def test_values_are_compared_as_feast_hands_them_out() -> None:
+    """Null for what is not a number, whole seconds of a time, the float of a float32; null is like nothing else."""
+    since = NOW + timedelta(microseconds=700_000)
+    row = {"thing": "a", "event_timestamp": NOW, "created": NOW, "ratio": float("nan"), "small": 0.1, "since": since}
+    offline_row = pa.Table.from_pylist([row], SCHEMA)
+    moment = int(NOW.timestamp()) * 10**9
+    values: dict[str, list[Any]] = {name: [None] for name in KINDS}
+    values |= {"small": [float(np.float32(0.1))], "since": [NOW]}
+    assert compare(VIEW, offline_row, values, [moment]).counts == {"equal": 1}
+    for name, other in (("small", None), ("text", ""), ("count", 0), ("since", since), ("ratio", 0.0)):
+        found = compare(VIEW, offline_row, {**values, name: [other]}, [moment])
+        assert found.counts == {"different": 1}, name
+        assert f"different in {name}: {other!r}, not" in found.summary
+    assert compare(VIEW, offline_row, values, [moment + 10**6]).counts == {"equal": 1}, "Feast rounds its times"
+    assert compare(VIEW, offline_row, values, [moment + 10**6 + 1]).counts == {"newer": 1}
+    nulls = compare(VIEW, offline_row, values, [moment]).null_share
+    assert nulls == (len(KINDS) - 2) / len(KINDS)
+
+
+def test_a_summary_names_three_entities_and_counts_the_others() -> None:
+    table = newest(events(5, 10**9), VIEW)
+    nothing: dict[str, list[Any]] = {name: [None] * 5 for name in KINDS}
+    summary = compare(VIEW, table, nothing, [0] * 5).summary
+    assert summary.startswith("5 missing: thing=")
+    assert summary.count("missing") == 4
+    assert summary.endswith("; and 2 more")
+
+
+def test_the_keys_of_an_entity_are_ordered_by_their_names_and_its_files_are_those_of_its_folder() -> None:
+    keys = [Entity(name=name, join_keys=[name], value_type=ValueType.STRING) for name in ("b", "a")]
+    source = FileSource(path="s3://feast/pairs", timestamp_field="event_timestamp")
+    schema = [Field(name=name, dtype=String) for name in ("b", "a", "text")]
+    found = View.of("maestro", FeatureView(name="pairs", entities=keys, schema=schema, source=source))
+    assert found.keys == ["a", "b"]
+    assert (found.bucket, found.prefix, found.created) == ("feast", "pairs/", None)
+    assert found.columns == ["a", "b", "event_timestamp", "text"]
+
+
 # The commands, with a registry in PostgreSQL and the files in S3.
 
 
@@ -519,6 +590,8 @@ def test_a_run_and_its_check_say_what_they_did(cluster: Settings, tmp_path: Path
     table = events(3_000, 400)
     upload(cluster, table.slice(0, 1_000), tmp_path)
     upload(cluster, table.slice(1_000), tmp_path, "things/other.parquet")
+    for elsewhere in ("things/_SUCCESS", "things-of-another-view/set.parquet"):
+        upload(cluster, events(10, 10, seed=9, created=NOW + timedelta(days=1)), tmp_path, elsewhere)
     entities = len(reference(table))
     result = commands.run(days=7, end=NOW)
     assert (result["rows_read"], result["rows_written"]) == (3_000, entities)
@@ -600,6 +673,16 @@ def test_a_redis_that_lost_what_it_had_is_written_anew(
     assert forgetful.client.dbsize() == len(reference(table))
     assert check()["views"]["things"]["equal"] == 200
     forgetful.kill()
+
+
+def test_a_redis_that_restarts_again_and_again_is_given_up(
+    cluster: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(cluster, events(30, 3), tmp_path)
+    starts = iter(range(1_000))
+    monkeypatch.setattr(OnlineStore, "run_id", lambda _: str(next(starts)))
+    with pytest.raises(Failure, match="feature view things: Redis was restarted during each of 3 passes"):
+        commands.run(days=7, end=NOW)
 
 
 @pytest.mark.parametrize(
