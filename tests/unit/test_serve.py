@@ -13,10 +13,14 @@ import pytest
 
 from mlops import datasets
 from mlops.datasets.declaration import LABEL
+from mlops.inference import serve
 from mlops.registry.promotion import promote
+from mlops.result import Failure
 from mlops.training.hyperparameters import Hyperparameters
 from mlops.training.model import train_model
 from tests.conftest import answers, free_ports, running
+from tests.unit import trainer_api
+from tests.unit.test_trainer_client import Clock
 
 MODEL = "sensor-failure"
 
@@ -80,7 +84,10 @@ def test_without_a_model_the_server_is_ready_and_says_what_to_do(platform, tmp_p
         assert request(f"{address}/ping") == (200, {})
         status, answer = request(f"{address}/invocations", b'{"dataframe_split": {}}')
         assert status == 503
+        assert answer["error_code"] == "NO_MODEL"
         assert "run ml_pipeline_dag" in answer["message"]
+        for path in ("/", "/health", "/version", "/invocations", "/predict", "/ping/of/another"):
+            assert request(f"{address}{path}")[0] == 503, "only /ping is well without a model"
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
 
@@ -146,3 +153,15 @@ def test_without_mlflow_the_server_gives_up_and_names_it(environment, tmp_path):
     message = (tmp_path / "termination-log").read_text()
     assert "MLflow at http://127.0.0.1:9 is not healthy" in message
     assert "global.services.mlflow" in message
+
+
+def test_an_mlflow_that_is_starting_is_waited_for_as_long_as_the_patience_lasts(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(serve, "time", clock)
+    with trainer_api.serving() as api:
+        api.says((503, {}), (503, {}), (200, {}))
+        serve._wait_for_mlflow(api.url, 300)
+        assert [path for _, path, _, _ in api.asked] == ["/health"] * 3
+    with pytest.raises(Failure, match="is not healthy after 300 s"):
+        serve._wait_for_mlflow("http://127.0.0.1:9", 300)
+    assert 300 <= sum(clock.pauses[2:]) <= 302
