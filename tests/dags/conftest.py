@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 import yaml
 
@@ -20,10 +19,6 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 from tests.conftest import ROOT
 from tests.dags.fake_kubernetes import FakeKubernetes
 from tests.servers import once
-
-# Its limits of time measure the machine's load, and nothing of the code here waits.
-hypothesis.settings.register_profile("dags", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("dags")
 
 NAMESPACE = "maestro"
 POD_TEMPLATE = {

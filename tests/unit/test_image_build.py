@@ -386,7 +386,7 @@ def tar_of(members, form=tarfile.GNU_FORMAT):
 NAMES = st.binary(max_size=120).map(lambda name: os.fsdecode(b"name" + name.replace(b"/", b"").replace(b"\0", b"")))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(st.tuples(NAMES, st.none() | st.binary(max_size=700)), max_size=4),
     st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
