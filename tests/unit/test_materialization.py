@@ -312,9 +312,7 @@ def test_no_row_of_a_chunked_table_is_lost() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4_095, 4_096, 4_097, 8_193])
-def test_no_entity_is_lost_where_a_part_ends(
-    online: OnlineStore, server: RedisServer, tmp_path: Path, count: int
-) -> None:
+def test_no_entity_is_lost_where_a_part_ends(online: OnlineStore, server: Redis, tmp_path: Path, count: int) -> None:
     """Rows are encoded 4,096 at once."""
     assert write._ENCODED == 4_096
     view = View(**{**vars(VIEW), "features": (Column("count", "INT64"),)})
