@@ -142,7 +142,7 @@ test: $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
 	$(VENV)/bin/pytest --numprocesses 3 --dist loadfile tests/unit tests/dags tests/contract tests/charts
 
 e2e: data ## Tests on the running cluster: first those that do not disturb each other, side by side, then the others
-	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 -m 'not full and not alone' --numprocesses 4 --dist loadgroup
+	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 -m 'not full and not alone' --numprocesses 4 --dist loadscope
 	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 -m 'alone and not full'
 
 e2e-full: data ## What is too long for that, in groups with a time budget each; GROUP=operator for one of them

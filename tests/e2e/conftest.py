@@ -10,6 +10,7 @@ import boto3
 import pandas as pd
 import pytest
 import requests
+from xdist.scheduler import LoadScopeScheduling
 
 from infrastructure.release import (
     NAMESPACE,
@@ -40,11 +41,16 @@ GROUPS = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the mark
-def pytest_collection_modifyitems(items):
-    for item in items:
-        name = item.module.__name__.rpartition(".test_")[2]
-        item.add_marker(pytest.mark.xdist_group(GROUPS.get(name, name)))
+class ByGroup(LoadScopeScheduling):
+    """Gives all tests of a group to one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0].rpartition("/test_")[2].removesuffix(".py")
+        return GROUPS.get(module, module)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByGroup(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
