@@ -1,15 +1,22 @@
 import json
+from types import SimpleNamespace
 
 import pytest
+from kubernetes.client import V1Deployment, V1DeploymentSpec, V1DeploymentStatus, V1ObjectMeta, V1Pod
+from kubernetes.client.api_client import ApiClient
 
 from mlops import datasets
 from mlops.datasets.declaration import LABEL
+from mlops.inference import rollout
 from mlops.registry.promotion import previous, production
 from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED
+from mlops.result import Failure
 from mlops.stores import deployments
 from mlops.training.hyperparameters import Hyperparameters
 from mlops.training.model import train_model
+from tests.unit import trainer_api
 from tests.unit.kubernetes_api import CRASHING, NO_IMAGE, STARTING, Cluster, serving
+from tests.unit.test_trainer_client import Clock
 
 MODEL = "sensor-failure"
 
@@ -220,3 +227,87 @@ def test_a_missing_model_server_is_named_with_the_remedy(platform, cluster, trai
 def test_an_identity_without_rights_is_told_which_one_has_them(platform, cluster, train):
     cluster.denies = True
     assert "run the step with the identity 'deployer'" in platform.failure_of(*deploy(train()))
+
+
+@pytest.mark.parametrize(
+    ("change", "done"),
+    [
+        ({}, True),
+        ({"observed_generation": 6}, False),
+        ({"observed_generation": None}, False),
+        ({"updated_replicas": 1}, False),
+        ({"updated_replicas": None}, False),
+        ({"available_replicas": 1}, False),
+        ({"available_replicas": None}, False),
+        ({"replicas": 3}, False),
+        ({"replicas": 1}, False),
+    ],
+    ids=str,
+)
+def test_a_rollout_is_done_when_all_pods_are_new_and_ready_and_no_old_one_is_left(change, done):
+    status = {"observed_generation": 7, "replicas": 2, "updated_replicas": 2, "available_replicas": 2, **change}
+    spec = V1DeploymentSpec(replicas=2, selector={}, template={})
+    found = V1Deployment(metadata=V1ObjectMeta(generation=7), spec=spec, status=V1DeploymentStatus(**status))
+    assert deployments.is_rolled_out(found) is done
+
+
+def test_a_rollout_of_no_pods_is_done_when_the_last_one_is_gone():
+    spec, meta = V1DeploymentSpec(replicas=0, selector={}, template={}), V1ObjectMeta(generation=7)
+    for replicas, done in ((None, True), (1, False)):
+        status = V1DeploymentStatus(observed_generation=7, replicas=replicas)
+        assert deployments.is_rolled_out(V1Deployment(metadata=meta, spec=spec, status=status)) is done
+
+
+def pod(status: dict, *, init: bool = False, conditions: tuple[dict, ...] = ()) -> V1Pod:
+    """A pod as the API gives it, whose one container has the status."""
+    container = {"name": "c", "image": "i", "imageID": "", "ready": False, "restartCount": 0, **status}
+    of = "initContainerStatuses" if init else "containerStatuses"
+    body = {"metadata": {"name": "p"}, "status": {"phase": "Pending", of: [container], "conditions": list(conditions)}}
+    return ApiClient().deserialize(SimpleNamespace(data=json.dumps(body)), V1Pod)
+
+
+ENDED = {"state": {"running": {}}, "lastState": {"terminated": {"exitCode": 3, "reason": "Error"}}}
+
+
+@pytest.mark.parametrize("init", [False, True])
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [
+        ({"state": {"running": {}}}, None),
+        ({"state": {"waiting": {"reason": "ContainerCreating"}}}, None),
+        *(
+            ({"state": {"waiting": {"reason": reason}}}, f"pod p: {reason}")
+            for reason in (
+                *("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"),
+                "CreateContainerConfigError",
+            )
+        ),
+        ({**ENDED, "restartCount": 1}, None),
+        ({**ENDED, "restartCount": 2}, "pod p ended 2 times, exit 3: Error"),
+        ({"state": {"running": {}}, "restartCount": 2}, None),
+    ],
+    ids=str,
+)
+def test_a_pod_is_hopeless_without_its_image_or_settings_and_when_it_ended_twice(status, cause, init):
+    assert deployments.hopeless([pod({"state": {"running": {}}}), pod(status, init=init)]) == cause
+
+
+def test_what_a_pod_waits_for_is_said_in_a_line():
+    unmet = ({"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"},)
+    met = ({"type": "Ready", "status": "True", "message": "fine"}, {"type": "Initialized", "status": "False"})
+    waits = pod({"state": {"waiting": {"reason": "PodInitializing"}}}, conditions=unmet + met)
+    assert deployments.waiting([waits]) == "p: Pending, PodInitializing; 0/1 nodes are available"
+    assert deployments.waiting([pod({"state": {"running": {}}}, conditions=met)]) == "p: Pending, no reason given"
+
+
+def test_a_request_to_a_pod_that_is_just_gone_is_sent_again(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(rollout, "time", clock)
+    with trainer_api.serving() as api:
+        api.says((503, {"error_code": "NO_MODEL"}), (200, b'{"cut off"'), (200, {}), (200, {"predictions": [0, 1]}))
+        assert rollout.predictions(api.url, b"{}") == 2
+        assert [path for _, path, _, _ in api.asked] == ["/invocations"] * 4
+        api.says((503, {"error_code": "NO_MODEL"}))
+        with pytest.raises(Failure, match=r"does not answer the model's input example: 503 .*NO_MODEL"):
+            rollout.predictions(api.url, b"{}")
+    assert 30 <= sum(clock.pauses[3:]) <= 31
