@@ -186,6 +186,40 @@ def test_rows_of_one_user_and_moment_all_come_back_in_the_order_they_were_asked_
     assert found[item_value].fillna(-1).tolist() == [8, 7, -1, 8]
 
 
+def test_each_row_is_given_its_own_features_and_keeps_its_own_label_whatever_the_order(local, tmp_path):
+    store, _ = local
+    service = service_of("movielens")
+    known = {  # the value at a moment tells the view, the entity and the moment
+        "user_activity": [(user, at, 0, 100 * number + at) for number, user in enumerate("ab") for at in (0, 4, 8)],
+        "item_activity": [
+            (item, at, 0, 1_000 * number + at) for number, item in enumerate("xy", 1) for at in (0, 4, 8)
+        ],
+        "user_profile": [(user, 0, 0, age) for user, age in (("a", 20), ("b", 30))],
+    }
+    values = {view.name: written(tmp_path / "offline", view, known[view.name]) for view in service.views}
+    rows = [(user, item, at) for at in range(1, 12) for user in "ab" for item in "xy"]
+
+    @settings(max_examples=10)
+    @given(st.permutations(rows), st.integers(1, len(rows)))
+    def check(shuffled, kept):
+        asked = shuffled[:kept]
+        table = pd.DataFrame(asked, columns=["user_id", "item_id", "at"], index=range(kept, 0, -1))
+        table[EVENT_TIME] = [START + timedelta(seconds=at) for at in table.pop("at")]
+        table[LABEL] = range(kept)
+        found = retrieve(store, service, table)
+        assert list(found.columns) == [*service.features, EVENT_TIME, LABEL]
+        assert found[LABEL].tolist() == list(range(kept))
+        assert found[EVENT_TIME].tolist() == table[EVENT_TIME].tolist()
+        for view, place in (("user_activity", 0), ("item_activity", 1), ("user_profile", 0)):
+            expected = [newest_known(known[view], row[place], row[2] - 1) for row in asked]  # a second before the event
+            assert found[values[view]].tolist() == expected
+
+    check()
+    early = pd.DataFrame({"user_id": ["a"], "item_id": ["x"], EVENT_TIME: [START - timedelta(days=1)], LABEL: [1]})
+    with pytest.raises(Failure, match="has a value of user_activity, item_activity, user_profile, asked from"):
+        retrieve(store, service, early)
+
+
 def test_a_value_older_than_the_views_ttl_is_missing(local, tmp_path):
     store, config = local
     view = next(view for view in VIEWS if view.name == "user_activity")

@@ -185,6 +185,27 @@ def test_too_many_strange_rows_raise_an_alert_and_fail_nothing(platform, store, 
     assert result(ended, "report")["told"] == 1
     assert "column all, anomalies: 1" in webhook.received[0]["text"]
     assert "threshold 0.1)" in webhook.received[0]["text"]
+    shown = json.loads(page(platform))["findings"]["anomalies"]["examples"]
+    assert [(row["f1"], row["f9"]) for row in shown] == [("190", "900")] * 5, "the strangest rows"
+
+
+def test_of_fewer_than_30_rows_a_share_of_strange_ones_raises_no_alert(platform, store):
+    def spoil(table: pd.DataFrame) -> None:
+        table.loc[table.index[-60:], ["f1", "f9"]] = [190, 900]
+
+    run(platform, ("drift",))  # makes the reference
+    store(spoil)
+    for minutes, alerts in ((30, 1), (29, 0)):
+        found = platform.result_of(
+            *(
+                "monitoring",
+                "anomalies",
+                "--dataset=shuttle",
+                f"--window-hours={(minutes - 0.5) / 60}",
+                *STEPS["anomalies"],
+            )
+        )
+        assert (found["rows"], found["rate"], found["alerts"]) == (minutes, 1.0, alerts)
 
 
 def test_a_broken_schema_fails_its_step_and_then_the_run_with_a_report(platform, store, webhook):
@@ -306,8 +327,8 @@ def test_what_a_run_did_not_live_to_tell_another_tells_later(platform):
     with pytest.raises(Failure):
         told("first", NOW, die)
     assert told("second", NOW + timedelta(minutes=5)) == 0, "the first may still be at it"
-    assert told("second", NOW + timedelta(minutes=20)) == 1
-    assert told("first", NOW + timedelta(minutes=21)) == 0
+    assert told("second", NOW + timedelta(minutes=15)) == 1
+    assert told("first", NOW + timedelta(days=1)) == told("second", NOW + timedelta(days=1)) == 0
 
 
 def test_the_reference_is_made_where_there_is_none_and_then_stays(platform, store, caplog):
@@ -360,3 +381,35 @@ def test_an_object_is_found_or_not_and_written_by_the_first_only(platform):
     assert found.write_new("a", b"1") is True
     assert found.write_new("a", b"2") is False
     assert found.find_bytes("a") == b"1"
+
+
+def test_a_missing_bucket_is_not_a_missing_object(platform):
+    absent = ObjectStore(platform.settings, "absent-bucket")
+    for use in (absent.find_bytes, absent.read_bytes, absent.keys, lambda key: absent.write_new(key, b"")):
+        with pytest.raises(Failure, match="bucket 'absent-bucket' not found"):
+            use("a")
+
+
+def test_an_object_is_downloaded_whole_by_one_request_and_read_as_what_it_is(platform, tmp_path):
+    found, asked = reports(platform), []
+    found._client.meta.events.register("before-send.s3.GetObject", lambda request, **_: asked.append(request.url))
+    for size in (0, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, (2 << 20) + 1):
+        content = bytes(range(256)) * (size // 256 + 1)
+        found.write_bytes("large.html", content[:size])
+        found.download("large.html", tmp_path / "large.html")
+        assert (tmp_path / "large.html").read_bytes() == content[:size]
+    assert len(asked) == 5
+    head = found._client.head_object(Bucket=found.bucket, Key="large.html")
+    assert head["ContentType"] == "text/html", "a browser shows it"
+
+
+def test_all_keys_below_a_prefix_are_listed_however_many_pages_the_store_makes(platform):
+    found = reports(platform)
+    for key in ("a/3", "a/1", "a/2", "ab/1", "b/1"):
+        found.write_bytes(key, b"")
+
+    def two_a_page(params, **_):
+        params["MaxKeys"] = 2
+
+    found._client.meta.events.register("provide-client-params.s3.ListObjectsV2", two_a_page)
+    assert found.keys("a/") == ["a/1", "a/2", "a/3"]
