@@ -30,11 +30,11 @@ def deploy(*, dataset: str, run_id: str, passed: bool, reasons: str, timeout: fl
         raise Skip(f"not deployed: {'; '.join(_listed(reasons)) or 'the gate did not pass'}")
     settings, model = Settings.from_environment(), datasets.get(dataset).model_name
     tracking = Tracking(settings.mlflow_tracking_uri)
-    replaced = promotion.production(tracking, model)
-    _skip_unless_compared(tracking, model, run_id, replaced)
+    champion = promotion.production(tracking, model)
+    _skip_unless_compared(tracking, model, run_id, champion)
     version = tracking.register(model, run_id)
-    example = _roll_out(settings, tracking, model, version, fallback=replaced, timeout=timeout)
-    promotion.promote(tracking, model, version)
+    example = _roll_out(settings, tracking, model, version, fallback=champion, timeout=timeout)
+    replaced = promotion.promote(tracking, model, version)  # not the champion, where an earlier try came as far as this
     log.info("version %s of %s is in production, after version %s", version, model, replaced)
     return {"model": model, "version": version, "previous": replaced, "example": example}
 

@@ -22,14 +22,16 @@ def previous(tracking: Tracking, model: str) -> str:
     return version
 
 
-def promote(tracking: Tracking, model: str, version: str) -> None:
-    """Makes the version the production one and keeps the one that it replaces as `previous`. Repeating it is harmless.
+def promote(tracking: Tracking, model: str, version: str) -> str | None:
+    """Makes the version the production one and keeps the one that it replaces as `previous`, which is handed back.
 
-    `previous` is set first: a process that dies between the two steps leaves the old version in production.
+    Repeating it changes nothing. `previous` is set first: a process that dies between the two steps leaves the old
+    version in production.
     """
     replaced = production(tracking, model)
     if replaced == version:
-        return
+        return tracking.aliased(model, PREVIOUS)
     if replaced is not None:
         tracking.set_alias(model, PREVIOUS, replaced)
     tracking.set_alias(model, PRODUCTION, version)
+    return replaced

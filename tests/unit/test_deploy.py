@@ -1,20 +1,25 @@
 import json
+from contextlib import suppress
+from itertools import count
 from types import SimpleNamespace
 
+import mlflow
 import pytest
 from kubernetes.client import V1Deployment, V1DeploymentSpec, V1DeploymentStatus, V1ObjectMeta, V1Pod
 from kubernetes.client.api_client import ApiClient
+from mlflow.exceptions import MlflowException
 
 from mlops import datasets
 from mlops.datasets.declaration import LABEL
 from mlops.inference import rollout
-from mlops.registry.promotion import previous, production
+from mlops.registry.promotion import PREVIOUS, previous, production, promote
 from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED
 from mlops.result import Failure
 from mlops.stores import deployments
 from mlops.training.hyperparameters import Hyperparameters
 from mlops.training.model import train_model
 from tests.unit import trainer_api
+from tests.unit.dying import Died, dying
 from tests.unit.kubernetes_api import CRASHING, NO_IMAGE, STARTING, Cluster, serving
 from tests.unit.test_trainer_client import Clock
 
@@ -57,7 +62,7 @@ def deploy(run_id: str, *options: str, passed: str = "True", timeout: str = "20"
 
 def test_the_first_deployment_registers_rolls_and_moves_the_alias(platform, cluster, train):
     result = platform.result_of(*deploy(train()))
-    assert result.pop("example")["data"], "a row for somebody who wants to try the server"
+    assert len(result.pop("example")["data"]) == 1, "a row for somebody who wants to try the server"
     assert result == {"model": MODEL, "version": "1", "previous": None}
     assert cluster.version == "1"
     assert cluster.requests == 1
@@ -75,9 +80,44 @@ def test_a_retry_registers_and_rolls_nothing_twice(platform, cluster, train):
     run_id = train()
     platform.result_of(*deploy(train()))
     first, second = platform.result_of(*deploy(run_id)), platform.result_of(*deploy(run_id))
-    assert first["version"] == second["version"] == "2"
+    assert first == second
+    assert (second["version"], second["previous"]) == ("2", "1")
     assert cluster.versions == ["1", "2"]
     assert previous(platform.tracking, MODEL) == "1"
+
+
+def test_a_deployment_that_dies_after_any_write_is_completed_by_a_retry(platform, cluster, train):
+    client, tracking = mlflow.MlflowClient(platform.settings.mlflow_tracking_uri), platform.tracking
+    first, second = train(), train()
+
+    def version_1_is_in_production():
+        with suppress(MlflowException):
+            client.delete_registered_model(MODEL)
+        promote(tracking, MODEL, tracking.register(MODEL, first))
+        cluster.roll("1")
+
+    def one_is_in_production():
+        assert production(tracking, MODEL) in ("1", "2")
+        assert tracking.aliased(MODEL, PREVIOUS) in (None, "1")
+        assert cluster.version == "2" or production(tracking, MODEL) == "1", "no model is promoted and not served"
+
+    def end():
+        made_by = sorted(version.run_id for version in client.search_model_versions(f"name = '{MODEL}'"))
+        return production(tracking, MODEL), previous(tracking, MODEL), cluster.version, made_by
+
+    ends = []
+    for after in count(1):
+        version_1_is_in_production()
+        try:
+            with dying(after, one_is_in_production):
+                undisturbed = platform.result_of(*deploy(second))
+        except Died:
+            ends.append((platform.result_of(*deploy(second)), end()))
+        else:
+            break
+    assert end() == ("2", "1", "2", sorted([first, second]))
+    assert len(ends) >= 4, "after the version, the rollout, and each of the two aliases"
+    assert ends == [(undisturbed, end())] * len(ends)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +177,19 @@ def test_a_retry_after_a_failed_rollout_still_knows_what_to_go_back_to(platform,
     assert "went back to version 1" in platform.failure_of(*deploy(run_id))
     del cluster.broken["2"]
     assert platform.result_of(*deploy(run_id))["version"] == "2"
+
+
+def test_the_production_version_itself_has_nothing_to_go_back_to(platform, cluster, train):
+    run_id = train()
+    platform.result_of(*deploy(run_id))
+    cluster.broken["1"] = CRASHING
+    assert "went back" not in platform.failure_of(*deploy(run_id))
+    assert cluster.versions == ["1"]
+
+
+def test_what_the_pods_of_the_version_before_suffer_from_stops_no_rollout(platform, cluster, train):
+    cluster.broken[""] = CRASHING
+    assert platform.result_of(*deploy(train()))["version"] == "1"
 
 
 def test_a_version_that_is_rolled_over_by_another_is_not_promoted_and_leaves_the_other_in_its_place(
@@ -215,6 +268,10 @@ def test_rolling_back_swaps_the_versions_and_can_be_undone(platform, cluster, tr
     assert (cluster.version, production(platform.tracking, MODEL)) == ("1", "1")
     platform.result_of(*rollback)
     assert (cluster.version, production(platform.tracking, MODEL)) == ("2", "2")
+    cluster.broken["1"] = CRASHING
+    assert "the model server went back to version 2" in platform.failure_of(*rollback)
+    assert (cluster.version, production(platform.tracking, MODEL)) == ("2", "2")
+    assert previous(platform.tracking, MODEL) == "1"
 
 
 def test_a_missing_model_server_is_named_with_the_remedy(platform, cluster, train, monkeypatch):

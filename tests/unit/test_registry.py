@@ -11,7 +11,9 @@ from mlops.registry.record import Record
 from mlops.result import Failure
 from mlops.stores.tracking import DESCRIPTION_LIMIT, Tracking
 from mlops.training.columns import features_of
+from mlops.training.provenance import feature_contract
 from mlops.training.score import score
+from tests.unit.dying import Died, dying
 
 SHUTTLE = datasets.get("shuttle")
 MODEL = SHUTTLE.model_name
@@ -97,7 +99,11 @@ def test_a_model_that_passed_is_registered_with_its_card_and_everything_it_was_m
     assert version.tags["maestro.feature_service"] == SERVICE
     assert json.loads(version.tags["maestro.feature_schema"]) == feature_tables["train"].attrs["feature_schema"]
     assert version.tags["maestro.event_time_shift_seconds"] == str(SHIFT)
+    assert version.tags["maestro.dag_id"] == "ml_pipeline_dag"
     assert version.tags["maestro.dag_run_id"] == platform.run_id
+    assert not [name for name in version.tags if name.startswith("maestro.train_")], (
+        "scores of the training set mislead"
+    )
     for name in ("accuracy", "f1", "auc", "baseline_accuracy", "gain", "gain_lower", "gain_upper"):
         assert float(version.tags[f"maestro.test_{name}"]) == metrics[f"test_{name}"]
     assert version.description.startswith(f"# {MODEL}\n")
@@ -127,25 +133,42 @@ def test_registering_again_makes_no_second_version_and_says_the_same(platform, k
     assert len(client(platform).search_model_versions(f"name = '{MODEL}'")) == 1
 
 
-def test_a_registration_that_dies_before_the_alias_leaves_staging_as_it_was_and_is_repaired_by_a_retry(
-    platform, keys, monkeypatch
-):
+def test_a_registration_that_dies_after_any_write_leaves_staging_whole_and_is_completed_by_a_retry(platform, keys):
     first = passed(platform)
     register(platform, first)
     second = passed(platform.as_run(f"{platform.run_id}-next"))
+    mlflow_client = client(platform)
 
-    def die(*_: object) -> None:
-        raise KeyboardInterrupt
+    def staged():
+        """The run in staging; whoever finds a version by the alias finds it complete."""
+        version = mlflow_client.get_model_version_by_alias(MODEL, "staging")
+        assert version.description.startswith(f"# {MODEL}")
+        assert {"maestro.dataset", "maestro.feature_schema", "maestro.test_f1"} <= set(version.tags)
+        assert "model_card.md" in {file.path for file in mlflow_client.list_artifacts(version.run_id)}
+        return version.run_id
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Tracking, "set_alias", die)
-        with pytest.raises(KeyboardInterrupt):
-            platform.run("registry", "register", "--dataset", "shuttle", "--run-id", second)
-    assert platform.tracking.aliased(MODEL, "staging") == "1"
-    made = client(platform).get_model_version(MODEL, "2")
-    assert made.description and "maestro.feature_schema" in made.tags, "a version is complete before it has the alias"
-    assert register(platform, second)["version"] == "2"
-    assert platform.tracking.aliased(MODEL, "staging") == "2"
+    def end():
+        made_by = sorted(version.run_id for version in mlflow_client.search_model_versions(f"name = '{MODEL}'"))
+        tags = mlflow_client.get_model_version_by_alias(MODEL, "staging").tags
+        return staged(), made_by, tags
+
+    ends = []
+    for after in (None, *range(1, 100)):
+        mlflow_client.set_registered_model_alias(MODEL, "staging", "1")
+        for version in mlflow_client.search_model_versions(f"name = '{MODEL}'"):
+            if version.run_id == second:
+                mlflow_client.delete_model_version(MODEL, version.version)
+        try:
+            with dying(after, staged) as written:
+                register(platform, second)
+        except Died:
+            register(platform, second)
+        ends.append(end())
+        if len(written) < (after or 0):
+            break
+    assert len(written) >= 4, "the card, the version, its description and tags, the alias"
+    assert ends[0][:2] == (second, sorted([first, second]))
+    assert ends == [ends[0]] * len(ends)
 
 
 def test_a_model_that_did_not_pass_is_not_registered(platform, keys):
@@ -240,6 +263,18 @@ def test_the_card_says_what_the_model_is_what_it_was_made_of_and_how_good_it_is(
     assert "Feature service `sensor_failure_v1`: 18 features" in text and "`f9_mean_10m` Float64" in text
     metrics = record.metrics
     assert f"| accuracy | {metrics['test_accuracy']:.4f} | {metrics['test_baseline_accuracy']:.4f} |" in text
+    assert f"| F1 | {metrics['test_f1']:.4f} | {metrics['test_baseline_f1']:.4f} |" in text
+    assert f"| AUC | {metrics['test_auc']:.4f} | 0.5000 |" in text
+    assert f"larger class: {metrics['test_gain']:.4f}, with" in text
+    for part, rows in (("train", 4_800), ("test", 1_200)):
+        positive = (metrics[f"{part}_true_positives"] + metrics[f"{part}_false_negatives"]) / rows
+        assert f" set | {rows:,} | {positive:.2%} | " in text
+    period = record.tags["maestro.test_period"].replace("/", " to ")
+    assert f"| test set | 1,200 | {positive:.2%} | {period} |" in text
+    required = min(0.02, (1 - metrics["test_baseline_accuracy"]) / 2)
+    assert f"the whole interval lies above {required:.4f}." in text
+    assert "The test set is the latest 20% of the rows." in text
+    assert "code version `0123abcd`" in text and "(learning_rate 0.1, max_iter 20)" in text
     assert f"between {metrics['test_gain_lower']:.4f} and {metrics['test_gain_upper']:.4f}" in text
     assert "with 95 % confidence" in text
     assert "accuracy above 0.85, F1 above 0.8" in text
@@ -258,6 +293,8 @@ def test_a_description_that_mlflows_database_would_refuse_counts_the_features_in
     assert len(short) <= DESCRIPTION_LIMIT
     assert "`sensor_windows`: 200 features, named in `model_card.md`" in short
     assert "## Limits" in short
+    assert card(SHUTTLE, wide, limit=len(card(SHUTTLE, wide))) == card(SHUTTLE, wide), "what fits is not shortened"
+    assert card(SHUTTLE, wide, limit=100) == short[:100]
 
 
 def test_a_card_without_times_or_features_says_so():
@@ -265,3 +302,11 @@ def test_a_card_without_times_or_features_says_so():
     assert "shifted" not in text
     assert "columns of the data set itself: `age`" in text
     assert "drawn at random within each class" in text
+
+
+def test_a_training_set_of_a_service_that_nobody_names_is_refused(feature_tables):
+    with pytest.raises(Failure, match="was made by feature service 'sensor_failure_v1' and not by None"):
+        feature_contract(feature_tables["train"], TRAIN_KEY, None)
+    plain = feature_tables["train"].copy()
+    plain.attrs = {}
+    assert feature_contract(plain, TRAIN_KEY, None) == {}

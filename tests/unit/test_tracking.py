@@ -15,6 +15,7 @@ from mlops.result import Failure
 from mlops.stores.tracking import Tracking
 from mlops.training.hyperparameters import Hyperparameters
 from mlops.training.model import train_model
+from tests.unit.dying import Died, dying
 
 MODEL = "sensor-failure"
 
@@ -53,23 +54,16 @@ def test_the_aliases_follow_a_promotion_and_the_way_back(platform, trained):
     assert (production(tracking, MODEL), previous(tracking, MODEL)) == (one, two)
 
 
-def test_a_promotion_that_dies_half_way_keeps_production_and_can_be_repeated(platform, trained, monkeypatch):
-    tracking = platform.tracking
+def test_a_promotion_that_dies_half_way_keeps_production_and_can_be_repeated(platform, trained):
+    tracking, seen = platform.tracking, []
     one, two = (tracking.register(MODEL, logged(tracking, trained)) for _ in range(2))
-    promote(tracking, MODEL, one)
-    set_alias = tracking.set_alias
-
-    def die_at_production(model: str, alias: str, version: str) -> None:
-        if alias == "production":
-            raise KeyboardInterrupt
-        set_alias(model, alias, version)
-
-    monkeypatch.setattr(tracking, "set_alias", die_at_production)
-    with pytest.raises(KeyboardInterrupt):
+    assert promote(tracking, MODEL, one) is None
+    with pytest.raises(Died), dying(1, lambda: seen.append(production(tracking, MODEL))):
         promote(tracking, MODEL, two)
-    assert production(tracking, MODEL) == one
-    monkeypatch.undo()
-    promote(platform.tracking, MODEL, two)
+    assert (seen, production(tracking, MODEL)) == ([one], one)
+    with pytest.raises(Failure, match="no previous version to go back to"):
+        previous(tracking, MODEL)  # the alias names the production version itself
+    assert [promote(tracking, MODEL, two) for _ in range(2)] == [one, one]
     assert (production(tracking, MODEL), previous(tracking, MODEL)) == (two, one)
 
 
