@@ -31,7 +31,7 @@ import pytest
 from tests.mutation.mutants import Mutant, compiles, mutants, probed
 
 _REACHED = "__import__('sys').__dict__.setdefault('_reached', set()).add"
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 TIMED_OUT = 99
 # Seconds that a trial may take: these, and this many times what its tests took without a fault.
 _PATIENCE, _TIMES = 30.0, 5.0
@@ -146,7 +146,8 @@ def alone(work: Callable[[], int], seconds: float) -> int:
 
 def _kept(work: Callable[[], int], seconds: float) -> int:
     # Whoever loses its parent becomes a child of this process, sessions of their own notwithstanding.
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     worker = os.fork()
     if worker == 0:
         code = 1
@@ -155,36 +156,51 @@ def _kept(work: Callable[[], int], seconds: float) -> int:
         finally:
             sys.stdout.flush()
             os._exit(code)
-    ended, _, _ = select.select([os.pidfd_open(worker)], [], [], seconds)
-    code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) if ended else TIMED_OUT
+    code = TIMED_OUT
+    try:
+        if select.select([os.pidfd_open(worker)], [], [], seconds)[0]:
+            code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
+    finally:
+        _end_children()
+    return code if code >= 0 else 1
+
+
+def _end_children() -> None:
     while children := Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
         for child in children:
             os.kill(int(child), signal.SIGKILL)
             os.waitpid(int(child), 0)
-    return code if code >= 0 else 1
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value)
 
 
 def main() -> None:
     task = json.load(sys.stdin)
+    end = time.monotonic() + 60 * task["minutes"]
     report = os.fdopen(os.dup(1), "w", buffering=1)
     with Path("trials.log").open("wb") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # its servers must not outlive who asked for them
 
     sources = {file: Path(file).read_bytes() for file in task["sources"]}
     trials = Trials(task["tests"], task["seed"])
     with ExitStack() as stack:
         trials.start(task["servers"], stack)
         seconds, covering = _reach(trials, sources)
-        for file, source in sources.items():
-            for mutant in _drawn(file, source, task["sample"], task["seed"]):
-                began = time.monotonic()
-                outcome = _tried(trials, mutant, covering(mutant), seconds)
-                told = {name: getattr(mutant, name) for name in ("file", "line", "function", "change")}
-                told |= {"outcome": outcome, "took": time.monotonic() - began}
-                print(json.dumps(told), file=report)
-            _put(file, source)
+        drawn = [one for item in sources.items() for one in _drawn(*item, task["sample"], task["seed"])]
+        random.Random(task["seed"]).shuffle(drawn)  # of all files, if time ends before them
+        print(len(drawn), file=report)
+        for mutant in drawn:
+            if (began := time.monotonic()) > end:
+                break
+            outcome = _tried(trials, mutant, covering(mutant), seconds)
+            _put(mutant.file, sources[mutant.file])
+            told = {name: getattr(mutant, name) for name in ("file", "line", "function", "change")}
+            print(json.dumps({**told, "outcome": outcome, "took": time.monotonic() - began}), file=report)
         # A mutant that broke a server, or an import that is not as in a process of its own, would kill all others.
         if trials.run(None, _PATIENCE + _TIMES * sum(seconds.values())):
             sys.exit("the tests fail without a fault after the trials: no outcome counts")
@@ -230,7 +246,7 @@ def _drawn(file: str, source: bytes, sample: int, seed: int) -> list[Mutant]:
             break
         if compiles(mutant):
             drawn.append(mutant)
-    return sorted(drawn, key=lambda mutant: mutant.line)
+    return drawn
 
 
 def _tried(trials: Trials, mutant: Mutant, covering: set[str], seconds: dict[str, float]) -> str:

@@ -45,7 +45,7 @@ ENTRY = ("toy.py", "free", "boundary: return amount > LIMIT -> return amount >= 
 def test_a_weak_test_lets_exactly_the_faults_live_that_it_does_not_look_at(tmp_path: Path) -> None:
     (tmp_path / "toy.py").write_text(TOY)
     (tmp_path / "test_toy.py").write_text(WEAK)
-    found = examine(tmp_path, Module(("*toy.py",), ("test_toy.py",)), 0, 1)
+    found = examine(tmp_path, Module(("*toy.py",), ("test_toy.py",)), 0, 1, 10)
     assert found.error == ""
     of_toy = [one for one in found.outcomes if one["file"] == "toy.py"]
     assert {one["change"] for one in of_toy if one["outcome"] == "survived"} == SURVIVORS
@@ -56,7 +56,7 @@ def test_a_weak_test_lets_exactly_the_faults_live_that_it_does_not_look_at(tmp_p
 def test_tests_that_fail_without_a_fault_are_an_error_and_no_score(tmp_path: Path) -> None:
     (tmp_path / "toy.py").write_text(TOY)
     (tmp_path / "test_toy.py").write_text("def test_nothing():\n    assert not 'a reason'\n")
-    found = examine(tmp_path, Module(("toy.py",), ("test_toy.py",)), 0, 1)
+    found = examine(tmp_path, Module(("toy.py",), ("test_toy.py",)), 0, 1, 10)
     assert found.outcomes == []
     assert "a reason" in found.error
     assert "the tests fail without a fault" in found.error
@@ -93,6 +93,11 @@ def test_a_survivor_must_be_explained() -> None:
     (reason,) = judge("toy", found, {})
     assert reason == f"toy: survived: toy.py:6 free  {ENTRY[2]}"
     assert list(judge("toy", found, {ENTRY: "equivalent: amounts are odd"})) == []
+
+
+def test_no_score_is_no_pass() -> None:
+    (reason,) = judge("toy", Found(drawn=7), {})
+    assert "no mutant was tried" in reason
 
 
 def test_an_explanation_ends_with_the_survivor() -> None:
