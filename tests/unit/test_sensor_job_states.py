@@ -23,7 +23,8 @@ from mlops.stores.sensors import jobs as of_jobs
 from mlops.stores.sensors.database import open_pool
 from mlops.stores.sensors.jobs import ATTEMPTS, AnotherRuns, Attempt, Cancelled, Jobs, KeyReused, Superseded
 from tests.conftest import eventually
-from tests.unit.sensor_api import new_database, sensor_settings
+from tests.unit.sensor_api import sensor_settings
+from tests.unit.sensor_servers import migrated_database
 
 LEASE = 5.0  # seconds; no step takes as long
 OPEN = ("queued", "running")
@@ -251,7 +252,7 @@ def database(postgresql, monkeypatch):
     """The URL of a database whose server has been there for longer than a lease."""
     monkeypatch.setattr(of_jobs, "LEASE", LEASE)
     monkeypatch.setattr(of_jobs, "_PATIENCE", "1ms")
-    url = new_database(postgresql)
+    url = migrated_database(postgresql)
     with psycopg.connect(url, autocommit=True) as connection:
         up = "select now() - pg_postmaster_start_time() > make_interval(secs => %s)"
         eventually(lambda: connection.execute(up, (LEASE,)).fetchone()[0], 2 * LEASE)
