@@ -150,7 +150,8 @@ class Build:
 
     def deliver(self, names: Sequence[str]) -> None:
         moved = self.engine.deliver([self.references[name] for name in names], self.logs[DELIVERY])
-        say(DELIVERY, f"{', '.join(names)}: {moved or 'done'} after {self.seconds(DELIVERY)}")
+        if moved:
+            say(DELIVERY, f"{', '.join(names)}: {moved} after {self.seconds(DELIVERY)}")
 
     def seconds(self, name: str) -> str:
         return f"{time.monotonic() - self.started[name]:.1f} s"

@@ -121,7 +121,7 @@ class Engine:
         return self.has(reference)
 
     def deliver(self, references: Sequence[str], log: Log) -> str:
-        """Bring built images to where the cluster finds them; returns what was moved, where that is known."""
+        """Bring built images to where the cluster finds them; returns what was moved, nothing where they are there."""
         return ""
 
 
@@ -244,7 +244,7 @@ class Docker(Engine):
     def deliver(self, references: Sequence[str], log: Log) -> str:
         for reference in references if self.push else ():
             log.run(["docker", "push", reference])
-        return ""
+        return "pushed" if self.push else ""
 
 
 class Minikube(Engine):
