@@ -104,7 +104,7 @@ def changed(today: int) -> list[str]:
             chosen.append(name)
     for name in (name for name in due if name not in chosen):
         print(
-            f"left to 'make e2e-full GROUP={name}', though its inputs changed: the gate has {GATE_MINUTES} min for these"
+            f"left to 'make e2e-full GROUP={name}': its inputs changed, and the gate has {GATE_MINUTES} min for groups"
         )
     return chosen
 
