@@ -60,6 +60,7 @@ GROUPS = {
     "features": Group(
         12, e2e("features"), ("mlops/features", "mlops/materialization", "mlops/stores", "tests/e2e/test_features.py")
     ),
+    "release": Group(12, e2e("release"), ("charts", "tests/e2e/test_release.py")),
     "operations": Group(12, e2e("operations", "images"), ("charts", "dags", "mlops", "tests/e2e"), ("chromium",)),
     "sensors": Group(
         12, e2e("sensors"), ("mlops/sensors", "mlops/stores", "charts/sensor-trainer", "tests/e2e/test_sensors.py")

@@ -30,10 +30,10 @@ os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "2"
 
 # What is tested side by side: a group a process. Those of one group disturb each other, or the same data.
 GROUPS = {
-    "operator": "operator and releases",  # both need many pods at a time
-    "release": "operator and releases",
+    "operator": "operator and node",
+    "release": "operator and node",
+    "node": "operator and node",
     "sensors": "sensors",
-    "node": "sensors",
     "features": "features and training",
     "model_training": "features and training",
     "pipeline": "pipeline and validation",

@@ -81,6 +81,7 @@ def remove_second():
     subprocess.run(["kubectl", "delete", "namespace", SECOND, "--ignore-not-found", "--timeout=180s"], check=True)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(
     os.environ.get("CLUSTER", "local") == "current", reason="a stranger's cluster gets one release from us"
 )
