@@ -55,6 +55,7 @@ export CLUSTER RELEASE NAMESPACE DATASET
 ##@ Start here
 .PHONY: demo
 demo: install data ## The main job: cluster, images, platform, data, then one run of each DAG
+	@echo '[demo] a run of each DAG (usually 3 min)'
 	$(PYTHON) -m infrastructure.demo
 
 .PHONY: ui
@@ -106,12 +107,14 @@ image-%: cluster-up ## Build one image and what it stands on, as in image-task
 ##@ Platform
 .PHONY: install uninstall data dags check check-connections
 install: images $(VENV)/ready ## Install the platform into the cluster, or upgrade it
+	@echo '[install] the platform (usually 1 min)'
 	$(PYTHON) -m infrastructure.install $(VALUES) $(BUILD)/images.yaml
 
 uninstall: ## Remove the platform with the pods of its tasks; volumes and their secrets stay
 	helm uninstall $(RELEASE) --namespace $(NAMESPACE) --wait
 
 data: install ## Put the data sets into the object store
+	@echo '[data] data sets and their features (usually 40 s)'
 	$(PYTHON) -m infrastructure.data
 
 dags: ## Copy dags/ into the running release, until its pods are replaced
@@ -170,6 +173,7 @@ $(VENV)/bin/uv:
 # Everything of constraints.txt: the tests import what the images hold.
 $(VENV)/ready: $(VENV)/bin/uv constraints.txt infrastructure/packages
 	infrastructure/packages git
+	@echo '[python] packages (usually 1 min)'
 	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -q --compile-bytecode -r constraints.txt
 	touch $@
 
