@@ -181,7 +181,7 @@ class Namespace:
         """The kubelet confirms the end of a pod that was deleted; or somebody forces it out."""
         self.terminate(name, 0)
 
-    def wait_for(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout: float = 60.0) -> None:
         eventually(condition, timeout)
 
 
