@@ -255,6 +255,7 @@ def _start() -> KubeApiserver:
         "--watch-cache-sizes=pods#0",
     ]
     with ExitStack() as started:
+        started.callback(shutil.rmtree, folder, ignore_errors=True)
         first = started.enter_context(running(store, folder / "etcd.log", lambda: answers(f"{etcd}/health")))
         second = started.enter_context(running(api, folder / "api.log", lambda: _ready(address, _certificate(folder))))
         started.pop_all()
