@@ -524,6 +524,7 @@ def client(module_platform, postgresql, redis_port, datasets_dir, tmp_path_facto
     """One for all tests, which ask it and change nothing."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         set_environment(monkeypatch, tmp_path_factory.mktemp("served"))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", module_platform.settings.mlflow_tracking_uri)
         set_feature_store(postgresql, redis_port, monkeypatch)
         own = new_platform(module_platform.settings.s3_endpoint, monkeypatch)
         with feature_server(load(own, datasets_dir, "shuttle")) as client:

@@ -52,7 +52,7 @@ MOMENTS = st.one_of(
 
 
 @given(st.lists(st.tuples(MOMENTS, st.none() | MOMENTS), min_size=1, max_size=12))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_the_newest_row_is_kept_whatever_the_order(server: Redis, rows: list[tuple[int, int | None]]) -> None:
     server.client.flushdb()
     store = OnlineStore(settings_for(server.port))

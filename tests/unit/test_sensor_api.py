@@ -234,7 +234,7 @@ JSON = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     body=JSON
     | st.fixed_dictionaries({"readings": st.lists(st.fixed_dictionaries({"key": JSON, "time": JSON, "values": JSON}))})

@@ -92,7 +92,7 @@ def test_a_key_is_stored_once_and_what_came_first_stays(readings):
     assert everything(readings)["f1"].tolist() == [1.0, 2.0, 3.0]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.lists(st.integers(0, 30), max_size=20), max_size=4))
 def test_each_key_is_accepted_once_however_the_batches_fall(readings, batches):
     example = uuid.uuid4()
@@ -101,7 +101,7 @@ def test_each_key_is_accepted_once_however_the_batches_fall(readings, batches):
     assert [sum(outcome) for outcome in told] == [len(batch) for batch in batches]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.floats(allow_nan=False), min_size=2, max_size=2), st.datetimes(datetime(1990, 1, 1)))
 def test_numbers_and_times_come_back_exactly(readings, values, moment):
     moment = moment.replace(tzinfo=UTC)

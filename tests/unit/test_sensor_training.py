@@ -112,9 +112,9 @@ def test_a_run_holds_the_model_twice_its_measures_and_what_it_was_made_from(trac
     assert run.data.params["newest_reading"] == "1000"
     assert trained.newest_reading == 1_000
     assert run.data.metrics == trained.metrics
-    assert [trained.metrics[f"{name}_rows"] for name in ("train", "window")] == [3_200, 800]
-    assert trained.metrics["window_labelled"] == 800
-    assert trained.metrics["window_failures"] == readings["failure"].tail(800).sum()
+    assert [trained.metrics[f"{name}_rows"] for name in ("train", "window")] == [800, 200]
+    assert trained.metrics["window_labelled"] == 200
+    assert trained.metrics["window_failures"] == few["failure"].tail(200).sum()
     model = tracking.load_model(f"runs:/{trained.run_id}/model")
     arrays = load_run(tracking, trained.run_id)
     values = few[COLUMNS].head(500)
