@@ -5,7 +5,8 @@
 `migrate` is schema and admin, `apply` the rest: what is wrong in a connection leaves Airflow without that connection,
 and not its pods without a schema. Run by the chart's Job on each install and upgrade, as often as it takes: it ends
 with the same state every time. The names of what it applied are kept in a table of their own. What is there and no
-longer declared is removed; what people made in the UI is in no such table and stays.
+longer declared is removed; what people made in the UI is in no such table and stays. `default_pool`, which Airflow
+needs, is then as Airflow makes it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ DATABASE_TIMEOUT = 300.0  # seconds that a first install may take to bring Postg
 
 _CONNECTION_FIELDS = ("conn_type", "description", "host", "schema", "login", "password", "port", "extra")
 _POOL_FIELDS = ("slots", "include_deferred", "description")
-_DEFAULT_POOL = "default_pool"  # Airflow needs it: it may be declared but is never removed
 
 _TABLE = "CREATE TABLE IF NOT EXISTS maestro_declared (kind text, name text, PRIMARY KEY (kind, name))"
 
@@ -116,6 +116,7 @@ def apply(settings: Mapping[str, Any]) -> None:
     from airflow.models.connection import Connection
     from airflow.models.pool import Pool
     from airflow.models.variable import Variable
+    from airflow.utils.db import add_default_pool_if_not_exists
     from airflow.utils.session import create_session
     from sqlalchemy import text
 
@@ -134,9 +135,13 @@ def apply(settings: Mapping[str, Any]) -> None:
                 _remove(session, model, name_column, name)
                 _log.info("%s: %s removed", kind, name)
             for name, values in declared.items():
-                _set(session, model, name_column, name, {"description": note, **values_of(name, values)})
+                # A row made anew has nothing of the one before. Airflow's setters pass over a password of None.
+                _remove(session, model, name_column, name)
+                _add(session, model, {name_column.key: name, "description": note, **values_of(name, values)})
                 _log.info("%s: %s applied", kind, name)
             _remember(session, kind, declared)
+        session.flush()  # Airflow's sessions look without it
+        add_default_pool_if_not_exists(session=session)  # last, as it commits
 
 
 def _connection_values(name: str, declared: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,15 +170,11 @@ def _refuse_unknown(where: str, declared: Mapping[str, Any], known: tuple[str, .
         raise ValueError(f"{where} has unknown fields {', '.join(unknown)}: it may have {', '.join(known)}")
 
 
-def _set(session: Session, model: Any, name_column: Any, name: str, values: Mapping[str, Any]) -> None:
-    from sqlalchemy import select
-
-    row = session.scalar(select(model).where(name_column == name))
-    if row is None:
-        row = model(**{name_column.key: name})
-        session.add(row)
+def _add(session: Session, model: Any, values: Mapping[str, Any]) -> None:
+    row = model()
     for field, value in values.items():
         setattr(row, field, value)
+    session.add(row)
 
 
 def _remove(session: Session, model: Any, name_column: Any, name: str) -> None:
@@ -186,7 +187,7 @@ def _no_longer_declared(session: Session, kind: str, declared: Mapping[str, Any]
     from sqlalchemy import text
 
     applied = session.scalars(text("SELECT name FROM maestro_declared WHERE kind = :kind"), {"kind": kind})
-    return sorted(set(applied) - declared.keys() - {_DEFAULT_POOL})
+    return sorted(set(applied) - declared.keys())
 
 
 def _remember(session: Session, kind: str, declared: Mapping[str, Any]) -> None:

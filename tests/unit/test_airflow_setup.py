@@ -2,6 +2,7 @@
 
 import base64
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import psycopg2
 import pytest
 import yaml
 from cryptography.fernet import Fernet
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlops.airflow import heartbeat
 from mlops.airflow.setup import resolve
@@ -129,6 +132,66 @@ def test_what_is_no_longer_declared_is_removed_and_what_people_made_stays(airflo
     assert airflow.query("SELECT host, login FROM connection WHERE conn_id = 'mlflow_default'") == [("b", None)]
     assert airflow.names("variable", "key") == {"hand"}
     assert airflow.names("slot_pool", "pool") == {"hand", "default_pool"}
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=9)
+
+
+def some_of(fields: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+CONNECTION = st.builds(
+    operator.or_,
+    st.fixed_dictionaries({"conn_type": st.sampled_from(["http", "aws", "postgres"])}),
+    some_of(
+        {
+            **dict.fromkeys(("host", "schema", "login", "password"), TEXTS),
+            "port": st.integers(1, 65535),
+            "extra": st.dictionaries(TEXTS, TEXTS, max_size=2),
+        }
+    ),
+)
+POOL = st.builds(
+    operator.or_, st.fixed_dictionaries({"slots": st.integers(0, 999)}), some_of({"include_deferred": st.booleans()})
+)
+SETTINGS = st.fixed_dictionaries(
+    {
+        "connections": some_of(dict.fromkeys(("one", "two"), CONNECTION)),
+        "variables": some_of(dict.fromkeys(("one", "two"), TEXTS)),
+        "pools": some_of(dict.fromkeys(("one", "default_pool"), POOL)),
+    }
+)
+
+
+def test_what_is_there_after_settings_is_theirs_whatever_was_declared_before(airflow: Airflow) -> None:
+    command = [sys.executable, "-m", "tests.unit.airflow_settings"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=airflow.environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process as applier:
+
+        def state(settings: dict[str, Any]) -> Any:
+            assert applier.stdin is not None
+            assert applier.stdout is not None
+            print(json.dumps({"owner": "test", **settings}), file=applier.stdin, flush=True)
+            return json.loads(applier.stdout.readline())
+
+        nothing: dict[str, Any] = {"connections": {}, "variables": {}, "pools": {}}
+        empty = state(nothing)
+        assert empty == nothing | {"pools": {"default_pool": [128, False]}}
+
+        @given(before=SETTINGS, after=SETTINGS)
+        def same(before: dict[str, Any], after: dict[str, Any]) -> None:
+            state(before)
+            found = state(after)
+            assert state(nothing) == empty
+            assert state(after) == found
+            assert {kind: found[kind].keys() - {"default_pool"} for kind in found} == {
+                kind: after[kind].keys() - {"default_pool"} for kind in found
+            }
+
+        same()
 
 
 def test_the_admin_gets_the_password_of_the_secret_and_no_second_account(airflow: Airflow) -> None:
