@@ -10,6 +10,7 @@ NAMESPACE ?= maestro
 # Where images are pushed to and pulled from; CLUSTER=current needs one, for example REGISTRY=registry.example.com/maestro
 REGISTRY ?= $(if $(filter current,$(CLUSTER)),,localhost/maestro)
 DATASET ?= shuttle
+DAGS ?= dags
 VALUES ?= charts/maestro/values-minikube.yaml
 
 # Everything below is Python's; a fresh Debian need not have it.
@@ -119,7 +120,7 @@ data: install ## Put the data sets into the object store
 
 dags: ## Copy dags/ into the running release, until its pods are replaced
 	for part in dag-processor scheduler; do \
-	  tar -C dags --exclude __pycache__ -cf - $$(ls dags) | kubectl --namespace $(NAMESPACE) exec -i deployment/$(RELEASE)-airflow-$$part -c $$part -- tar -C /opt/maestro/dags -xf -; \
+	  tar -C $(DAGS) --exclude __pycache__ -cf - $$(ls $(DAGS)) | kubectl --namespace $(NAMESPACE) exec -i deployment/$(RELEASE)-airflow-$$part -c $$part -- tar -C /opt/maestro/dags -xf -; \
 	done
 
 check: ## Check every service of the installed platform
@@ -145,7 +146,7 @@ test: $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
 	$(VENV)/bin/pytest --numprocesses 3 --dist loadfile tests/unit tests/dags tests/contract tests/charts
 
 e2e: data ## Tests on the running cluster: first those that do not disturb each other, side by side, then the others
-	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 -m 'not full and not alone' --numprocesses 4 --dist loadscope
+	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 -m 'not full and not alone' --numprocesses 4
 	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 -m 'alone and not full'
 
 e2e-full: data ## What is too long for that, in groups with a time budget each; GROUP=operator for one of them

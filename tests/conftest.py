@@ -6,7 +6,7 @@ import random
 import sys
 import tempfile
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -139,12 +139,11 @@ def postgresql(run_folder: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def kube_apiserver(run_folder: Path) -> Iterator["KubeApiserver"]:
+def kube_apiserver(run_folder: Path) -> "KubeApiserver":
     """A Kubernetes API server, one for all processes of a run. A test makes itself a namespace of it."""
-    from tests.kube_apiserver import shared
+    from tests.kube_apiserver import KubeApiserver
 
-    with shared(run_folder) as server:
-        yield server
+    return KubeApiserver.shared(run_folder)
 
 
 def load_module(path: Path) -> ModuleType:

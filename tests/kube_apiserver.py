@@ -8,18 +8,13 @@ tests/dags/fake_kubernetes.py.
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
-import os
-import shutil
-import signal
+import shlex
 import ssl
-import tempfile
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +26,8 @@ from kubernetes.client import ApiClient
 from kubernetes.config import new_client_from_config_dict
 
 from infrastructure.local.config import BIN
-from tests.conftest import answers, eventually, free_ports, running
+from tests.processes import eventually, free_ports
+from tests.servers import Server, shared
 
 Object = dict[str, Any]
 
@@ -49,15 +45,32 @@ _AUDIT = {
 
 @dataclass(frozen=True)
 class KubeApiserver:
-    """folder: what it keeps on disk; address, etcd: where the two servers listen; processes: their ids."""
+    """folder: what it keeps on disk; address, etcd: where the two servers listen."""
 
     folder: str
     address: str
     etcd: str
-    processes: tuple[int, ...]
+
+    @classmethod
+    def shared(cls, run: Path) -> KubeApiserver:
+        """The one of all processes of a run."""
+        return cls(**json.loads(shared(run, ApiserverOnEtcd)))
+
+    def is_ready(self) -> bool:
+        try:
+            context = ssl.create_default_context(cafile=self.certificate)
+            with urllib.request.urlopen(f"{self.address}/readyz", timeout=2, context=context):
+                return True
+        except OSError:
+            return False
+
+    @property
+    def certificate(self) -> Path:
+        """The server's own, which it signs itself."""
+        return Path(self.folder, "apiserver.crt")
 
     def kubeconfig(self, token: str = _ADMIN) -> Object:
-        authority = base64.b64encode(_certificate(Path(self.folder)).read_bytes()).decode()
+        authority = base64.b64encode(self.certificate.read_bytes()).decode()
         return {
             "apiVersion": "v1",
             "kind": "Config",
@@ -201,79 +214,41 @@ def call(client: ApiClient, method: str, path: str, body: Object | None = None, 
     return answer
 
 
-@contextmanager
-def shared(folder: Path) -> Iterator[KubeApiserver]:
-    """The one server of all processes that name the same folder.
+class ApiserverOnEtcd(Server):
+    """Both servers, as one. Its address is the fields of KubeApiserver as JSON."""
 
-    The first one that asks starts it, and the last one that lets it go ends it.
-    """
-    written = folder / "kube-apiserver.json"
-    with (folder / "kube-apiserver.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        while not written.exists():
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not written.exists():
-                written.write_text(json.dumps(asdict(_start())))
-            fcntl.flock(lock, fcntl.LOCK_SH)
-        server = KubeApiserver(**json.loads(written.read_text()))
-        try:
-            yield server
-        finally:
-            with suppress(BlockingIOError):  # another one holds it still
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                written.unlink()
-                for process in server.processes:
-                    os.killpg(process, signal.SIGKILL)
-                shutil.rmtree(server.folder, ignore_errors=True)
+    def prepared(self) -> tuple[list[str], str]:
+        folder = self.folder
+        for program in ("etcd", "kube-apiserver"):
+            (folder / program).symlink_to(BIN / "node")
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+        (folder / "service-accounts.key").write_bytes(pem)
+        (folder / "tokens.csv").write_text(f'{_ADMIN},admin,admin,"system:masters"\n')
+        (folder / "audit.yaml").write_text(json.dumps(_AUDIT))
+        clients, peers, port = free_ports(3)
+        etcd, address = f"http://127.0.0.1:{clients}", f"https://127.0.0.1:{port}"
+        store = [
+            *(str(folder / "etcd"), "--data-dir", str(folder / "etcd-data"), "--unsafe-no-fsync"),
+            *("--listen-client-urls", etcd, "--advertise-client-urls", etcd),
+            *("--listen-peer-urls", f"http://127.0.0.1:{peers}"),
+        ]
+        api = [
+            *(str(folder / "kube-apiserver"), f"--etcd-servers={etcd}", f"--cert-dir={folder}"),
+            *("--bind-address=127.0.0.1", f"--secure-port={port}", "--service-cluster-ip-range=10.96.0.0/16"),
+            *("--authorization-mode=RBAC", f"--token-auth-file={folder}/tokens.csv"),
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={folder}/service-accounts.key",
+            f"--service-account-signing-key-file={folder}/service-accounts.key",
+            *(f"--audit-policy-file={folder}/audit.yaml", f"--audit-log-path={folder}/audit.log"),
+            # Versions of pods are etcd's, so that compacting it makes them expire. A cache holds the last minutes' too.
+            "--watch-cache-sizes=pods#0",
+        ]
+        both = f"{shlex.join(store)} & exec {shlex.join(api)}"  # of one process group, which is ended as a whole
+        return ["sh", "-c", both], json.dumps({"folder": str(folder), "address": address, "etcd": etcd})
 
-
-def _start() -> KubeApiserver:
-    folder = Path(tempfile.mkdtemp(prefix="kube-apiserver-"))
-    for program in ("etcd", "kube-apiserver"):
-        (folder / program).symlink_to(BIN / "node")
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
-    (folder / "service-accounts.key").write_bytes(pem)
-    (folder / "tokens.csv").write_text(f'{_ADMIN},admin,admin,"system:masters"\n')
-    (folder / "audit.yaml").write_text(json.dumps(_AUDIT))
-    clients, peers, port = free_ports(3)
-    etcd, address = f"http://127.0.0.1:{clients}", f"https://127.0.0.1:{port}"
-    store = [
-        *(str(folder / "etcd"), "--data-dir", str(folder / "etcd-data"), "--unsafe-no-fsync"),
-        *("--listen-client-urls", etcd, "--advertise-client-urls", etcd),
-        *("--listen-peer-urls", f"http://127.0.0.1:{peers}"),
-    ]
-    api = [
-        *(str(folder / "kube-apiserver"), f"--etcd-servers={etcd}", f"--cert-dir={folder}"),
-        *("--bind-address=127.0.0.1", f"--secure-port={port}", "--service-cluster-ip-range=10.96.0.0/16"),
-        *("--authorization-mode=RBAC", f"--token-auth-file={folder}/tokens.csv"),
-        "--service-account-issuer=https://kubernetes.default.svc",
-        f"--service-account-key-file={folder}/service-accounts.key",
-        f"--service-account-signing-key-file={folder}/service-accounts.key",
-        *(f"--audit-policy-file={folder}/audit.yaml", f"--audit-log-path={folder}/audit.log"),
-        # Versions of pods are etcd's, so that compacting it makes them expire. A cache holds the last minutes' too.
-        "--watch-cache-sizes=pods#0",
-    ]
-    with ExitStack() as started:
-        started.callback(shutil.rmtree, folder, ignore_errors=True)
-        first = started.enter_context(running(store, folder / "etcd.log", lambda: answers(f"{etcd}/health")))
-        second = started.enter_context(running(api, folder / "api.log", lambda: _ready(address, _certificate(folder))))
-        started.pop_all()
-    return KubeApiserver(str(folder), address, etcd, (second.pid, first.pid))
-
-
-def _certificate(folder: Path) -> Path:
-    """The server's own, which it signs itself."""
-    return folder / "apiserver.crt"
-
-
-def _ready(address: str, certificate: Path) -> bool:
-    try:
-        context = ssl.create_default_context(cafile=certificate)
-        with urllib.request.urlopen(f"{address}/readyz", timeout=2, context=context):
-            return True
-    except OSError:
-        return False
+    def is_ready(self) -> bool:
+        return KubeApiserver(**json.loads(self.url)).is_ready()
 
 
 def _timestamp(seconds: float | None = None) -> str:

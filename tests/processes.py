@@ -63,14 +63,16 @@ class running:  # noqa: N801 - a context manager
     def __enter__(self) -> "subprocess.Popen[bytes]":
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env=self._environment, start_new_session=True
+                self._command, stdout=log, stderr=log, env=self._environment, process_group=0
             )
         try:
             eventually(lambda: self._process.poll() is not None or self._ready(), 240)
             assert self._process.poll() is None
-        except AssertionError as error:
+        except BaseException as error:
             said = self._log.read_text()[-3000:]
             self.__exit__()
+            if not isinstance(error, AssertionError):
+                raise
             pytest.fail(f"{' '.join(self._command)} did not start ({error}):\n{said}")
         return self._process
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from infrastructure import release, sensors, ui
 from tests.charts.conftest import ROOT, Loader, Object, containers, environment, find, render
 from tests.charts.profiles import PROFILES, maestro, pods
 
@@ -140,6 +141,37 @@ def test_every_service_leads_to_a_port_that_its_pods_open_and_their_image_expose
             assert port["name"] == port["targetPort"]
             assert port.get("protocol", "TCP") == protocol
             assert (number, protocol) in exposed(image), f"{name} {port['name']}"
+
+
+# The port of a container that each argument opens, and that each number of the values leads to, where there are two.
+OPENS = {
+    "minio": {"--address": "api", "--console-address": "console"},
+    "statsd-exporter": {"--statsd.listen-udp": "statsd", "--web.listen-address": "metrics"},
+}
+LEAD_TO = {
+    "minio": {"port": "api", "consolePort": "console"},
+    "statsd": {"port": "statsd", "metricsPort": "metrics"},
+}
+
+
+def test_of_two_ports_each_is_the_one_that_it_is_called(moved: list[Object]) -> None:
+    opening = [one for pod in pods(moved).values() for one in containers(pod["spec"]) if one["name"] in OPENS]
+    assert {container["name"] for container in opening} == OPENS.keys()
+    for container in opening:
+        shown = {port["name"]: port["containerPort"] for port in container["ports"]}
+        for argument, name in OPENS[container["name"]].items():
+            assert re.search(rf"{re.escape(argument)}[= ]:?{shown[name]}\b", " ".join(container["args"])), argument
+    for key, names in LEAD_TO.items():
+        ports = find(moved, "Service", MOVED[key]["name"])["spec"]["ports"]
+        found = {port["port"]: port["targetPort"] for port in ports}
+        assert found == {MOVED[key][number]: name for number, name in names.items()}
+
+
+def test_what_is_forwarded_to_people_and_tests_is_a_port_of_its_service() -> None:
+    services = dict(of_kind(maestro("default"), "Service"))
+    pages = [(component, port) for _, component, port, *_ in ui.PAGES]
+    for component, port in [*release.SERVICES.items(), *pages, (sensors.COMPONENT, sensors.PORT)]:
+        assert port in {each["port"] for each in services[component]["spec"]["ports"]}, component
 
 
 def exposed(image: str) -> set[tuple[int, str]]:

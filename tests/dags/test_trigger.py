@@ -309,17 +309,40 @@ def test_an_image_that_can_never_be_had_fails_at_once(kubernetes: FakeKubernetes
 def test_a_pull_that_comes_through_within_its_grace_is_no_failure(
     kubernetes: FakeKubernetes, scenario: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trigger, "_HINDRANCE_GRACE", 0.5)
+    passed = [0.0]
+    monkeypatch.setattr(trigger, "time", SimpleNamespace(time=lambda: time.time() + passed[0]))
+
+    async def story(start: Start) -> None:
+        async with start(start_by=time.time() + 7200) as run:
+            kubernetes.container(POD, waiting={"reason": "ErrImagePull", "message": "registry away"})
+            await run.until(lambda: kubernetes.requests["watch"] == 1)
+            kubernetes.run(POD, log=["line 0"])
+            await run.said("line 0")
+            passed[0] = 3600.0
+            kubernetes.exit(POD, 0)
+            assert isinstance(await run.event(), TaskSuccessEvent)
+
+    scenario(story)
+
+
+def test_a_task_ends_only_when_its_whole_log_was_read(
+    kubernetes: FakeKubernetes, scenario: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow closes a task's log as soon as its trigger is done."""
+    order: list[str] = []
+
+    class Reader(Supervisor):
+        async def drained(self) -> None:
+            order.append("read")
+
+    monkeypatch.setattr(trigger, "supervisor", lambda: Reader(None))
+    monkeypatch.setattr(trigger, "nudge", lambda: order.append("told"))
 
     async def story(start: Start) -> None:
         async with start() as run:
-            kubernetes.container(POD, waiting={"reason": "ErrImagePull", "message": "registry away"})
-            await asyncio.sleep(0.2)
-            kubernetes.run(POD)
-            await asyncio.sleep(0.6)
-            assert not run.task.done()
             kubernetes.exit(POD, 0)
-            assert isinstance(await run.event(), TaskSuccessEvent)
+            await run.event()
+            assert order == ["read", "told"]
 
     scenario(story)
 

@@ -1,7 +1,6 @@
 """How a pod's state is read."""
 
-import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -372,12 +371,14 @@ def test_only_pods_that_ended_long_enough_ago_are_overdue(phase: str) -> None:
 
 
 def test_times_are_read_as_utc() -> None:
-    assert (
-        abs(
-            PodState.of({"metadata": {"name": "p", "uid": "u", "creationTimestamp": timestamp()}}).created - time.time()
-        )
-        < 2
-    )
+    metadata = {"name": "p", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    assert PodState.of({"metadata": metadata}).created == datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+
+
+def test_exit_code_99_after_a_deletion_is_no_skip() -> None:
+    status = terminated(99, '{"skipped": "too few rows"}', "Error")
+    assert "deleted while it ran (exit code 99)" in cause(pod(status, deleted_at=NOW - 5))
+    assert vanished(pod(status, deleted_at=NOW - 5)).state == "failed"
 
 
 def test_a_failure_is_its_cause() -> None:

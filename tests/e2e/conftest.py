@@ -1,9 +1,10 @@
 """The installed platform's services for end-to-end tests, by port-forward. `make e2e` brings it up first."""
 
+import fcntl
 import io
 import os
 import subprocess
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 
 import boto3
@@ -33,11 +34,10 @@ GROUPS = {
     "operator": "operator and node",
     "release": "operator and node",
     "node": "operator and node",
-    "sensors": "sensors",
+    "sensors": "sensors and validation",
     "features": "features and training",
     "model_training": "features and training",
-    "pipeline": "pipeline and validation",
-    "data_validation": "pipeline and validation",
+    "data_validation": "sensors and validation",
 }
 
 
@@ -81,7 +81,7 @@ def pytest_terminal_summary(terminalreporter):
                 took[report.nodeid] = took.get(report.nodeid, 0) + report.duration
     terminalreporter.section("test, time, outcome")
     for name, outcome in outcomes.items():
-        terminalreporter.write_line(f"{name.removeprefix('tests/e2e/'):<110} {took[name]:>6.1f} s  {outcome}")
+        terminalreporter.write_line(f"{name.removeprefix('tests/e2e/'):<110} {took.get(name, 0):>6.1f} s  {outcome}")
 
 
 class Services:
@@ -129,9 +129,22 @@ def materialized(services):
 RAW = "datasets/adult/adult.parquet.brotli"
 
 
+@contextmanager
+def held(run_folder):
+    """The raw table is nobody else's until the block ends."""
+    with (run_folder / "raw.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture
-def raw(services):
+def raw(services, run_folder):
     """The raw table of a set that nothing else reads, and what puts a changed one in its place until the test ends."""
+    with held(run_folder):
+        yield from changeable(services)
+
+
+def changeable(services):
     real = services.s3.get_object(Bucket="data", Key=RAW)["Body"].read()
 
     def write(table):
@@ -152,9 +165,6 @@ def placed_dags(services, dag_ids, source: str):
     """Puts a file with these DAGs into the release, ready to run, and takes them out of it afterwards."""
     path = f"/opt/maestro/dags/{dag_ids[0]}.py"
     since = datetime.now(UTC).isoformat()
-    for component, container in DAG_READERS:
-        place = ["kubectl", "-n", NAMESPACE, "exec", "-i", f"deployment/{object_name(component)}", "-c", container]
-        subprocess.run([*place, "--", "sh", "-c", f"cat > {path}"], input=source, text=True, check=True)
 
     def parsed(dag_id: str) -> bool:
         try:
@@ -165,12 +175,16 @@ def placed_dags(services, dag_ids, source: str):
         return not dag["is_stale"] and (dag["last_parsed_time"] or "") > since
 
     try:
+        for component, container in DAG_READERS:
+            place = ["kubectl", "-n", NAMESPACE, "exec", "-i", f"deployment/{object_name(component)}", "-c", container]
+            subprocess.run([*place, "--", "sh", "-c", f"cat > {path}"], input=source, text=True, check=True)
         for dag_id in dag_ids:
             wait_until(lambda dag_id=dag_id: parsed(dag_id), 180, f"the DAG {dag_id}", 1)
             services.airflow.call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
         yield
     finally:
+        for dag_id in dag_ids:
+            with suppress(requests.HTTPError):  # one that was never seen
+                services.airflow.call("PATCH", f"/dags/{dag_id}", json={"is_paused": True})
         for component, container in DAG_READERS:
             kubectl("exec", f"deployment/{object_name(component)}", "-c", container, "--", "rm", "-f", path)
-        for dag_id in dag_ids:
-            services.airflow.call("PATCH", f"/dags/{dag_id}", json={"is_paused": True})

@@ -7,7 +7,8 @@ from kubernetes import client, config
 from infrastructure.release import NAMESPACE, wait_until
 from mlops.airflow.pod import label_value
 
-RUN_SECONDS = 600
+RUN_SECONDS = 1100  # a run that is queued behind one of the schedule has its time, too
+HURRIED_TRIES = 5
 
 
 def finished(services, run_id, dag_id, *, hurried=False):
@@ -23,15 +24,15 @@ def finished(services, run_id, dag_id, *, hurried=False):
 
 
 def retry_now(services, run_id, dag_id):
-    """Has the tasks whose second try is due later tried now, as a person does by clearing them.
+    """Has the tasks whose next try is due later tried now, as a person does by clearing them.
 
-    A cleared task gets all its retries again, and one that fails for good would never be over: later tries are waited
-    for.
+    A cleared task gets all its retries again, and one that fails for good would never be over: after HURRIED_TRIES they
+    are waited for.
     """
     waiting = [
         name
         for name, task in tasks(services, run_id, dag_id).items()
-        if task["state"] == "up_for_retry" and task["try_number"] == 1
+        if task["state"] == "up_for_retry" and task["try_number"] <= HURRIED_TRIES
     ]
     if waiting:
         clear(services, run_id, dag_id, waiting)

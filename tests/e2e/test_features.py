@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from infrastructure.release import kubectl
-from tests.e2e.disturb import minute_away, reconnect, replaced
+from tests.e2e.disturb import be_away_for_a_minute, reconnect, replaced
 from tests.e2e.features import DAG, assert_users_are_served, events, flush, served, values
 from tests.e2e.runs import finished, running_pod, states, tasks
 
@@ -84,8 +84,7 @@ def test_redis_restarted_in_the_midst_loses_nothing(services, materialized):
 @pytest.mark.full
 def test_minio_away_for_a_minute_fails_no_run(services, materialized):
     run_id = services.airflow.trigger(DAG)
-    with minute_away("minio"):
-        pass
+    be_away_for_a_minute("minio")
     reconnect(services)
     assert finished(services, run_id, DAG, hurried=True) == "success"
     assert_users_are_served(services)

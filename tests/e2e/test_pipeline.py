@@ -11,7 +11,7 @@ import requests
 
 from infrastructure.release import NAMESPACE, kubectl, object_name, port_forward, wait_until
 from tests.e2e.conftest import placed_dags
-from tests.e2e.disturb import KILLED, reconnect, replaced
+from tests.e2e.disturb import KILLED, be_away_for_a_minute, reconnect, replaced
 from tests.e2e.runs import assert_trained_once, finished, pods, running_pod, states, tasks, trained, versions
 
 DAG = "ml_pipeline_dag"
@@ -220,6 +220,16 @@ def test_a_killed_scheduler_pod_loses_nothing_and_trains_once(services, deployed
     running_pod(services, run_id, "train_model", DAG)
     with replaced("airflow-scheduler", *KILLED):
         pass
+    reconnect(services)
+    assert finished(services, run_id, DAG, hurried=True) == "success"
+    assert_trained_once(services, run_id, DAG, MODEL)
+
+
+@pytest.mark.full
+def test_minio_away_for_a_minute_fails_no_run_and_it_trains_once(services, deployed):
+    run_id = services.airflow.trigger(DAG)
+    running_pod(services, run_id, "train_model", DAG)
+    be_away_for_a_minute("minio")
     reconnect(services)
     assert finished(services, run_id, DAG, hurried=True) == "success"
     assert_trained_once(services, run_id, DAG, MODEL)

@@ -40,7 +40,8 @@ def test_every_service_answers_from_inside_the_cluster(services):
 
 
 CHANGED = "drift_effect_threshold"  # a declared Variable that the pipeline has no use for
-# What each upgrade declares; the first brings a setting of airflow.cfg too, so that every pod of Airflow is replaced.
+# What each upgrade declares. The first brings a setting of airflow.cfg too, which the second takes back: both replace
+# every pod of Airflow.
 UPGRADES = (
     ("variables.upgrade_1=yes", "config.core.parallelism=5"),
     ("variables.upgrade_2=yes",),

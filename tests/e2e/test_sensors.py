@@ -236,7 +236,12 @@ def test_a_user_without_permission_is_the_cause_that_is_told(trained, api):
 @pytest.mark.parametrize("token", ["Bearer wrong", "Bearer ", ""], ids=["wrong", "empty", "none"])
 def test_a_wrong_token_is_refused(api, token):
     api.session.headers["Authorization"] = token
-    for method, path in (("POST", "/readings"), ("POST", "/train"), ("GET", f"/status/{uuid.uuid4()}")):
+    for method, path in (
+        ("POST", "/predict"),
+        ("POST", "/readings"),
+        ("POST", "/train"),
+        ("GET", f"/status/{uuid.uuid4()}"),
+    ):
         answer = api.ask(method, path)
         assert answer.status_code == 401, f"{method} {path}: {answer.text}"
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from infrastructure.local.config import PID_FILE
 from infrastructure.release import wait_until
 from infrastructure.sensors import COMPONENT, replay, trainer
 from tests.e2e import features, sensors
-from tests.e2e.disturb import KILLED, away, minute_away, reconnect, replaced
+from tests.e2e.disturb import KILLED, away, reconnect, replaced
 from tests.e2e.features import assert_users_are_served
-from tests.e2e.runs import assert_trained_once, finished, pods, retry_now
+from tests.e2e.runs import RUN_SECONDS, assert_trained_once, finished, found_pods, retry_now
 from tests.e2e.sensors import assert_one_model, ended, reading, send
 from tests.e2e.test_pipeline import DAG as PIPELINE
 from tests.e2e.test_pipeline import MODEL
@@ -24,28 +23,28 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Work:
-    """A DAG that runs again and again."""
+    """A DAG that runs again and again. runs: their ids, with what became of those that have ended."""
 
     def __init__(self, services, dag_id, conf=None):
         self.services, self.dag_id, self.conf = services, dag_id, conf
-        self.runs = []
+        self.runs = {}
         self.begin()
 
     def begin(self):
-        self.runs.append(self.services.airflow.trigger(self.dag_id, self.conf))
+        self.newest = self.services.airflow.trigger(self.dag_id, self.conf)
 
     def under_way(self):
-        """Whether a pod of the newest run runs. One that has ended well is followed by the next."""
-        state = self.services.airflow.run(self.dag_id, self.runs[-1])["state"]
-        assert state != "failed", f"{self.dag_id}, {self.runs[-1]}"
-        if state == "success":
+        """Whether the newest run has a pod, which runs or is about to. A run that has ended is followed by the next."""
+        state = self.services.airflow.run(self.dag_id, self.newest)["state"]
+        if state in ("success", "failed"):
+            self.runs[self.newest] = state
             self.begin()
-        retry_now(self.services, self.runs[-1], self.dag_id)
-        return bool(pods(self.runs[-1], phase="Running"))
+        retry_now(self.services, self.newest, self.dag_id)
+        return any(pod.status.phase in ("Pending", "Running") for pod in found_pods(self.newest))
 
     def end(self):
-        """Waits for the newest run; each one before it ended well."""
-        assert finished(self.services, self.runs[-1], self.dag_id, hurried=True) == "success", self.dag_id
+        """Waits for the newest run."""
+        self.runs[self.newest] = finished(self.services, self.newest, self.dag_id, hurried=True)
 
 
 @contextmanager
@@ -64,9 +63,7 @@ def node_killed():
     if os.environ.get("CLUSTER", "local") != "local":
         pytest.skip("only the local node is ours to kill")
     subprocess.run(["kill", "-9", PID_FILE.read_text().split()[0]], check=True)
-    began = time.monotonic()
     subprocess.run(["make", "cluster-up"], check=True, stdin=subprocess.DEVNULL, cwd=REPOSITORY)
-    assert time.monotonic() - began < 90, "with everything built it takes half a minute"
     yield
 
 
@@ -78,7 +75,7 @@ KILLS = {
     "the triggerer": lambda: replaced("airflow-triggerer", *KILLED),
     "MLflow": mlflow_away_and_told_of,
     "the scheduler": lambda: replaced("airflow-scheduler", *KILLED),
-    "MinIO": lambda: minute_away("minio"),
+    "MinIO": lambda: replaced("minio", *KILLED),
     "the node": node_killed,
 }
 
@@ -86,9 +83,9 @@ KILLS = {
 @pytest.fixture(scope="module")
 def storm(services):
     """All work, under way until the last test, and readings that were accepted before each kill."""
-    replay(48)
     features.flush()
     works = [Work(services, PIPELINE), Work(services, features.DAG)]
+    replay(48)
     works.append(Work(services, sensors.DAG, {"minimum_new_readings": 0}))
     return works, []
 
@@ -96,7 +93,8 @@ def storm(services):
 @pytest.mark.parametrize("service", KILLS)
 def test_a_service_is_back_after_it_was_killed_in_the_midst_of_all_work(services, storm, service):
     works, readings = storm
-    wait_until(lambda: all(list(map(Work.under_way, works))), 300, "a running pod of each DAG", 0.5)  # each is asked
+    # Each is asked. One of the schedule may go before.
+    wait_until(lambda: all(list(map(Work.under_way, works))), RUN_SECONDS, "a pod of each DAG", 0.5)
     readings.append(reading())
     with trainer() as api:
         assert send(api, readings[-1]).json()["accepted"] == 1
@@ -109,10 +107,10 @@ def test_no_run_failed_and_nothing_was_made_twice_or_lost(services, storm):
     works, readings = storm
     for work in works:
         work.end()
-    pipeline, materialization, training = works
+    pipeline, _, training = works
+    assert {run_id: state for work in works for run_id, state in work.runs.items() if state != "success"} == {}
     for run_id in pipeline.runs:
         assert_trained_once(services, run_id, PIPELINE, MODEL)
-    assert materialization.runs
     assert_users_are_served(services)
     with trainer() as api:
         for run_id in training.runs:

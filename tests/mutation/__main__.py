@@ -43,7 +43,7 @@ _LEFT_OUT = (".git", ".venv", ".build", "__pycache__", ".*_cache", ".hypothesis"
 
 @dataclass(frozen=True)
 class Module:
-    """What is mutated, by globs; the tests that must see it; the servers of tests/conftest.py that those share."""
+    """What is mutated, by globs; the tests that must see it; the servers of tests/servers.py that those share."""
 
     sources: tuple[str, ...]
     tests: tuple[str, ...]
@@ -53,7 +53,7 @@ class Module:
         return sorted({str(file.relative_to(root)) for glob in self.sources for file in root.glob(glob)})
 
 
-_STORES = ("s3_endpoint", "mlflow_uri", "postgresql")
+_STORES = ("S3", "MLflow", "PostgreSQL")
 _OPERATOR = ("operator", "pod", "pod_api", "create", "watch", "trigger", "pod_log", "platform", "fresh")
 MODULES = {
     "verdict": Module(("mlops/airflow/verdict.py",), ("tests/dags/test_verdict.py",)),

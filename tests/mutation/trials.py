@@ -8,7 +8,6 @@ any process would, and so do the processes that its tests start.
 import ctypes
 import gc
 import importlib.util
-import inspect
 import json
 import os
 import py_compile
@@ -21,9 +20,8 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,10 +78,10 @@ class Recorder:
 
 
 class Chosen:
-    """A plugin that runs some of the collected tests, and hands them servers that run already."""
+    """A plugin that runs some of the collected tests, in a run whose shared servers are there already."""
 
-    def __init__(self, tests: set[str] | None, servers: dict[str, Any]) -> None:
-        self._tests, self._servers = tests, servers
+    def __init__(self, tests: set[str] | None, run: Path) -> None:
+        self._tests, self._run = tests, run
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         if self._tests is not None:
@@ -91,11 +89,10 @@ class Chosen:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Any:
-        if fixturedef.argname not in self._servers:
+        if fixturedef.argname != "run_folder":
             return None
-        value = self._servers[fixturedef.argname]
-        fixturedef.cached_result = (value, fixturedef.cache_key(request), None)
-        return value
+        fixturedef.cached_result = (self._run, fixturedef.cache_key(request), None)
+        return self._run
 
 
 class Trials:
@@ -104,17 +101,15 @@ class Trials:
     def __init__(self, tests: list[str], seed: int) -> None:
         self._arguments = [*tests, "-x", "-q", "-p", "no:cacheprovider", f"--rootdir={Path.cwd()}"]
         self._arguments.append(f"--hypothesis-seed={seed}")
-        self._servers: dict[str, Any] = {}
+        self._run = Path(tempfile.mkdtemp(prefix="run-"))
 
     def start(self, servers: Iterable[str], stack: ExitStack) -> None:
-        """Starts servers of tests/conftest.py by the names of their fixtures."""
-        for name in servers:
-            from tests import conftest
+        """Starts servers of tests/servers.py by their names. A trial cannot: all that it starts ends with it."""
+        from tests import servers as known
 
-            start = contextmanager(inspect.unwrap(getattr(conftest, name)))
-            folders = SimpleNamespace(mktemp=lambda name: Path(tempfile.mkdtemp(prefix=name)))
-            wanted = inspect.signature(start).parameters
-            self._servers[name] = stack.enter_context(start(*([folders] if "tmp_path_factory" in wanted else [])))
+        stack.callback(known.end, self._run, known.begin(self._run))
+        for name in servers:
+            known.shared(self._run, getattr(known, name))
 
     def run(self, tests: set[str] | None, seconds: float, *plugins: object, write_bytecode: bool = False) -> int:
         """pytest's exit code over these tests, or over all; TIMED_OUT where they took too long."""
@@ -124,7 +119,7 @@ class Trials:
         def work() -> int:
             os.environ.update(TMPDIR=str(folder), PYTHONDONTWRITEBYTECODE="" if write_bytecode else "1")
             tempfile.tempdir, sys.dont_write_bytecode = None, not write_bytecode
-            return int(pytest.main(self._arguments, plugins=[Chosen(tests, self._servers), *plugins]))
+            return int(pytest.main(self._arguments, plugins=[Chosen(tests, self._run), *plugins]))
 
         try:
             return alone(work, seconds)

@@ -4,6 +4,8 @@ import base64
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from infrastructure import demo, release, sensors
-from tests.conftest import free_ports
+from tests.conftest import ROOT, free_ports
 from tests.unit.programs import stand_in
 from tests.unit.trainer_api import Api, Reply, serving
 
@@ -316,3 +318,16 @@ def test_another_data_set_is_the_runs_own_but_where_it_has_no_features(platform,
     monkeypatch.setenv("DATASET", "adult")
     assert demo.main() == 0
     assert confs(platform) == [None, "adult", "adult", demo.datasets_with_features()[0], None]
+
+
+@pytest.mark.parametrize(("module", "code"), [("demo", 1), ("data", 1), ("install", 3)])
+def test_a_program_ends_with_the_exit_code_of_its_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, code: int
+) -> None:
+    """It is all that make sees of it."""
+    stand_in(tmp_path, monkeypatch, "kubectl", "#!/bin/sh\necho refused >&2\nexit 1\n")
+    helm = "#!/bin/sh\n[ $1 = list ] && echo '[]' && exit\necho refused >&2\nexit 3\n"
+    stand_in(tmp_path, monkeypatch, "helm", helm)
+    command = [sys.executable, "-m", f"infrastructure.{module}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, "refused" in done.stderr) == (code, True), done.stderr

@@ -6,7 +6,6 @@ import os
 import runpy
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -87,12 +86,12 @@ def test_a_node_whose_start_was_interrupted_is_started_anew_though_it_answers(no
 
 def test_a_node_that_ends_while_it_is_waited_for_is_started_anew_at_once(node, running, monkeypatch):
     running(False)
-    alive = [1, None]
+    alive, waited = [1, None], []
     monkeypatch.setattr(node, "_inner", lambda: alive.pop(0) if alive else None)
-    began = time.monotonic()
+    monkeypatch.setattr(node, "holds_within", lambda holds, seconds: waited.append((holds(), seconds)))
     with pytest.raises(node.Failure, match="started anew"):
         node.up()
-    assert time.monotonic() - began < node.PATIENCE_SECONDS / 2
+    assert waited == [(True, node.PATIENCE_SECONDS)]
 
 
 @pytest.fixture

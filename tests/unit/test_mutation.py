@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -69,9 +68,7 @@ def test_a_mutant_that_hangs_ends_with_all_that_it_started(tmp_path: Path) -> No
         signal.pause()
         return 0
 
-    began = time.monotonic()
     assert alone(hang, 2.0) == TIMED_OUT
-    assert time.monotonic() - began < 60
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "sleeper").read_text()), 0)
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from mlops.result import Failure, Refused
+from mlops.sensors import scoring
 from mlops.sensors.clusters import FEWEST_ROWS, Fitted, fence, fit, judge, large, wilson
 from mlops.sensors.comparison import (
     F1_MARGIN,
@@ -150,6 +151,14 @@ def test_a_sensor_that_mostly_rests_is_scaled_by_how_it_moves(known):
     resting = values.assign(c=np.where(np.arange(len(values)) % 3 == 0, 1e-6, 0.0))
     model = fit(resting, truth, seed=7).model
     assert model.scale[2] == pytest.approx(1.4826e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 4_095, 4_096, 4_097, 8_193])
+def test_no_row_is_left_out_where_a_chunk_ends(fitted, rows):
+    """Rows are scored 4,096 at once; scikit-learn's pipeline takes all of them."""
+    assert scoring._CHUNK == 4_096
+    points = pd.DataFrame(np.random.default_rng(1).normal(0, 30, (rows, 2)), columns=COLUMNS)
+    assert fitted.model.distances(points.to_numpy()) == pytest.approx(fitted.pipeline.transform(points))
 
 
 def test_many_rows_score_as_each_row_alone(fitted):

@@ -1,7 +1,6 @@
 """Jobs in a real PostgreSQL and their way through a real Redis."""
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -77,8 +76,8 @@ def lease_over(monkeypatch):
 @pytest.fixture
 def expire(config, monkeypatch):
     """Makes it as if the worker of a job had said nothing for an hour, and the server had been there all the time."""
-    monkeypatch.setattr(of_jobs, "LEASE", 3.0)
-    up = "select extract(epoch from now() - pg_postmaster_start_time()) > 3"
+    monkeypatch.setattr(of_jobs, "LEASE", 10.0)
+    up = "select extract(epoch from now() - pg_postmaster_start_time()) > 10"
 
     def expire(job):
         with psycopg.connect(config.database_url, autocommit=True) as connection:
@@ -402,14 +401,26 @@ def test_what_is_handed_over_survives_a_redis_that_is_killed(jobs, queue, redis)
     hand_over(jobs, queue)
     redis.kill()
     for ask in (queue.waiting, queue.ping, lambda: queue.enqueue(uuid4(), 0), lambda: queue.stop(uuid4())):
-        start = time.monotonic()
         with pytest.raises(Away, match=r"global\.services\.redis") as away:
             ask()
         assert away.value.service == "redis"
-        assert time.monotonic() - start < 5
     redis.start()
     eventually(lambda: _answers(queue), 60)
     assert queue.waiting() == 1
+
+
+def test_redis_is_asked_twice_at_most_and_for_two_seconds_each(queue):
+    options = queue._client.get_connection_kwargs()
+    assert (options["socket_connect_timeout"], options["socket_timeout"]) == (2, 2)
+    assert options["retry"].get_retries() == 1
+
+
+def test_a_cancelled_job_whose_attempt_fails_is_cancelled_and_leaves_the_way_free(jobs):
+    attempt = claimed(jobs)
+    jobs.request_cancel(attempt.job.id)
+    attempt.give_back("MLflow is away")
+    assert jobs.get(attempt.job.id).state == "cancelled"
+    assert jobs.submit(MODEL, "another", {})[1]
 
 
 def test_a_job_that_cannot_be_handed_over_waits_in_postgresql(jobs, config):

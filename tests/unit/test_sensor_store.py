@@ -205,10 +205,8 @@ def test_nothing_is_removed_where_there_is_nothing(readings):
 def test_the_pool_finds_a_server_again_that_was_restarted(server, readings):
     readings.ingest([reading(1)])
     server.kill()
-    start = time.monotonic()
     with pytest.raises(Away, match=r"global\.services\.postgresql") as away:
         readings.newest_id()
-    assert time.monotonic() - start < 9
     assert away.value.service == "postgresql"
     assert "refused" in str(away.value)
     server.start()

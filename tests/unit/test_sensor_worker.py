@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlops.config import SensorSettings
 from mlops.result import Failure
 from mlops.sensors import worker
+from mlops.stores.sensors import database as of_database
 from mlops.stores.sensors import heartbeat
 from mlops.stores.sensors import jobs as of_jobs
 from mlops.stores.sensors.away import Away, Denied
@@ -27,6 +28,7 @@ from mlops.stores.sensors.readings import NewReading, Readings
 from tests.conftest import ROOT, eventually
 from tests.servers import PASSWORD, PostgreSQL, Redis
 from tests.unit.sensor_servers import migrated_database
+from tests.unit.test_trainer_client import Clock
 
 MODEL = "sensor-clusters"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -503,3 +505,16 @@ def test_the_function_that_the_queue_names_is_there():
 
     assert import_attribute(FUNCTION) is worker.run_job
     assert Path(worker.__file__).is_relative_to(ROOT)
+
+
+def test_patience_with_postgresql_is_of_all_attempts_together(monkeypatch):
+    def away(*_: object) -> None:
+        raise Away("postgresql", "away")
+
+    for module, ask in ((worker, lambda: worker.patiently(away)), (of_database, lambda: of_database.upgrade(None, 60))):
+        clock = Clock()
+        monkeypatch.setattr(module, "time", clock)
+        monkeypatch.setattr(of_database, "_migrate", away)
+        with pytest.raises(Away):
+            ask()
+        assert sum(clock.pauses) == pytest.approx(60, abs=2)

@@ -290,20 +290,23 @@ class Attempt:
             self._end(connection, "failed", error=shorten(cause, _CAUSE))
 
     def give_back(self, cause: str) -> None:
-        """Lets another attempt be made after a pause, or ends the job as failed where this was the last one."""
-        if self.is_last:
-            self.fail(f"{cause} (attempt {self.job.attempt} of {ATTEMPTS})")
-            return
+        """Lets another attempt be made after a pause, or ends a job that was cancelled or has had its last attempt."""
         with transaction(self._pool) as connection:
-            # As if it had just been handed over: what was handed over in vain is handed over again after a while.
-            self._write(
-                connection,
-                state="queued",
-                step="waiting for another attempt",
-                progress=0.0,
-                handed_over=_NOW,
-                error=shorten(cause, _CAUSE),
-            )
+            if self._is_cancelled(connection):
+                self._end(connection, "cancelled")
+            elif self.is_last:
+                whole = f"{cause} (attempt {self.job.attempt} of {ATTEMPTS})"
+                self._end(connection, "failed", error=shorten(whole, _CAUSE))
+            else:
+                # As if it had just been handed over: what was handed over in vain is handed over again after a while.
+                self._write(
+                    connection,
+                    state="queued",
+                    step="waiting for another attempt",
+                    progress=0.0,
+                    handed_over=_NOW,
+                    error=shorten(cause, _CAUSE),
+                )
 
     def _write(self, connection: Connection[TupleRow], **changes: object) -> None:
         """Renews the lease and changes columns of the job, while it is this attempt's. Raises Superseded."""
