@@ -59,17 +59,14 @@ GROUPS = {
     "operator": Group(
         8, e2e("operator"), ("mlops/airflow", "charts/airflow", "tests/e2e/test_operator.py", "tests/e2e/dags")
     ),
-    "pipeline": Group(
+    "pipeline": Group(12, e2e("pipeline"), ("mlops", "dags", "charts", "tests/e2e/test_pipeline.py")),
+    "data": Group(
         12,
-        e2e("pipeline", "data_validation"),
-        ("mlops", "dags", "charts", "tests/e2e/test_pipeline.py", "tests/e2e/test_data_validation.py"),
-    ),
-    "features": Group(
-        12,
-        e2e("features"),
+        e2e("features", "data_validation"),
         (
-            *("mlops/features", "mlops/materialization", "mlops/stores", "dags/feature_materialization.py"),
-            *("charts/feast", "charts/redis", "tests/e2e/test_features.py"),
+            *("mlops/features", "mlops/materialization", "mlops/stores", "mlops/monitoring", "mlops/validation"),
+            *("dags/feature_materialization.py", "dags/data_validation_pipeline.py", "charts/feast", "charts/redis"),
+            *("tests/e2e/test_features.py", "tests/e2e/test_data_validation.py"),
         ),
     ),
     "release": Group(12, e2e("release"), ("charts", "tests/e2e/test_release.py")),
