@@ -375,6 +375,22 @@ def test_times_are_read_as_utc() -> None:
     assert PodState.of({"metadata": metadata}).created == datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 
 
+def test_who_had_a_pod_deleted_is_said_where_it_is_known_and_nothing_where_it_is_not() -> None:
+    unseen = (
+        "the pod was deleted before the end of its container was seen: by hand, by its node's removal, or by a drain"
+    )
+    drained = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "a drain"}
+    assert vanished(None).cause == vanished(pod()).cause == unseen
+    assert vanished(pod({"conditions": [drained]})).cause == f"{unseen}: EvictionByEvictionAPI: a drain"
+    ended = terminated(137, "", "Error")
+    assert cause(pod(ended, deleted_at=NOW - 5)) == "the pod was deleted while it ran (exit code 137)"
+
+
+def test_a_deletion_that_names_no_grace_was_asked_for_when_it_is_due() -> None:
+    metadata = {"name": "p", "uid": "u", "creationTimestamp": timestamp(NOW), "deletionTimestamp": timestamp(NOW)}
+    assert PodState.of({"metadata": metadata}).grace == 0
+
+
 def test_exit_code_99_after_a_deletion_is_no_skip() -> None:
     status = terminated(99, '{"skipped": "too few rows"}', "Error")
     assert "deleted while it ran (exit code 99)" in cause(pod(status, deleted_at=NOW - 5))

@@ -63,7 +63,7 @@ MODULES = {
     ),
     "gate": Module(
         ("mlops/training/gate.py", "mlops/training/score.py", "mlops/training/interval.py"),
-        ("tests/unit/test_gate.py",),
+        ("tests/unit/test_gate.py", "tests/unit/test_score.py"),
     ),
     "drift": Module(("mlops/monitoring/drift.py",), ("tests/unit/test_monitoring_drift.py",)),
     "materialization": Module(("mlops/materialization/*.py",), ("tests/unit/test_materialization.py",), _STORES),
@@ -213,6 +213,8 @@ def main() -> int:
     print(f"seed {options.seed}, {options.sample or 'all'} mutants a file")
     known = explained(EXPLAINED)
     wrong = list(faults(ROOT, known))
+    for reason in wrong:
+        print(reason)
     print(_ROW.format("module", "drawn", "tried", "killed", "survived", "time-outs", "score", "seconds", "a mutant"))
     names = options.module or list(MODULES)
 
@@ -222,9 +224,9 @@ def main() -> int:
 
     with ThreadPoolExecutor(options.jobs) as pool:
         for name, (found, seconds) in zip(names, pool.map(timed, names), strict=True):
-            print(row(name, found, seconds), flush=True)
-            wrong += judge(name, found, known)
-    print(*wrong, sep="\n")
+            reasons = list(judge(name, found, known))
+            print(row(name, found, seconds), *reasons, sep="\n", flush=True)
+            wrong += reasons
     return 1 if wrong else 0
 
 

@@ -235,8 +235,10 @@ class _Finder(ast.NodeVisitor):
             comma = re.match(rb"[\s)]*?,\s*", self._source[self._end(keyword) :])
             end = self._end(keyword) + (comma.end() if comma else 0)
             self._add("argument", _Edit(self._start(keyword), end, b""))
+        commutes = isinstance(node.func, ast.Name) and node.func.id in ("max", "min")
         for left, right in zip(node.args, node.args[1:], strict=False):
-            if not isinstance(left, ast.Starred) and not isinstance(right, ast.Starred):
+            starred = isinstance(left, ast.Starred) or isinstance(right, ast.Starred)
+            if not commutes and not starred and self._text(left) != self._text(right):
                 swapped = (_Edit(self._start(left), self._end(left), self._text(right)),)
                 self._add("order", *swapped, _Edit(self._start(right), self._end(right), self._text(left)))
         self.generic_visit(node)

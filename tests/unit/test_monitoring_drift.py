@@ -194,3 +194,21 @@ def test_a_hundred_thousand_rows_take_about_a_second(tables):
     start = time.process_time()
     compared("movielens", raw, raw)
     assert time.process_time() - start < 5
+
+
+def test_each_side_is_shown_as_what_it_is_and_each_test_by_its_name():
+    reference = pd.DataFrame({"n": [0.0] * 30 + [1.0] * 10, "c": ["a"] * 30 + ["b"] * 10})
+    batch = pd.DataFrame({"n": [0.0] * 10 + [1.0] * 30, "c": ["a"] * 10 + ["b"] * 30})
+    found = compare(reference, batch, {"n": "number", "c": "category"}, level=LEVEL, effect_threshold=EFFECT)
+    number, category = (next(one for one in found if one.column == name) for name in ("n", "c"))
+    assert (number.test, number.effect_name) == ("Kolmogorov-Smirnov", "KS distance")
+    assert (category.test, category.effect_name) == ("chi-squared", "population stability index")
+    assert (number.reference[0], number.batch[0]) == (0.75, 0.25)
+    assert (category.labels, category.reference, category.batch) == (["a", "b"], [0.75, 0.25], [0.25, 0.75])
+
+
+def test_a_column_without_a_value_on_one_side_is_named_with_its_test():
+    nothing, some = pd.DataFrame({"n": [], "c": []}), pd.DataFrame({"n": [1.0], "c": ["a"]})
+    found = compare(nothing, some, {"n": "number", "c": "category"}, level=LEVEL, effect_threshold=EFFECT)
+    assert {one.test for one in found} == {"Kolmogorov-Smirnov", "chi-squared"}
+    assert [(one.p, one.effect, one.drifted, list(one.labels)) for one in found] == [(None, 0.0, False, [])] * 2

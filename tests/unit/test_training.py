@@ -16,7 +16,7 @@ from mlops.result import Refused
 from mlops.training.columns import columns_of, features_of
 from mlops.training.hyperparameters import Hyperparameters
 from mlops.training.model import build, train_model
-from mlops.training.score import score, score_predictions
+from mlops.training.score import score
 
 SHUTTLE = datasets.get("shuttle")
 SMALL = Hyperparameters(max_iter=20)
@@ -56,40 +56,6 @@ def test_what_was_not_in_the_training_set_is_scored(tables):
 def test_nothing_is_fitted_before_training(tables):
     pipeline = build(SHUTTLE.features, SMALL)
     assert not [name for name in vars(pipeline.named_steps["encode"]) if name.endswith("_") and name != "verbose_"]
-
-
-def test_scores_of_a_known_confusion():
-    labels, predicted = np.array([1, 1, 1, 0, 0]), np.array([1, 1, 0, 1, 0])
-    scores = score_predictions(labels, predicted, np.array([0.9, 0.8, 0.4, 0.6, 0.1]))
-    assert scores.accuracy == pytest.approx(3 / 5)
-    assert scores.f1 == pytest.approx(2 / 3)
-    assert scores.auc == pytest.approx(5 / 6)
-    assert scores.baseline_accuracy == pytest.approx(3 / 5)
-    assert (scores.true_positives, scores.false_positives, scores.true_negatives, scores.false_negatives) == (
-        2,
-        1,
-        1,
-        1,
-    )
-
-
-@pytest.mark.parametrize(
-    ("labels", "probability"), [([1, 1], [0.5, 0.6]), ([0, 1], [np.nan, 0.6])], ids=["one class", "NaN probability"]
-)
-def test_an_undefined_score_is_nan_and_not_logged(labels, probability):
-    scores = score_predictions(np.array(labels), np.array([1, 1]), np.array(probability))
-    assert isnan(scores.auc)
-    assert "test_auc" not in scores.metrics("test")
-
-
-def test_what_is_gained_over_the_larger_class_is_counted_on_the_smaller_one():
-    few, many = np.array([1, 1, 0, 0, 0]), np.array([1, 1, 1, 0, 0])
-    predicted, probability = np.array([1, 0, 1, 0, 0]), np.array([0.9, 0.1, 0.8, 0.2, 0.3])
-    mostly_negative = score_predictions(few, predicted, probability)
-    assert (mostly_negative.gained, mostly_negative.lost, mostly_negative.baseline_f1) == (1, 1, 0.0)
-    mostly_positive = score_predictions(many, predicted, probability)
-    assert (mostly_positive.gained, mostly_positive.lost) == (2, 1)
-    assert mostly_positive.baseline_f1 == pytest.approx(2 * 3 / (5 + 3))
 
 
 def test_a_feature_views_columns_are_read_by_their_type_and_declared_ones_as_declared():
