@@ -10,7 +10,7 @@ import yaml
 
 from infrastructure import release, sensors, ui
 from tests.charts.conftest import ROOT, Loader, Object, containers, environment, find, render
-from tests.charts.profiles import PROFILES, maestro, pods
+from tests.charts.profiles import PROFILES, maestro, pods, task_pod
 
 AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))  # type: ignore[union-attr, arg-type]
 WORKLOADS = ("Deployment", "StatefulSet")
@@ -31,7 +31,8 @@ def objects(request: pytest.FixtureRequest) -> list[Object]:
 def moved() -> list[Object]:
     """The platform with all its Services elsewhere, and with KEDA."""
     keda = {"worker": {"autoscaling": {"keda": True}}}
-    return render("maestro", {"global": {"services": MOVED}, "sensorTrainer": keda})
+    objects = render("maestro", {"global": {"services": MOVED}, "sensorTrainer": keda})
+    return [*objects, task_pod(objects)]
 
 
 def of_kind(objects: list[Object], *kinds: str) -> Iterator[tuple[str, Object]]:
@@ -341,6 +342,14 @@ def test_every_address_that_a_pod_is_told_is_that_of_its_service(moved: list[Obj
                 elif isinstance(value, str) and (address := re.search(r"://(?:\w+@)?([\w.-]+:\d+)", value)):
                     found.setdefault(name, set()).add(address[1])
     assert found == {name: {f"{MOVED[key]['name']}:{MOVED[key]['port']}"} for name, key in LEADS.items()}
+
+
+def test_a_task_is_told_where_and_of_what_it_is_and_whom_it_may_roll(moved: list[Object]) -> None:
+    (container,) = containers(pods(moved)["task"]["spec"])
+    told = environment(container)
+    assert told["MAESTRO_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+    assert told["MAESTRO_CODE_VERSION"] == container["image"].rpartition(":")[2]
+    assert find(moved, "Deployment", told["MAESTRO_MODEL_SERVER_DEPLOYMENT"])
 
 
 def test_every_address_elsewhere_is_one_of_a_service(moved: list[Object]) -> None:
