@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mlops.airflow import pod_api, pod_log
 from mlops.airflow.pod_api import ApiError, PodApi
-from mlops.airflow.pod_log import PodLog, Supervisor
+from mlops.airflow.pod_log import Line, PodLog, Supervisor
 from tests.dags.conftest import NAMESPACE
 from tests.dags.test_trigger import RecordedLog
 
@@ -161,3 +161,9 @@ def test_a_call_is_repeated_while_that_may_help_for_its_patience_all_together(er
 
     asyncio.run(story())
     assert (attempts > 1) == again
+
+
+@pytest.mark.parametrize(("lines", "events"), [(1, 1), (20, 20), (21, 1)])
+def test_a_few_lines_are_an_event_each_and_many_at_once_are_joined(lines: int, events: int) -> None:
+    found = list(pod_log._events([Line.of(stamped(number, "line")) for number in range(lines)]))
+    assert (len(found), sum(map(len, found))) == (events, lines)
