@@ -43,7 +43,7 @@ _LEFT_OUT = (".git", ".venv", ".build", "__pycache__", ".*_cache", ".hypothesis"
 
 @dataclass(frozen=True)
 class Module:
-    """What is mutated, by globs; the tests that must see it; the servers of tests/servers.py that those share."""
+    """What is mutated, by globs; the tests that must see it; the servers that those share, by their classes."""
 
     sources: tuple[str, ...]
     tests: tuple[str, ...]
@@ -59,7 +59,10 @@ MODULES = {
     "verdict": Module(("mlops/airflow/verdict.py",), ("tests/dags/test_verdict.py",)),
     "operator": Module(
         tuple(f"mlops/airflow/{name}.py" for name in _OPERATOR),
-        tuple(f"tests/dags/test_{name}.py" for name in ("pod", "operator", "trigger", "fresh")),
+        tuple(
+            f"tests/dags/test_{name}.py" for name in ("pod", "operator", "trigger", "fresh", "pod_log", "kubernetes")
+        ),
+        ("ApiserverOnEtcd",),
     ),
     "gate": Module(
         ("mlops/training/gate.py", "mlops/training/score.py", "mlops/training/interval.py"),

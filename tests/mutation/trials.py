@@ -104,12 +104,13 @@ class Trials:
         self._run = Path(tempfile.mkdtemp(prefix="run-"))
 
     def start(self, servers: Iterable[str], stack: ExitStack) -> None:
-        """Starts servers of tests/servers.py by their names. A trial cannot: all that it starts ends with it."""
+        """Starts servers by the names of their classes. A trial cannot: all that it starts ends with it."""
+        from tests import kube_apiserver
         from tests import servers as known
 
         stack.callback(known.end, self._run, known.begin(self._run))
         for name in servers:
-            known.shared(self._run, getattr(known, name))
+            known.shared(self._run, getattr(known, name, None) or getattr(kube_apiserver, name))
 
     def run(self, tests: set[str] | None, seconds: float, *plugins: object, write_bytecode: bool = False) -> int:
         """pytest's exit code over these tests, or over all; TIMED_OUT where they took too long."""
