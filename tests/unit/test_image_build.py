@@ -254,7 +254,7 @@ def test_parents_are_built_first_and_only_what_pods_run_is_delivered(make):
 
 def test_two_images_are_built_at_a_time_and_beside_them_one_delivery(make):
     class Meeting(Recorder):
-        together = threading.Barrier(3, timeout=20)
+        together = threading.Barrier(3, timeout=60)
 
         def step(self, reference):
             if reference in ("builder", "store"):

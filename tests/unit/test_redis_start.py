@@ -46,7 +46,7 @@ def test_any_password_is_the_one_that_clients_have_to_give_and_no_list_of_proces
 def test_the_data_is_kept_in_its_folder(tmp_path):
     with server(tmp_path) as (client, _):
         client.set("kept", 42)
-        eventually(lambda: any(b"kept" in path.read_bytes() for path in tmp_path.rglob("*.aof")), 10)
+        eventually(lambda: any(b"kept" in path.read_bytes() for path in tmp_path.rglob("*.aof")), 60)
     with server(tmp_path) as (client, _):
         assert client.get("kept") == b"42"
 

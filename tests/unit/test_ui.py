@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,8 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # It hears Ctrl-C also where these tests run in the background, whose shell has them ignore it.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 
     @property
@@ -58,13 +61,13 @@ class Program:
         return [(int(match[1]), match[2], match[3]) for match in found if match]
 
     def has_forwarded(self, count: int) -> None:
-        eventually(lambda: len(self.forwards) >= count or self._process.poll() is not None, 30)
+        eventually(lambda: len(self.forwards) >= count or self._process.poll() is not None, 120)
         assert len(self.forwards) == count
 
     def ends(self, by: signal.Signals | None = None) -> tuple[int, str, str]:
         if by:
             self._process.send_signal(by)
-        out, err = self._process.communicate(timeout=30)
+        out, err = self._process.communicate(timeout=120)
         return self._process.returncode, out, err
 
     def close(self) -> None:
@@ -113,7 +116,7 @@ def test_each_page_is_forwarded_again_when_its_pod_is_replaced(program):
 def test_no_forward_outlives_the_program(program, by):
     program.has_forwarded(6)
     assert program.ends(by)[0] == 0
-    eventually(lambda: not any(runs(pid) for pid, *_ in program.forwards), 10)
+    eventually(lambda: not any(runs(pid) for pid, *_ in program.forwards), 60)
 
 
 @pytest.fixture
