@@ -60,7 +60,8 @@ MODULES = {
     "operator": Module(
         tuple(f"mlops/airflow/{name}.py" for name in _OPERATOR),
         tuple(
-            f"tests/dags/test_{name}.py" for name in ("pod", "operator", "trigger", "fresh", "pod_log", "kubernetes")
+            f"tests/dags/test_{name}.py"
+            for name in ("pod", "operator", "trigger", "fresh", "pod_log", "kubernetes", "dags")
         ),
         ("ApiserverOnEtcd",),
     ),
