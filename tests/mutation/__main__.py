@@ -55,14 +55,12 @@ class Module:
 
 _STORES = ("S3", "MLflow", "PostgreSQL")
 _OPERATOR = ("operator", "pod", "pod_api", "create", "watch", "trigger", "pod_log", "platform", "fresh")
+_OF_OPERATOR = ("pod", "operator", "trigger", "fresh", "pod_log", "kubernetes", "dags")
 MODULES = {
     "verdict": Module(("mlops/airflow/verdict.py",), ("tests/dags/test_verdict.py",)),
     "operator": Module(
         tuple(f"mlops/airflow/{name}.py" for name in _OPERATOR),
-        tuple(
-            f"tests/dags/test_{name}.py"
-            for name in ("pod", "operator", "trigger", "fresh", "pod_log", "kubernetes", "dags")
-        ),
+        tuple(f"tests/dags/test_{name}.py" for name in _OF_OPERATOR),
         ("ApiserverOnEtcd",),
     ),
     "gate": Module(
