@@ -292,6 +292,7 @@ class Attempt:
     def give_back(self, cause: str) -> None:
         """Lets another attempt be made after a pause, or ends a job that was cancelled or has had its last attempt."""
         with transaction(self._pool) as connection:
+            self._write(connection)  # which holds the row: nobody can cancel the job after it was looked at
             if self._is_cancelled(connection):
                 self._end(connection, "cancelled")
             elif self.is_last:
