@@ -8,7 +8,7 @@ however often it is looked at.
 
 Choose the dataset and the window in the trigger form. Thresholds are the Variables `data_max_age_hours`,
 `drift_effect_threshold` and `anomaly_rate_threshold`. The reference is the earliest 60 % of the set, stored at the
-first run; `python -m mlops monitoring reference` stores a new one.
+first run; `python -m mlops drift reference` stores a new one.
 """
 
 from datetime import timedelta
@@ -16,9 +16,9 @@ from functools import partial
 
 from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param
 
-from mlops.airflow.alerts import deadline_missed, task_broke
-from mlops.airflow.operator import task_pod
-from mlops.airflow.schedule import cron
+from mlops.airflow.authoring.alerts import deadline_missed, task_broke
+from mlops.airflow.authoring.operator import task_pod
+from mlops.airflow.authoring.schedule import cron
 from mlops.datasets import names
 
 with DAG(
@@ -44,11 +44,9 @@ with DAG(
 ):
     step = partial(task_pod, dataset="{{ params.dataset }}", timeout=timedelta(minutes=5))
     look = partial(step, window_hours="{{ params.window_hours }}")
-    schema = look("validate_schema", "monitoring", "schema")
-    quality = look("check_quality", "monitoring", "quality", max_age="{{ var.value.data_max_age_hours }}")
-    drift = look("detect_drift", "monitoring", "drift", effect_threshold="{{ var.value.drift_effect_threshold }}")
-    anomalies = look(
-        "detect_anomalies", "monitoring", "anomalies", rate_threshold="{{ var.value.anomaly_rate_threshold }}"
-    )
-    report = step("generate_report", "monitoring", "report", trigger_rule="all_done", report="report.html")
+    schema = look("validate_schema", "data-quality", "schema")
+    quality = look("check_quality", "data-quality", "quality", max_age="{{ var.value.data_max_age_hours }}")
+    drift = look("detect_drift", "drift", "compare", effect_threshold="{{ var.value.drift_effect_threshold }}")
+    anomalies = look("detect_anomalies", "drift", "anomalies", rate_threshold="{{ var.value.anomaly_rate_threshold }}")
+    report = step("generate_report", "data-quality", "report", trigger_rule="all_done", report="report.html")
     schema >> quality >> [drift, anomalies] >> report

@@ -14,10 +14,10 @@ from functools import partial
 
 from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference
 
-from mlops.airflow.alerts import deadline_missed, task_failed
-from mlops.airflow.fresh import ONLINE_FEATURES
-from mlops.airflow.operator import task_pod
-from mlops.airflow.schedule import cron
+from mlops.airflow.authoring.alerts import deadline_missed, task_failed
+from mlops.airflow.authoring.freshness import ONLINE_FEATURES
+from mlops.airflow.authoring.operator import task_pod
+from mlops.airflow.authoring.schedule import cron
 
 with DAG(
     dag_id="feature_materialization",
@@ -40,8 +40,8 @@ with DAG(
     check = step("validate_feature_store", "features", "validate-store")
     materialize = step(
         "materialize_features",
-        "materialization",
-        "run",
+        "features",
+        "materialize",
         days=days,
         end="{{ dag_run.data_interval_end or dag_run.run_after }}",  # a run by hand has no interval
         size="medium",
@@ -50,8 +50,8 @@ with DAG(
     )
     validate = step(
         "validate_online_features",
-        "materialization",
-        "validate",
+        "features",
+        "validate-online",
         days=days,
         end=materialize.result("end"),
         sample=200,

@@ -14,9 +14,9 @@ from functools import partial
 
 from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param
 
-from mlops.airflow.alerts import deadline_missed, task_failed
-from mlops.airflow.operator import task_pod
-from mlops.airflow.schedule import cron
+from mlops.airflow.authoring.alerts import deadline_missed, task_failed
+from mlops.airflow.authoring.operator import task_pod
+from mlops.airflow.authoring.schedule import cron
 from mlops.datasets import names
 
 DEPLOYED = """{% set it = ti.xcom_pull(task_ids='deploy_model') -%}
@@ -41,7 +41,7 @@ with DAG(
 ):
     step = partial(task_pod, dataset="{{ params.dataset }}", timeout=timedelta(minutes=15))
     download = step("download_data", "ingestion", "download")
-    validate = step("validate_data", "validation", "validate", data=download.result("data"), report="index.html")
+    validate = step("validate_data", "data-quality", "validate", data=download.result("data"), report="index.html")
     preprocess = step("preprocess_data", "features", "preprocess", data=download.result("data"))
     engineer = step("feature_engineering", "features", "engineer", data=preprocess.result("data"))
     train = step(
@@ -67,7 +67,7 @@ with DAG(
     )
     deploy = step(
         "deploy_model",
-        "inference",
+        "serving",
         "deploy",
         run_id=train.result("run_id"),
         passed=evaluate.result("passed"),

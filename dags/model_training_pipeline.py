@@ -18,10 +18,10 @@ from typing import Any
 
 from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param, TaskGroup, task
 
-from mlops.airflow.alerts import deadline_missed, task_failed
-from mlops.airflow.fresh import FreshFeatures
-from mlops.airflow.operator import task_pod
-from mlops.airflow.schedule import cron
+from mlops.airflow.authoring.alerts import deadline_missed, task_failed
+from mlops.airflow.authoring.freshness import FreshFeatures
+from mlops.airflow.authoring.operator import task_pod
+from mlops.airflow.authoring.schedule import cron
 from mlops.datasets import get, names
 
 # Features are joined as of a row's event: a dataset without event times has none.
@@ -64,7 +64,7 @@ with DAG(
     fresh = FreshFeatures(task_id="fresh_features")
     with TaskGroup("validate_data") as validate_data:
         download = of_dataset("download", "ingestion", "download")
-        validate = of_dataset("validate", "validation", "validate", data=download.result("data"), report="index.html")
+        validate = of_dataset("validate", "data-quality", "validate", data=download.result("data"), report="index.html")
         download >> validate
     features = of_dataset(
         "get_features", "features", "historical", data=download.result("data"), image="feast", size="medium"

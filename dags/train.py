@@ -17,9 +17,9 @@ from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Pa
 from utils.healthcheck import mlflow_healthcheck, trainer_healthcheck
 from utils.status import check_status
 
-from mlops.airflow.alerts import deadline_missed, task_failed
-from mlops.airflow.operator import task_pod
-from mlops.airflow.schedule import cron
+from mlops.airflow.authoring.alerts import deadline_missed, task_failed
+from mlops.airflow.authoring.operator import task_pod
+from mlops.airflow.authoring.schedule import cron
 
 with DAG(
     dag_id="train_clustering_model",
@@ -51,7 +51,7 @@ with DAG(
 ):
     train = task_pod(
         "trigger_training",
-        "sensors",
+        "sensor-trainer",
         "trigger",
         minimum_new_readings="{{ params.minimum_new_readings }}",
         timeout=timedelta(minutes=5),

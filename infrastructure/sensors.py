@@ -72,7 +72,7 @@ def replay(hours: float) -> dict[str, Any]:
     """
     cron = json.loads(kubectl("get", "cronjob", object_name("datasets"), "-o", "json"))
     spec = cron["spec"]["jobTemplate"]["spec"]
-    command = ["python", "-m", "mlops", "sensors", "replay", "--dataset=shuttle", f"--hours={hours:g}"]
+    command = ["python", "-m", "mlops", "sensor-trainer", "replay", "--dataset=shuttle", f"--hours={hours:g}"]
     pod = spec["template"]["spec"]
     pod.pop("initContainers", None)
     pod["containers"] = [{**pod["containers"][0], "name": "replay", "args": command}]

@@ -7,30 +7,28 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mlops.data_quality import commands as data_quality
 from mlops.datasets import commands as datasets
+from mlops.drift import commands as drift
 from mlops.features import commands as features
-from mlops.inference import commands as inference
 from mlops.ingestion import commands as ingestion
-from mlops.materialization import commands as materialization
-from mlops.monitoring import commands as monitoring
 from mlops.notify import commands as notify
 from mlops.registry import commands as registry
 from mlops.result import REFUSED, SKIPPED, Failure, Refused, Result, Skip, encode, hand_back, shorten
-from mlops.sensors import commands as sensors
+from mlops.sensor_trainer import commands as sensor_trainer
+from mlops.serving import commands as serving
 from mlops.training import commands as training
-from mlops.validation import commands as validation
 
 GROUPS = {
     "datasets": datasets,
     "ingestion": ingestion,
-    "validation": validation,
+    "data-quality": data_quality,
+    "drift": drift,
     "features": features,
-    "materialization": materialization,
     "training": training,
     "registry": registry,
-    "inference": inference,
-    "monitoring": monitoring,
-    "sensors": sensors,
+    "serving": serving,
+    "sensor-trainer": sensor_trainer,
     "notify": notify,
 }
 

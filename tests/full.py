@@ -64,7 +64,7 @@ GROUPS = {
         12,
         e2e("features", "data_validation"),
         (
-            *("mlops/features", "mlops/materialization", "mlops/stores", "mlops/monitoring", "mlops/validation"),
+            *("mlops/features", "mlops/stores", "mlops/data_quality", "mlops/drift"),
             *("dags/feature_materialization.py", "dags/data_validation_pipeline.py", "charts/feast", "charts/redis"),
             *("tests/e2e/test_features.py", "tests/e2e/test_data_validation.py"),
         ),
@@ -74,7 +74,7 @@ GROUPS = {
     "sensors": Group(
         12,
         e2e("sensors"),
-        ("mlops/sensors", "mlops/stores", "dags/train.py", "charts/sensor-trainer", "tests/e2e/test_sensors.py"),
+        ("mlops/sensor_trainer", "mlops/stores", "dags/train.py", "charts/sensor-trainer", "tests/e2e/test_sensors.py"),
     ),
     # The tests of the gate, in another order and with other and more examples.
     "random": Group(

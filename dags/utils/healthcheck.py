@@ -7,16 +7,16 @@ service that is slow, or a wrong answer. Only then do the task's own retries beg
 
 from datetime import timedelta
 
-from mlops.airflow.operator import PodTask, task_pod
+from mlops.airflow.authoring.operator import PodTask, task_pod
 
 _TIMEOUT = timedelta(minutes=5)
 
 
 def mlflow_healthcheck() -> PodTask:
     """Asks MLflow's process, and its database by a look at the experiments."""
-    return task_pod("check_mlflow_health", "sensors", "check-mlflow", timeout=_TIMEOUT)
+    return task_pod("check_mlflow_health", "sensor-trainer", "check-mlflow", timeout=_TIMEOUT)
 
 
 def trainer_healthcheck() -> PodTask:
     """Asks the sensor trainer, which says whether Redis, PostgreSQL or MLflow is away."""
-    return task_pod("check_trainer_health", "sensors", "check-trainer", timeout=_TIMEOUT)
+    return task_pod("check_trainer_health", "sensor-trainer", "check-trainer", timeout=_TIMEOUT)

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from mlops.airflow.operator import PodTask, task_pod
+from mlops.airflow.authoring.operator import PodTask, task_pod
 
 _JOB = timedelta(minutes=30)  # a training takes less than a minute; the rest is for a worker that died, and the next
 _START = timedelta(minutes=5)  # what the pod itself may need beside
@@ -14,4 +14,6 @@ def check_status(job_id: str) -> PodTask:
     job_id: a template of it. A retry waits for the same job; while the trainer is away it is asked again.
     """
     patience = f"{_JOB.total_seconds():.0f}"
-    return task_pod("monitor_training", "sensors", "monitor", job_id=job_id, patience=patience, timeout=_JOB + _START)
+    return task_pod(
+        "monitor_training", "sensor-trainer", "monitor", job_id=job_id, patience=patience, timeout=_JOB + _START
+    )

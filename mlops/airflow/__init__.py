@@ -1,4 +1,5 @@
-"""What runs inside Airflow: the operator of all pods, its trigger, and alerts. Work in a pod never imports it.
+"""What runs inside Airflow. Work in a pod never imports it.
 
-A DAG file imports `mlops.airflow.operator.task_pod` and `mlops.airflow.alerts`, and nothing else from here.
+`authoring` is what DAG files import, `pods` handles pods, `administration` sets a running Airflow up and looks after
+it, `internals` touches Airflow's private parts. `platform` reads what the chart mounts, Airflow loads `plugin`.
 """

@@ -1,6 +1,6 @@
 """What Maestro adds to Airflow's processes.
 
-The api-server shows reports (mlops.airflow.reports). What clears tasks is mended (mlops.airflow.repairs). The processes
+The api-server shows reports (`internals.reports`). What clears tasks is patched (`internals.patches`). The processes
 that fork import the operator before they do: importing KubernetesPodOperator takes half a second, which each task and
 each parse of a DAG file would spend anew in its own forked process. Imported once in the parent, it costs them nothing.
 That needs [core] lazy_load_plugins = False, which the chart sets: otherwise Airflow loads plugins only where something
@@ -17,10 +17,10 @@ from airflow.plugins_manager import AirflowPlugin
 
 # The components whose child processes need it. The others, such as the api-server, would only hold its 60 MB.
 _MODULES = {
-    "scheduler": ("mlops.airflow.operator",),
-    "celery": ("mlops.airflow.operator",),
-    "dag-processor": ("mlops.airflow.operator",),
-    "triggerer": ("mlops.airflow.trigger", "airflow.providers.cncf.kubernetes.hooks.kubernetes"),
+    "scheduler": ("mlops.airflow.authoring.operator",),
+    "celery": ("mlops.airflow.authoring.operator",),
+    "dag-processor": ("mlops.airflow.authoring.operator",),
+    "triggerer": ("mlops.airflow.pods.trigger", "airflow.providers.cncf.kubernetes.hooks.kubernetes"),
 }
 # The components that clear tasks, two of them by the command line.
 _CLEARING = ("api-server", "scheduler", "tasks", "dags")
@@ -35,13 +35,13 @@ class MaestroPlugin(AirflowPlugin):
     def on_load(cls, *args: Any, **kwargs: Any) -> None:
         started = component(sys.argv)
         if started == "api-server":
-            from mlops.airflow.reports import PREFIX, application
+            from mlops.airflow.internals.reports import PREFIX, application
 
             cls.fastapi_apps = [{"app": application(), "url_prefix": PREFIX, "name": "Maestro reports"}]
         if started in _CLEARING:
-            from mlops.airflow import repairs
+            from mlops.airflow.internals import patches
 
-            repairs.apply()
+            patches.apply()
         for module in _MODULES.get(started, ()):
             importlib.import_module(module)
 

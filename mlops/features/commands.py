@@ -1,4 +1,4 @@
-"""Compute and define features, serve them, and make training and test sets of them."""
+"""Compute and define features, bring them to the online store, serve them, and make training and test sets of them."""
 
 import argparse
 import logging
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from mlops import datasets
 from mlops.config import RunIdentity, Settings
 from mlops.features import repository
+from mlops.features.materialization import commands as materialization
 from mlops.result import Failure, Refused, Result
 from mlops.stores.object_store import data_bucket
-from mlops.stores.starting import once_started
+from mlops.stores.retry import once_started
 
 if TYPE_CHECKING:
     from mlops.stores.tracking import AliasedVersion
@@ -263,5 +264,6 @@ COMMANDS = {
     "apply": (apply, _apply_options),
     "historical": (historical, _table_options),
     "validate-store": (validate_store, _no_options),
+    **materialization.COMMANDS,
     "serve": (serve, _serve_options),
 }

@@ -1,7 +1,7 @@
 """Feast's feature server, made to say what is wrong: stock Feast answers an unknown entity with nulls marked PRESENT.
 
 Of its addresses only those that read are kept. What it could write, by /push and /materialize, would go round the
-compare-and-set of `materialization run`.
+compare-and-set of `features materialize`.
 """
 
 import json

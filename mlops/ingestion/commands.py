@@ -15,7 +15,7 @@ from mlops.datasets.declaration import Dataset
 from mlops.result import JSON, Failure, Result
 from mlops.stores.object_store import ObjectStore, data_bucket
 from mlops.stores.raw import SHIFT_FIELD, RawData, Shift
-from mlops.stores.starting import once_started
+from mlops.stores.retry import once_started
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ def validate(*, dataset: str, data: str) -> Result:
 
     The report, Great Expectations' Data Docs, is written either way.
     """
-    from mlops.validation.check import check
+    from mlops.data_quality.validate import check
 
     declared, identity, settings = datasets.get(dataset), RunIdentity.from_environment(), Settings.from_environment()
     table = data_bucket(settings).read_table(data)

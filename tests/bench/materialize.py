@@ -84,9 +84,9 @@ def maestro(path: Path, port: int) -> dict[str, float]:
     from dataclasses import replace
 
     from mlops.config import Settings
-    from mlops.materialization.offline import Window
-    from mlops.materialization.view import View
-    from mlops.materialization.write import write
+    from mlops.features.materialization.offline import Window
+    from mlops.features.materialization.view import View
+    from mlops.features.materialization.write import write
     from mlops.stores.online_store import OnlineStore
 
     store = feast_store(path, port)

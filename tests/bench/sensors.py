@@ -102,7 +102,7 @@ def trainer(folder: Path) -> Iterator[tuple[str, int, str]]:
         stack.enter_context(running(tracking, folder / "mlflow.log", lambda: answers(f"{uri}/health"), quiet))
         settings = SensorSettings(database, "127.0.0.1", str(queue), TOKEN, uri, TOKEN)
         environment = {key: getattr(settings, name) for name, key in SensorSettings.keys().items()}
-        sensors = [*python, "mlops", "sensors"]
+        sensors = [*python, "mlops", "sensor-trainer"]
         subprocess.run([*sensors, "migrate"], check=True, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
         address = f"http://127.0.0.1:{port}"
         stack.enter_context(running([*sensors, "work"], folder / "worker.log", lambda: True, environment))

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from mlops.airflow.platform import Platform
-from mlops.airflow.pod import TaskTry, make_pod
+from mlops.airflow.pods.manifest import TaskTry, make_pod
 from tests.charts.conftest import ROOT, Object, find, render
 
 # Values that switch on what the defaults leave out, so that it is rendered too.

@@ -28,7 +28,7 @@ def test_pods_run_a_command_that_there_is_on_the_port_that_they_show() -> None:
     container = server(model_server())
     assert container["args"][:3] == ["python", "-m", "mlops"]
     options = parser().parse_args(container["args"][3:])
-    assert (options.group, options.command) == ("inference", "serve")
+    assert (options.group, options.command) == ("serving", "serve")
     assert options.port == container["ports"][0]["containerPort"]
     patience = container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"]
     assert patience > options.patience, "it waits for MLflow first"

@@ -70,7 +70,7 @@ def test_pods_run_a_command_that_there_is(name: str, command: str) -> None:
     arguments = container(name, trainer())["args"]
     assert arguments[:3] == ["python", "-m", "mlops"]
     options = parser().parse_args(arguments[3:])
-    assert (options.group, options.command) == ("sensors", command)
+    assert (options.group, options.command) == ("sensor-trainer", command)
 
 
 def test_the_api_listens_on_the_port_that_it_shows_and_that_prometheus_is_told() -> None:
@@ -264,7 +264,7 @@ def test_workers_are_scaled_by_a_queue_length_that_the_api_shows() -> None:
     (metric,) = find(objects, "HorizontalPodAutoscaler", WORKER)["spec"]["metrics"]
     assert metric["external"]["metric"]["selector"]["matchLabels"] == {"release": "maestro"}
     assert metric["external"]["target"] == {"type": "AverageValue", "averageValue": "2"}
-    shown = "".join(path.read_text() for path in (ROOT / "mlops/sensors").glob("*.py"))
+    shown = "".join(path.read_text() for path in (ROOT / "mlops/sensor_trainer").rglob("*.py"))
     assert f'"{metric["external"]["metric"]["name"]}"' in shown
 
 
@@ -282,7 +282,7 @@ def test_with_keda_a_scaled_object_takes_the_place_of_the_workers_autoscaler() -
     assert address.hostname == f"{API}.maestro", "with its namespace"
     assert address.port in [port["port"] for port in service["spec"]["ports"]]
     assert (address.path, trigger["metadata"]["targetValue"]) == ("/metrics", "3")
-    assert f'"{trigger["metadata"]["valueLocation"]}"' in (ROOT / "mlops/sensors/metrics.py").read_text()
+    assert f'"{trigger["metadata"]["valueLocation"]}"' in (ROOT / "mlops/sensor_trainer/api/metrics.py").read_text()
 
 
 @pytest.mark.parametrize("values", [{"keda": True}, {"keda": True, "enabled": False}], ids=str)
@@ -336,7 +336,7 @@ def revisions(values: dict[str, Any] | None = None) -> tuple[str, str]:
     migrate, mark = script.splitlines()
     assert migrate.split()[:3] == ["python", "-m", "mlops"]
     options = parser().parse_args(migrate.split()[3:])
-    assert (options.group, options.command) == ("sensors", "migrate")
+    assert (options.group, options.command) == ("sensor-trainer", "migrate")
     assert mark.split()[:3] == ["release-gate", "mark", "sensor-trainer"]
     awaited = set()
     for name in (API, WORKER):

@@ -198,7 +198,7 @@ def health(path: str = "/health", port: str = "http", startup_failures: int = 15
 
 
 def heartbeat(job: str) -> dict[str, Probe]:
-    command = f"python -m mlops.airflow.heartbeat {job}"
+    command = f"python -m mlops.airflow.administration.heartbeat {job}"
     return {"startupProbe": (command, 5, 20, 60), "livenessProbe": (command, 60, 20, 3)}
 
 

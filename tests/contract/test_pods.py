@@ -7,7 +7,7 @@ import pytest
 import yaml
 from airflow.dag_processing.dagbag import BundleDagBag
 
-from mlops.airflow.operator import PodTask
+from mlops.airflow.authoring.operator import PodTask
 from mlops.cli import parser
 
 ROOT = Path(__file__).parents[2]

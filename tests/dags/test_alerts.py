@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlops.airflow.alerts import deadline_missed, task_broke, task_failed, tell
+from mlops.airflow.authoring.alerts import deadline_missed, task_broke, task_failed, tell
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_late_run_is_told_with_its_deadline(webhook: list[dict[str, Any]]) -> 
 
 
 def test_without_a_webhook_the_same_text_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "mlops.airflow.alerts"):
+    with caplog.at_level(logging.WARNING, "mlops.airflow.authoring.alerts"):
         tell("something")
     assert caplog.messages == ["alert: something"]
 

@@ -14,9 +14,9 @@ from airflow.dag_processing.dagbag import BundleDagBag, DagBag
 from airflow.sdk import DAG, AsyncCallback, DeadlineReference
 
 from mlops import datasets
-from mlops.airflow.alerts import deadline_missed, task_failed
-from mlops.airflow.operator import PodTask
-from mlops.airflow.schedule import cron
+from mlops.airflow.authoring.alerts import deadline_missed, task_failed
+from mlops.airflow.authoring.operator import PodTask
+from mlops.airflow.authoring.schedule import cron
 
 DAGS = Path(__file__).parents[2] / "dags"
 ALLOWED_IMPORTS = ("airflow.sdk", "mlops.airflow", "mlops.datasets", "utils.")
@@ -106,7 +106,7 @@ def test_each_dag_runs_when_it_was_agreed_and_never_twice_at_once(dag_bag: DagBa
     for name, dag in dag_bag.dags.items():
         (alert,) = dag.deadline
         assert alert.reference is DeadlineReference.DAGRUN_QUEUED_AT, "a backfilled run must not be late from the start"
-        assert (alert.callback.path, alert.callback.kwargs) == ("mlops.airflow.alerts.deadline_missed", {})
+        assert (alert.callback.path, alert.callback.kwargs) == ("mlops.airflow.authoring.alerts.deadline_missed", {})
         assert isinstance(alert.callback, AsyncCallback)
         assert (str(dag.schedule.timezone), dag.schedule.run_immediately) == ("UTC", timedelta(minutes=5))
         assert (dag.catchup, dag.max_active_runs, dag.is_paused_upon_creation) == (False, 1, False)

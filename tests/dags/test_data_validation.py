@@ -8,8 +8,8 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 
 from mlops import datasets
-from mlops.airflow.alerts import deadline_missed, task_broke
-from mlops.airflow.schedule import cron
+from mlops.airflow.authoring.alerts import deadline_missed, task_broke
+from mlops.airflow.authoring.schedule import cron
 
 DAGS = Path(__file__).parents[2] / "dags"
 

@@ -16,11 +16,12 @@ from airflow.sdk.exceptions import AirflowException
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent
 from kubernetes.client.exceptions import ApiException
 
-from mlops.airflow import create, pod_log, verdict
-from mlops.airflow.operator import PodTask
-from mlops.airflow.pod import TRY
-from mlops.airflow.pod_api import ApiError, JsonObject, PodApi
-from mlops.airflow.trigger import PodTrigger
+from mlops.airflow.authoring.operator import PodTask
+from mlops.airflow.pods import create, state
+from mlops.airflow.pods import log as pod_log
+from mlops.airflow.pods.api import ApiError, JsonObject, PodApi
+from mlops.airflow.pods.manifest import TRY
+from mlops.airflow.pods.trigger import PodTrigger
 from tests.charts.conftest import find, render
 from tests.dags.test_operator import context, deferred
 from tests.dags.test_trigger import at_work
@@ -274,7 +275,7 @@ def test_a_pod_whose_node_does_not_confirm_its_end_is_forced_out(
     first = begun().name
     kubernetes.run(first)
     kubernetes.terminate(first, 1)
-    monkeypatch.setattr(verdict, "_UNREACHABLE_AFTER", 0.0)
+    monkeypatch.setattr(state, "_UNREACHABLE_AFTER", 0.0)
     second = begun(context(try_number=2)).name
     assert list(kubernetes.pods) == [second]
 

@@ -9,10 +9,10 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, DeadlineReference
 from airflow.task.trigger_rule import TriggerRule
 
-from mlops.airflow.alerts import task_failed
-from mlops.airflow.fresh import FreshFeatures
-from mlops.airflow.operator import PodTask
-from mlops.airflow.schedule import cron
+from mlops.airflow.authoring.alerts import task_failed
+from mlops.airflow.authoring.freshness import FreshFeatures
+from mlops.airflow.authoring.operator import PodTask
+from mlops.airflow.authoring.schedule import cron
 from tests.dags.conftest import Printed
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.models.asset import AssetActive, AssetEvent, AssetModel
 from airflow.models.variable import Variable
 from airflow.utils.session import create_session
-from mlops.airflow.operator import PodTask
+from mlops.airflow.authoring.operator import PodTask
 
 verdict, asked = {}, {}
 
@@ -91,7 +91,7 @@ def test_each_pod_is_asked_with_what_the_one_before_it_handed_back(outcome: dict
     dataset = "--dataset=movielens"
     assert outcome["asked"] == {
         "validate_data.download": ["ingestion", "download", dataset],
-        "validate_data.validate": ["validation", "validate", dataset, "--data=raw"],
+        "validate_data.validate": ["data-quality", "validate", dataset, "--data=raw"],
         "get_features": ["features", "historical", dataset, "--data=raw"],
         "train_model": ["training", "fit", dataset, "--train=tr", "--data-version=v", "--feature-service=s"],
         "evaluate_model": [

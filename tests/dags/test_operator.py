@@ -13,8 +13,8 @@ from airflow.sdk import DAG, Asset
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, TaskDeferred
 from kubernetes.client.exceptions import ApiException
 
-from mlops.airflow import create
-from mlops.airflow.operator import PodTask, task_pod
+from mlops.airflow.authoring.operator import PodTask, task_pod
+from mlops.airflow.pods import create
 from tests.dags.conftest import NAMESPACE
 from tests.dags.fake_kubernetes import FakeKubernetes
 

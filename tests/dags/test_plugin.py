@@ -31,9 +31,9 @@ def installed(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("component", "loaded"),
     [
-        ("scheduler", ["KubernetesPodOperator", "mlops.airflow.operator", "mlops.airflow.trigger"]),
-        ("dag-processor", ["KubernetesPodOperator", "mlops.airflow.operator", "mlops.airflow.trigger"]),
-        ("triggerer", ["mlops.airflow.trigger"]),
+        ("scheduler", ["KubernetesPodOperator", "mlops.airflow.authoring.operator", "mlops.airflow.pods.trigger"]),
+        ("dag-processor", ["KubernetesPodOperator", "mlops.airflow.authoring.operator", "mlops.airflow.pods.trigger"]),
+        ("triggerer", ["mlops.airflow.pods.trigger"]),
         ("api-server", []),
     ],
 )
@@ -44,7 +44,7 @@ def test_a_component_that_forks_has_the_operator_before_it_does(
         f"import sys; sys.argv = ['airflow', '{component}']\n"
         "import airflow\n"
         "names = {'airflow.providers.cncf.kubernetes.operators.pod': 'KubernetesPodOperator'}\n"
-        "names |= {name: name for name in ('mlops.airflow.operator', 'mlops.airflow.trigger')}\n"
+        "names |= {name: name for name in ('mlops.airflow.authoring.operator', 'mlops.airflow.pods.trigger')}\n"
         "print(sorted(title for name, title in names.items() if name in sys.modules))"
     )
     env = {

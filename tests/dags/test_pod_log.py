@@ -11,9 +11,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mlops.airflow import pod_api, pod_log
-from mlops.airflow.pod_api import ApiError, PodApi
-from mlops.airflow.pod_log import Line, PodLog, Supervisor
+from mlops.airflow.internals.supervisor import Supervisor
+from mlops.airflow.pods import api as pod_api
+from mlops.airflow.pods import log as pod_log
+from mlops.airflow.pods.api import ApiError, PodApi
+from mlops.airflow.pods.log import Line, PodLog
 from tests.dags.conftest import NAMESPACE
 from tests.dags.test_trigger import RecordedLog
 

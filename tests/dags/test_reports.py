@@ -9,9 +9,9 @@ from airflow.sdk import DAG
 from fastapi.testclient import TestClient
 
 from mlops import keys
-from mlops.airflow import reports
-from mlops.airflow.operator import task_pod
-from mlops.airflow.reports import ReportLink, application
+from mlops.airflow.authoring.operator import task_pod
+from mlops.airflow.internals import reports
+from mlops.airflow.internals.reports import ReportLink, application
 
 RUN = "manual__2026-01-01T02:00:00+00:00"
 TASK = SimpleNamespace(dag_id="data_validation_pipeline", run_id=RUN, task_id="generate_report", map_index=-1)
@@ -58,8 +58,8 @@ def test_the_link_respects_a_path_in_airflows_address(monkeypatch: pytest.Monkey
 
 def test_a_task_has_the_link_only_where_it_writes_a_report() -> None:
     with DAG("d"):
-        with_report = task_pod("a", "monitoring", "report", report="report.html", dataset="shuttle")
-        without = task_pod("b", "monitoring", "drift", dataset="shuttle")
+        with_report = task_pod("a", "data-quality", "report", report="report.html", dataset="shuttle")
+        without = task_pod("b", "drift", "compare", dataset="shuttle")
     assert [link.name for link in with_report.operator_extra_links] == ["Report"]
     assert "--report=report.html" not in with_report.arguments
     assert not without.operator_extra_links

@@ -7,7 +7,7 @@ from airflow.sdk import CronTriggerTimetable
 from airflow.serialization.encoders import coerce_to_core_timetable
 from airflow.timetables.base import TimeRestriction
 
-from mlops.airflow.schedule import cron
+from mlops.airflow.authoring.schedule import cron
 
 
 def first_run(schedule: CronTriggerTimetable) -> datetime:

@@ -8,9 +8,9 @@ import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.sdk import DAG, DeadlineReference
 
-from mlops.airflow.alerts import task_failed
-from mlops.airflow.operator import PodTask
-from mlops.airflow.schedule import cron
+from mlops.airflow.authoring.alerts import task_failed
+from mlops.airflow.authoring.operator import PodTask
+from mlops.airflow.authoring.schedule import cron
 from mlops.cli import parser
 from tests.dags.conftest import Printed
 
@@ -23,7 +23,7 @@ RUN = """
 import json, sys
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.sdk.exceptions import AirflowSkipException
-from mlops.airflow.operator import PodTask
+from mlops.airflow.authoring.operator import PodTask
 
 asked = {}
 
@@ -94,10 +94,10 @@ def given(task: PodTask) -> list[str]:
 def test_each_pod_is_asked_with_what_the_one_before_it_handed_back(outcome: dict[str, dict]) -> None:
     asked = outcome["asked"]
     assert asked["trigger_training"] == [
-        ["sensors", "trigger", "--minimum-new-readings=None"],
-        ["sensors", "trigger", "--minimum-new-readings=0"],
+        ["sensor-trainer", "trigger", "--minimum-new-readings=None"],
+        ["sensor-trainer", "trigger", "--minimum-new-readings=0"],
     ]
-    assert asked["monitor_training"][0] == ["sensors", "monitor", "--job-id=j1", "--patience=1800"]
+    assert asked["monitor_training"][0] == ["sensor-trainer", "monitor", "--job-id=j1", "--patience=1800"]
     for arguments in (line for lines in asked.values() for line in lines):
         parser().parse_args(arguments)
 

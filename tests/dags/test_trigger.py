@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
-from mlops.airflow import pod_log, trigger, watch
-from mlops.airflow.pod import TRY
-from mlops.airflow.pod_log import PodLog, Supervisor
-from mlops.airflow.trigger import PodTrigger
-from mlops.airflow.watch import PodWatch
+from mlops.airflow.internals.supervisor import Supervisor
+from mlops.airflow.pods import log as pod_log
+from mlops.airflow.pods import trigger, watch
+from mlops.airflow.pods.log import PodLog
+from mlops.airflow.pods.manifest import TRY
+from mlops.airflow.pods.trigger import PodTrigger
+from mlops.airflow.pods.watch import PodWatch
 from tests.dags.conftest import NAMESPACE, PLATFORM
 from tests.dags.fake_kubernetes import FakeKubernetes, timestamp
 from tests.kube_apiserver import Namespace
@@ -452,7 +454,7 @@ def test_an_api_that_is_away_when_the_trigger_begins_is_waited_for(kubernetes: F
 def test_refused_credentials_are_read_again(
     kubernetes: FakeKubernetes, scenario: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlops.airflow.pod_api._LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr("mlops.airflow.pods.api._LONGEST_PAUSE", 0.1)
 
     async def story(start: Start) -> None:
         async with start() as run:
@@ -590,7 +592,7 @@ def test_a_trigger_can_be_made_again_from_what_it_serializes() -> None:
         "resume": True,
     }
     path, fields = PodTrigger(**settings).serialize()
-    assert (path, fields) == ("mlops.airflow.trigger.PodTrigger", settings)
+    assert (path, fields) == ("mlops.airflow.pods.trigger.PodTrigger", settings)
 
 
 class Lines:

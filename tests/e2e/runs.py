@@ -5,7 +5,7 @@ from functools import cache
 from kubernetes import client, config
 
 from infrastructure.release import NAMESPACE, wait_until
-from mlops.airflow.pod import label_value
+from mlops.airflow.pods.manifest import label_value
 
 RUN_SECONDS = 1100  # a run that is queued behind one of the schedule has its time, too
 HURRIED_TRIES = 5

@@ -29,8 +29,8 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference
 
-from mlops.airflow.alerts import deadline_missed
-from mlops.airflow.operator import PodTask, task_pod
+from mlops.airflow.authoring.alerts import deadline_missed
+from mlops.airflow.authoring.operator import PodTask, task_pod
 
 with DAG(
     dag_id="e2e_late",
@@ -45,7 +45,7 @@ with DAG(
     PodTask(task_id="takes_longer", arguments=["sleep", "30"])
 
 with DAG(dag_id="e2e_rollback", schedule=None, is_paused_upon_creation=False):
-    task_pod("rollback", "inference", "rollback", dataset="shuttle", identity="deployer", pool="deployment")
+    task_pod("rollback", "serving", "rollback", dataset="shuttle", identity="deployer", pool="deployment")
 """
 
 

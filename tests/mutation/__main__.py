@@ -54,12 +54,20 @@ class Module:
 
 
 _STORES = ("S3", "MLflow", "PostgreSQL")
-_OPERATOR = ("operator", "pod", "pod_api", "create", "watch", "trigger", "pod_log", "platform", "fresh")
-_OF_OPERATOR = ("pod", "operator", "trigger", "fresh", "pod_log", "kubernetes", "dags")
+_OF_OPERATOR = ("pod_manifest", "operator", "trigger", "freshness", "pod_log", "kubernetes", "dags")
 MODULES = {
-    "verdict": Module(("mlops/airflow/verdict.py",), ("tests/dags/test_verdict.py",)),
+    "outcome": Module(
+        ("mlops/airflow/pods/outcome.py", "mlops/airflow/pods/state.py"), ("tests/dags/test_pod_outcome.py",)
+    ),
     "operator": Module(
-        tuple(f"mlops/airflow/{name}.py" for name in _OPERATOR),
+        (
+            *(
+                "mlops/airflow/platform.py",
+                "mlops/airflow/authoring/operator.py",
+                "mlops/airflow/authoring/freshness.py",
+            ),
+            *(f"mlops/airflow/pods/{name}.py" for name in ("api", "create", "log", "manifest", "trigger", "watch")),
+        ),
         tuple(f"tests/dags/test_{name}.py" for name in _OF_OPERATOR),
         ("ApiserverOnEtcd",),
     ),
@@ -67,20 +75,25 @@ MODULES = {
         ("mlops/training/gate.py", "mlops/training/score.py", "mlops/training/interval.py"),
         ("tests/unit/test_gate.py", "tests/unit/test_score.py"),
     ),
-    "drift": Module(("mlops/monitoring/drift.py",), ("tests/unit/test_monitoring_drift.py",)),
-    "materialization": Module(("mlops/materialization/*.py",), ("tests/unit/test_materialization.py",), _STORES),
+    "drift": Module(("mlops/drift/comparison.py",), ("tests/unit/test_drift.py",)),
+    "materialization": Module(
+        ("mlops/features/materialization/*.py",), ("tests/unit/test_materialization.py",), _STORES
+    ),
     "registry": Module(
         ("mlops/registry/*.py",),
         tuple(f"tests/unit/test_{name}.py" for name in ("registry", "tracking", "training")),
         _STORES,
     ),
     "serving": Module(
-        ("mlops/inference/*.py", "mlops/features/serve.py"),
-        tuple(f"tests/unit/test_{name}.py" for name in ("serve", "deploy", "feature_store")),
+        ("mlops/serving/*.py", "mlops/features/serve.py"),
+        tuple(f"tests/unit/test_{name}.py" for name in ("serving", "deploy", "feature_store")),
         _STORES,
     ),
-    "sensors": Module(
-        ("mlops/sensors/*.py",),
+    "sensor-trainer": Module(
+        (
+            *("mlops/sensor_trainer/*.py", "mlops/sensor_trainer/api/*.py", "mlops/sensor_trainer/model/*.py"),
+            "mlops/sensor_trainer/worker/*.py",
+        ),
         tuple(
             f"tests/unit/test_sensor_{name}.py"
             for name in (
@@ -91,7 +104,7 @@ MODULES = {
         _STORES,
     ),
     "sensor-store": Module(
-        ("mlops/stores/sensors/*.py",),
+        ("mlops/sensor_trainer/store/*.py",),
         tuple(f"tests/unit/test_sensor_{name}.py" for name in ("store", "jobs", "worker", "api")),
         _STORES,
     ),

@@ -11,7 +11,7 @@ from airflow.models.variable import Variable
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-from mlops.airflow.setup import apply
+from mlops.airflow.administration.setup import apply
 
 SHOWN: dict[str, tuple[Any, str, tuple[str, ...]]] = {
     "connections": (Connection, "conn_id", ("conn_type", "host", "schema", "login", "password", "port", "extra")),

@@ -12,13 +12,13 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from mlops.config import SensorSettings
-from mlops.sensors.api import Services, application
-from mlops.sensors.scoring import Scores
-from mlops.sensors.served import Served
-from mlops.stores.sensors.database import open_pool
-from mlops.stores.sensors.jobs import Jobs
-from mlops.stores.sensors.queue import JobQueue
-from mlops.stores.sensors.readings import Readings
+from mlops.sensor_trainer.api.app import Services, application
+from mlops.sensor_trainer.model.scoring import Scores
+from mlops.sensor_trainer.model.served import Served
+from mlops.sensor_trainer.store.database import open_pool
+from mlops.sensor_trainer.store.jobs import Jobs
+from mlops.sensor_trainer.store.queue import JobQueue
+from mlops.sensor_trainer.store.readings import Readings
 
 TOKEN = "a-token_of~the+Secret/="
 NOWHERE = "http://127.0.0.1:9"

@@ -5,7 +5,7 @@ import uuid
 import psycopg
 
 from mlops.config import SensorSettings
-from mlops.stores.sensors.database import upgrade
+from mlops.sensor_trainer.store.database import upgrade
 from tests.servers import copied, execute
 
 

@@ -45,13 +45,13 @@ def publish(trained, *, job_id, tracking):
 
 if __name__ == "__main__":
     for name, contents in (
-        ("mlops.sensors.train", {"train": train, "publish": publish}),
+        ("mlops.sensor_trainer.worker.training", {"train": train, "publish": publish}),
         ("mlops.stores.tracking", {"Tracking": lambda uri: None}),
     ):
         module = ModuleType(name)
         vars(module).update(contents)
         sys.modules[name] = module
     from mlops.config import SensorSettings
-    from mlops.sensors.worker import work
+    from mlops.sensor_trainer.worker.runner import work
 
     work(SensorSettings.from_environment())

@@ -1,4 +1,4 @@
-"""mlops.airflow.check against a server that answers as Airflow does; `helm test` runs it against Airflow itself."""
+"""administration.check against a server that answers as Airflow does; `helm test` runs it against Airflow itself."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from typing import Any
 import boto3
 import pytest
 
-from mlops.airflow.check import check, check_settings
+from mlops.airflow.administration.check import check, check_settings
 from tests.conftest import ACCESS_KEY, SECRET_KEY
 from tests.unit.test_airflow_setup import own_airflow
 
@@ -122,7 +122,7 @@ def test_an_exporter_that_hears_nothing_of_airflow_is_named(server: Server, caps
 
 
 def test_what_is_still_coming_up_is_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlops.airflow.check._PAUSE", 0.01)
+    monkeypatch.setattr("mlops.airflow.administration.check._PAUSE", 0.01)
     server.dags = 0
     answer, looks = server.answer, []
 
@@ -258,7 +258,7 @@ def test_in_a_pod_of_airflows_own_connections_and_variables_are_read_without_a_l
         variables={"model_f1_threshold": "0.80"},
     )
     result = subprocess.run(
-        [sys.executable, "-m", "mlops.airflow.check", "connections"],
+        [sys.executable, "-m", "mlops.airflow.administration.check", "connections"],
         env={**os.environ, **airflow.environment},
         capture_output=True,
         text=True,

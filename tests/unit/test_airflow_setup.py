@@ -1,4 +1,4 @@
-"""mlops.airflow.setup and the probe that reads what components write, against a real PostgreSQL and a real Airflow."""
+"""administration.setup and the probe that reads what components write, with a real PostgreSQL and a real Airflow."""
 
 import base64
 import json
@@ -18,8 +18,8 @@ from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlops.airflow import heartbeat
-from mlops.airflow.setup import resolve
+from mlops.airflow.administration import heartbeat
+from mlops.airflow.administration.setup import resolve
 from tests.conftest import ROOT
 from tests.servers import copied, new_database
 
@@ -48,7 +48,7 @@ class Airflow:
         path = self.home / "settings.yaml"
         path.write_text(yaml.safe_dump(settings | declared))
         return subprocess.run(
-            [sys.executable, "-m", "mlops.airflow.setup", "migrate", "apply", str(path)],
+            [sys.executable, "-m", "mlops.airflow.administration.setup", "migrate", "apply", str(path)],
             cwd=ROOT,
             env=self.environment | {"MAESTRO_ADMIN_PASSWORD": password} | (environment or {}),
             capture_output=True,

@@ -9,44 +9,44 @@ from mlops.result import LIMIT, Failure, Skip
 
 COMMANDS = {
     "datasets list": {},
-    "sensors check-mlflow": {"patience": 90.0},
-    "sensors check-trainer": {"patience": 90.0},
-    "sensors trigger --minimum-new-readings None": {"minimum_new_readings": None},
-    "sensors monitor --job-id j": {"job_id": "j", "patience": 1800.0},
-    "sensors replay --dataset s --hours 6": {"hours": 6.0},
-    "sensors serve --port 8000": {"host": "0.0.0.0", "port": 8000},
-    "sensors work": {},
-    "sensors migrate": {"patience": 300.0},
+    "sensor-trainer check-mlflow": {"patience": 90.0},
+    "sensor-trainer check-trainer": {"patience": 90.0},
+    "sensor-trainer trigger --minimum-new-readings None": {"minimum_new_readings": None},
+    "sensor-trainer monitor --job-id j": {"job_id": "j", "patience": 1800.0},
+    "sensor-trainer replay --dataset s --hours 6": {"hours": 6.0},
+    "sensor-trainer serve --port 8000": {"host": "0.0.0.0", "port": 8000},
+    "sensor-trainer work": {},
+    "sensor-trainer migrate": {"patience": 300.0},
     "ingestion buckets --name a --name b": {"names": ["a", "b"]},
     "ingestion load --dataset all": {"dataset": "all"},
     "ingestion download --dataset shuttle": {"dataset": "shuttle"},
-    "validation validate --dataset shuttle --data k": {"data": "k"},
+    "data-quality validate --dataset shuttle --data k": {"data": "k"},
     "features preprocess --dataset shuttle --data k": {"data": "k"},
     "features engineer --dataset shuttle --data k": {"data": "k"},
     "training fit --dataset shuttle --train k --data-version v": {"train": "k", "data_version": "v", "max_iter": 200},
     "training fit --dataset s --train k --data-version v --learning-rate 0.5 --max-iter 3": {"learning_rate": 0.5},
     "training evaluate --dataset s --run-id r --test k --accuracy-threshold 0.85 --f1-threshold 0.8 "
     "--baseline-margin 0.02": {"f1_threshold": 0.8, "baseline_margin": 0.02, "champion": "production"},
-    "monitoring schema --dataset s": {"window_hours": 24.0, "latest_fraction": 0.2},
-    "monitoring quality --dataset s --max-age 6": {"max_age": 6.0},
-    "monitoring drift --dataset s --effect-threshold 0.2": {"level": 0.01},
-    "monitoring anomalies --dataset s --rate-threshold 0.1": {"rate_threshold": 0.1},
-    "monitoring reference --dataset s": {"fraction": 0.6},
-    "monitoring report --dataset s": {},
+    "data-quality schema --dataset s": {"window_hours": 24.0, "latest_fraction": 0.2},
+    "data-quality quality --dataset s --max-age 6": {"max_age": 6.0},
+    "drift compare --dataset s --effect-threshold 0.2": {"level": 0.01},
+    "drift anomalies --dataset s --rate-threshold 0.1": {"rate_threshold": 0.1},
+    "drift reference --dataset s": {"fraction": 0.6},
+    "data-quality report --dataset s": {},
     "registry register --dataset s --run-id r": {"dataset": "s", "run_id": "r"},
     "registry skip --run-id r": {"run_id": "r"},
     "training fit --dataset s --train k --data-version v --feature-service f": {"feature_service": "f"},
-    "inference deploy --dataset s --run-id r --passed True --reasons []": {"passed": True, "reasons": "[]"},
-    "inference deploy --dataset s --run-id r --passed false --timeout 5": {"passed": False, "timeout": 5.0},
-    "inference rollback --dataset s": {"timeout": 600.0},
-    "materialization run --days 7 --end None": {"days": 7.0, "end": None},
-    "materialization validate --days 7 --sample 50": {"sample": 50, "max_age_hours": None},
+    "serving deploy --dataset s --run-id r --passed True --reasons []": {"passed": True, "reasons": "[]"},
+    "serving deploy --dataset s --run-id r --passed false --timeout 5": {"passed": False, "timeout": 5.0},
+    "serving rollback --dataset s": {"timeout": 600.0},
+    "features materialize --days 7 --end None": {"days": 7.0, "end": None},
+    "features validate-online --days 7 --sample 50": {"sample": 50, "max_age_hours": None},
     "features build --dataset all": {"dataset": "all"},
     "features apply": {"wait": 300},
     "features historical --dataset shuttle --data k": {"data": "k"},
     "features validate-store": {},
     "features serve": {"port": 6566, "metrics_port": None},
-    "inference serve": {"host": "0.0.0.0", "port": 8080},
+    "serving serve": {"host": "0.0.0.0", "port": 8080},
     "notify send --text a --text b": {"text": ["a", "b"]},
 }
 
@@ -161,7 +161,7 @@ def test_a_pod_without_its_settings_says_which_are_missing(environment, monkeypa
 
 
 @pytest.mark.parametrize(
-    "line", ["", "training", "training tune", "notify send", "inference deploy --dataset s --run-id r --passed perhaps"]
+    "line", ["", "training", "training tune", "notify send", "serving deploy --dataset s --run-id r --passed perhaps"]
 )
 def test_a_wrong_command_line_ends_with_exit_code_2(line, capsys):
     with pytest.raises(SystemExit) as exit_:

@@ -198,7 +198,7 @@ def test_images_for_the_current_cluster_are_not_built_without_a_registry_to_push
     assert "images/build.py --registry registry.test/team" in result.stdout
 
 
-CHECK_CONNECTIONS = "python -m mlops.airflow.check connections"
+CHECK_CONNECTIONS = "python -m mlops.airflow.administration.check connections"
 # What a target runs for a release and a namespace of the user's.
 TARGETS = {
     "demo": ["python -m infrastructure.demo"],

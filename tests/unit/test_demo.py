@@ -174,7 +174,7 @@ def test_readings_are_sent_by_a_job_with_the_environment_of_a_task(platform):
     (container,) = pod["containers"]
     assert (container["name"], container["image"]) == ("replay", "task")
     assert container["args"] == [
-        *("python", "-m", "mlops", "sensors", "replay", "--dataset=shuttle", f"--hours={demo.REPLAYED_HOURS}")
+        *("python", "-m", "mlops", "sensor-trainer", "replay", "--dataset=shuttle", f"--hours={demo.REPLAYED_HOURS}")
     ]
 
 

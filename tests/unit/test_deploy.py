@@ -11,10 +11,10 @@ from mlflow.exceptions import MlflowException
 
 from mlops import datasets
 from mlops.datasets.declaration import LABEL
-from mlops.inference import rollout
 from mlops.registry.promotion import PREVIOUS, previous, production, promote
 from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED
 from mlops.result import Failure
+from mlops.serving import rollout
 from mlops.stores import deployments
 from mlops.training.hyperparameters import Hyperparameters
 from mlops.training.model import train_model
@@ -36,7 +36,7 @@ def cluster(platform, monkeypatch, tmp_path):
         monkeypatch.setattr(kubernetes.config.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
         monkeypatch.setenv("MAESTRO_MODEL_SERVER_URL", address)
         monkeypatch.setattr(deployments, "_POLL", 0.02)
-        monkeypatch.setattr("mlops.inference.rollout._SETTLING", 0.1)
+        monkeypatch.setattr("mlops.serving.rollout._SETTLING", 0.1)
         yield found
 
 
@@ -56,7 +56,7 @@ def train(platform, tables):
 
 
 def deploy(run_id: str, *options: str, passed: str = "True", timeout: str = "20") -> tuple[str, ...]:
-    line = ("inference", "deploy", "--dataset", "shuttle", "--run-id", run_id, "--passed", passed, "--timeout", timeout)
+    line = ("serving", "deploy", "--dataset", "shuttle", "--run-id", run_id, "--passed", passed, "--timeout", timeout)
     return (*line, *options)
 
 
@@ -258,7 +258,7 @@ def test_a_model_that_the_server_does_not_serve_is_registered_only(platform, clu
 
 
 def test_rolling_back_swaps_the_versions_and_can_be_undone(platform, cluster, train):
-    rollback = ("inference", "rollback", "--dataset", "shuttle")
+    rollback = ("serving", "rollback", "--dataset", "shuttle")
     platform.result_of(*deploy(train()))
     assert "no previous version" in platform.failure_of(*rollback)
     platform.result_of(*deploy(train()))

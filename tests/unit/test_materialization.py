@@ -25,13 +25,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops.config import Settings
-from mlops.materialization import commands, offline, write
-from mlops.materialization.check import compare, expected, sample
-from mlops.materialization.encode import encode, fields
-from mlops.materialization.newest import newest, pieces
-from mlops.materialization.offline import Window, read
-from mlops.materialization.view import Field as Column
-from mlops.materialization.view import View
+from mlops.features.materialization import commands, offline, write
+from mlops.features.materialization.check import compare, expected, sample
+from mlops.features.materialization.encode import encode, fields
+from mlops.features.materialization.newest import newest, pieces
+from mlops.features.materialization.offline import Window, read
+from mlops.features.materialization.view import Field as Column
+from mlops.features.materialization.view import View
 from mlops.result import Failure, Refused
 from mlops.stores.object_store import ObjectStore
 from mlops.stores.online_store import OnlineStore

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlops.config import Settings
-from mlops.materialization.encode import _stamps
+from mlops.features.materialization.encode import _stamps
 from mlops.result import Failure
 from mlops.stores import online_store
 from mlops.stores.online_store import CALL, OnlineStore

@@ -44,7 +44,7 @@ def test_the_dataset_of_the_readme_goes_from_its_file_to_a_model_that_passes(pla
     }
     raw = platform.result_of("ingestion", "download", *named)
     assert raw["rows"] == 1_250
-    assert platform.result_of("validation", "validate", *named, "--data", str(raw["data"]))["passed"]
+    assert platform.result_of("data-quality", "validate", *named, "--data", str(raw["data"]))["passed"]
     clean = platform.result_of("features", "preprocess", *named, "--data", str(raw["data"]))
     made = platform.result_of("features", "engineer", *named, "--data", str(clean["data"]))
     fitted = platform.result_of(

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.routing import Mount, Route
 
-from mlops.sensors import api
-from mlops.sensors import calls as of_calls
-from mlops.sensors.calls import Calls
-from mlops.sensors.problems import Unavailable
-from mlops.sensors.readiness import OK, Readiness
-from mlops.sensors.repeated import Repeated
-from mlops.stores.sensors import database
-from mlops.stores.sensors.queue import JobQueue
+from mlops.sensor_trainer.api import app
+from mlops.sensor_trainer.api import blocking as of_calls
+from mlops.sensor_trainer.api.blocking import Calls
+from mlops.sensor_trainer.api.errors import Unavailable
+from mlops.sensor_trainer.api.periodic import Repeated
+from mlops.sensor_trainer.api.readiness import OK, Readiness
+from mlops.sensor_trainer.store import database
+from mlops.sensor_trainer.store.queue import JobQueue
 from tests.conftest import eventually
 from tests.servers import PASSWORD, Redis
 from tests.unit.sensor_api import (
@@ -343,7 +343,7 @@ def test_a_training_is_queued_and_can_be_followed(client):
 
 
 def test_a_training_is_handed_over_at_once_and_taken_back_when_it_is_cancelled(client, servers, monkeypatch):
-    monkeypatch.setattr(api, "_SWEEP", 3600.0)
+    monkeypatch.setattr(app, "_SWEEP", 3600.0)
     with client_of(sensor_settings(**servers)) as fresh:
         job_id = train(fresh, "run-1").json()["job_id"]
         eventually(lambda: "maestro_training_jobs_waiting 1.0" in fresh.get("/metrics").text, 60)

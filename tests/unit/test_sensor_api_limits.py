@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from mlops.config import SensorSettings
-from mlops.sensors.limits import BODY, Limits
+from mlops.sensor_trainer.api.limits import BODY, Limits
 from tests.conftest import answers, eventually, free_ports, running
 from tests.unit.sensor_api import TOKEN, question, reading, sensor_settings
 
@@ -48,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (port,) = free_ports(1)
     settings, keys = sensor_settings(), SensorSettings.keys()
     environment = {key: getattr(settings, name) for name, key in keys.items()}
-    command = [sys.executable, "-m", "mlops", "sensors", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "mlops", "sensor-trainer", "serve", "--host", "127.0.0.1", "--port", str(port)]
     log = tmp_path_factory.mktemp("server") / "log"
     with running(command, log, lambda: answers(f"http://127.0.0.1:{port}/health"), environment) as process:
         yield Server(port, process.pid)
@@ -125,7 +125,7 @@ def test_a_server_that_is_told_to_stop_finishes_what_it_does(tmp_path):
     (port,) = free_ports(1)
     settings, keys = sensor_settings(), SensorSettings.keys()
     environment = {key: getattr(settings, name) for name, key in keys.items()}
-    command = [sys.executable, "-m", "mlops", "sensors", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "mlops", "sensor-trainer", "serve", "--host", "127.0.0.1", "--port", str(port)]
     with running(command, tmp_path / "log", lambda: answers(f"http://127.0.0.1:{port}/health"), environment) as process:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("POST", "/readings", json.dumps({"readings": [reading()]}), HEADERS)

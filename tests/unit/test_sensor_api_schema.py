@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from mlops.sensors.scoring import ClusterModel
+from mlops.sensor_trainer.model.scoring import ClusterModel
 from tests.conftest import eventually, free_ports
 from tests.servers import PASSWORD, Redis
 from tests.unit.sensor_api import COLUMNS, TOKEN, FakeModel, application_of, sensor_settings

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from mlops.result import Failure, Refused
-from mlops.sensors import scoring
-from mlops.sensors.clusters import FEWEST_ROWS, Fitted, fence, fit, judge, large, wilson
-from mlops.sensors.comparison import (
+from mlops.sensor_trainer.model import scoring
+from mlops.sensor_trainer.model.clusters import FEWEST_ROWS, Fitted, fence, fit, judge, large, wilson
+from mlops.sensor_trainer.model.comparison import (
     F1_MARGIN,
     Flagged,
     Quality,
@@ -21,7 +21,7 @@ from mlops.sensors.comparison import (
     rivals,
     told_from_shuffled,
 )
-from mlops.sensors.scoring import ClusterModel
+from mlops.sensor_trainer.model.scoring import ClusterModel
 
 COLUMNS = ["a", "b"]
 NAN = float("nan")

@@ -17,11 +17,11 @@ from mlops.cli import main
 from mlops.config import SensorSettings, Settings
 from mlops.datasets.declaration import EVENT_TIME
 from mlops.result import REFUSED, SKIPPED, Refused
-from mlops.sensors import replay
+from mlops.sensor_trainer import replay
+from mlops.sensor_trainer.client import Trainer
+from mlops.sensor_trainer.store.database import open_pool
+from mlops.sensor_trainer.store.jobs import Jobs
 from mlops.stores import service
-from mlops.stores.sensors.database import open_pool
-from mlops.stores.sensors.jobs import Jobs
-from mlops.stores.trainer import Trainer
 from tests.conftest import answers, free_ports, running
 from tests.unit.sensor_api import sensor_settings
 from tests.unit.sensor_servers import migrated_database
@@ -46,7 +46,7 @@ def run(api: Api, environment: dict[str, str]) -> Callable[..., tuple[int, Any]]
     """(exit code, result or cause) of a command of the group."""
 
     def once(*arguments: str) -> tuple[int, Any]:
-        code = main(("sensors", *arguments))
+        code = main(("sensor-trainer", *arguments))
         message = Path(environment["MAESTRO_RESULT_PATH"]).read_text()
         return code, json.loads(message) if code in (0, SKIPPED) else message
 
@@ -221,7 +221,7 @@ def test_the_real_set_is_replayed_hour_by_hour_and_a_second_time_changes_nothing
     platform.result_of(*("ingestion", "load", "--dataset", "shuttle", "--folder", str(datasets_dir), "--shift-to-now"))
     store = Store()
     api.answer = store
-    command = ("sensors", "replay", "--dataset", "shuttle", "--hours", "6")
+    command = ("sensor-trainer", "replay", "--dataset", "shuttle", "--hours", "6")
     result = platform.result_of(*command)
     assert (result["accepted"], result["duplicates"]) == (360, 0)
     assert result["hours"] == len(store.batches) == len({batch[0]["time"][:13] for batch in store.batches})
@@ -242,10 +242,10 @@ def test_the_real_set_is_replayed_hour_by_hour_and_a_second_time_changes_nothing
 
 def test_an_hour_of_many_readings_is_sent_in_batches(api: Api, platform, datasets_dir: Path, monkeypatch) -> None:
     platform.result_of("ingestion", "load", "--dataset", "shuttle", "--folder", str(datasets_dir))
-    monkeypatch.setattr("mlops.sensors.commands._BATCH", 25)
+    monkeypatch.setattr("mlops.sensor_trainer.commands._BATCH", 25)
     store = Store()
     api.answer = store
-    assert platform.result_of("sensors", "replay", "--dataset", "shuttle", "--hours", "3")["accepted"] == 180
+    assert platform.result_of("sensor-trainer", "replay", "--dataset", "shuttle", "--hours", "3")["accepted"] == 180
     assert max(len(batch) for batch in store.batches) == 25
 
 
@@ -282,7 +282,7 @@ def real(postgresql: str, environment: dict[str, str], monkeypatch, tmp_path: Pa
     settings = sensor_settings(database_url=migrated_database(postgresql))
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
-    serve = [sys.executable, "-m", "mlops", "sensors", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    serve = [sys.executable, "-m", "mlops", "sensor-trainer", "serve", "--host", "127.0.0.1", "--port", str(port)]
     told = {key: getattr(settings, name) for name, key in SensorSettings.keys().items()}
     monkeypatch.setenv("MAESTRO_SENSOR_TRAINER_URL", url)
     monkeypatch.setenv("MAESTRO_SENSOR_TRAINER_TOKEN", settings.token)
@@ -295,7 +295,7 @@ def test_the_commands_and_the_real_service_understand_each_other(
     real: SensorSettings, environment, tables, monkeypatch
 ):
     def run(*arguments: str) -> tuple[int, Any]:
-        code = main(("sensors", *arguments))
+        code = main(("sensor-trainer", *arguments))
         message = Path(environment["MAESTRO_RESULT_PATH"]).read_text()
         return code, json.loads(message) if code in (0, SKIPPED) else message
 

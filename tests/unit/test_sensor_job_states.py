@@ -19,9 +19,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mlops.stores.sensors import jobs as of_jobs
-from mlops.stores.sensors.database import open_pool
-from mlops.stores.sensors.jobs import ATTEMPTS, AnotherRuns, Attempt, Cancelled, Jobs, KeyReused, Superseded
+from mlops.sensor_trainer.store import jobs as of_jobs
+from mlops.sensor_trainer.store.database import open_pool
+from mlops.sensor_trainer.store.jobs import ATTEMPTS, AnotherRuns, Attempt, Cancelled, Jobs, KeyReused, Superseded
 from tests.conftest import eventually
 from tests.unit.sensor_api import sensor_settings
 from tests.unit.sensor_servers import migrated_database

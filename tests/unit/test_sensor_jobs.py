@@ -12,12 +12,12 @@ from redis import Redis as Client
 from rq import Queue
 
 from mlops.config import SensorSettings
-from mlops.stores.sensors import jobs as of_jobs
-from mlops.stores.sensors.away import Away, Denied
-from mlops.stores.sensors.database import open_pool
-from mlops.stores.sensors.heartbeat import Heartbeat
-from mlops.stores.sensors.jobs import AnotherRuns, Cancelled, Jobs, KeyReused, Superseded
-from mlops.stores.sensors.queue import JobQueue, hand_over
+from mlops.sensor_trainer.store import jobs as of_jobs
+from mlops.sensor_trainer.store.database import open_pool
+from mlops.sensor_trainer.store.errors import Away, Denied
+from mlops.sensor_trainer.store.heartbeat import Heartbeat
+from mlops.sensor_trainer.store.jobs import AnotherRuns, Cancelled, Jobs, KeyReused, Superseded
+from mlops.sensor_trainer.store.queue import JobQueue, hand_over
 from tests.conftest import eventually
 from tests.servers import PASSWORD, PostgreSQL, Redis
 from tests.unit.sensor_servers import emptied, migrated_database

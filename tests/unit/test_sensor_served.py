@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from mlops.result import Failure
-from mlops.sensors.clusters import fit
-from mlops.sensors.scoring import ClusterModel
-from mlops.sensors.served import ALIAS, FILE, MODEL, ServedModel
+from mlops.sensor_trainer.model.clusters import fit
+from mlops.sensor_trainer.model.scoring import ClusterModel
+from mlops.sensor_trainer.model.served import ALIAS, FILE, MODEL, ServedModel
 from mlops.stores.tracking import Tracking
 
 COLUMNS = [f"f{number}" for number in range(1, 10)]
@@ -69,12 +69,12 @@ def test_the_old_version_goes_on_while_mlflow_is_away_which_is_logged_once(track
         raise Failure("MLflow at http://mlflow failed: connection refused: check that MLflow runs")
 
     caplog.clear()
-    with monkeypatch.context() as patched, caplog.at_level(logging.INFO, "mlops.sensors.served"):
+    with monkeypatch.context() as patched, caplog.at_level(logging.INFO, "mlops.sensor_trainer.model.served"):
         patched.setattr(tracking, "aliased", away)
         assert [served.refresh() for _ in range(3)] == [False] * 3
         assert served.version == "1"
         assert len(served.current.model.score(np.zeros((2, 9))).anomaly) == 2
-    assert [record.getMessage() for record in caplog.records if record.name == "mlops.sensors.served"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "mlops.sensor_trainer.model.served"] == [
         "version 1 of sensor-clusters stays: MLflow at http://mlflow failed: connection refused: check that MLflow runs"
     ]
     assert not served.refresh()

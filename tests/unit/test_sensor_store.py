@@ -16,9 +16,9 @@ from psycopg.errors import InsufficientPrivilege, NotNullViolation
 
 from mlops.config import SensorSettings
 from mlops.result import Failure
-from mlops.stores.sensors.away import Away, Denied
-from mlops.stores.sensors.database import check, open_pool, upgrade
-from mlops.stores.sensors.readings import Ingested, NewReading, Readings
+from mlops.sensor_trainer.store.database import check, open_pool, upgrade
+from mlops.sensor_trainer.store.errors import Away, Denied
+from mlops.sensor_trainer.store.readings import Ingested, NewReading, Readings
 from tests.conftest import free_ports
 from tests.servers import PASSWORD, PostgreSQL
 from tests.unit.sensor_servers import emptied, migrated_database, own_database
@@ -263,14 +263,14 @@ def test_a_step_back_and_forth_leaves_the_tables_as_they_were(own_config):
     from alembic.config import Config
     from sqlalchemy import create_engine
 
-    from mlops.stores.sensors import database
+    from mlops.sensor_trainer.store import database
 
     steps = Config()
     steps.set_main_option("script_location", os.path.join(os.path.dirname(database.__file__), "migrations"))  # noqa: PTH118, PTH120
     with create_engine(own_config.database_url.replace("postgresql:", "postgresql+psycopg:")).begin() as connection:
         steps.attributes["connection"] = connection
         command.downgrade(steps, "base")
-    with open_pool(own_config) as pool, pytest.raises(Away, match="sensors migrate"):
+    with open_pool(own_config) as pool, pytest.raises(Away, match="sensor-trainer migrate"):
         check(pool)
     upgrade(own_config, patience=0)
     with open_pool(own_config) as pool:

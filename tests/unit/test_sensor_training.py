@@ -11,10 +11,10 @@ import pytest
 
 from mlops.datasets.declaration import EVENT_TIME, LABEL
 from mlops.result import Failure, Refused
-from mlops.sensors import train as training
-from mlops.sensors.clusters import FEWEST_ROWS
-from mlops.sensors.served import ALIAS, FILE, MODEL, load
-from mlops.sensors.train import EXPERIMENT, JOB_ID, PREVIOUS, Trained, publish, split, train
+from mlops.sensor_trainer.model.clusters import FEWEST_ROWS
+from mlops.sensor_trainer.model.served import ALIAS, FILE, MODEL, load
+from mlops.sensor_trainer.worker import training
+from mlops.sensor_trainer.worker.training import EXPERIMENT, JOB_ID, PREVIOUS, Trained, publish, split, train
 from mlops.stores.tracking import SUPERSEDED, Tracking
 
 COLUMNS = [f"f{number}" for number in range(1, 10)]
@@ -124,7 +124,7 @@ def test_a_run_holds_the_model_twice_its_measures_and_what_it_was_made_from(trac
 
 
 def load_run(tracking: Tracking, run_id: str):
-    from mlops.sensors.scoring import ClusterModel
+    from mlops.sensor_trainer.model.scoring import ClusterModel
 
     return ClusterModel.from_json(tracking.read_text(run_id, FILE))
 

@@ -16,15 +16,15 @@ from mlflow import MlflowClient
 
 from mlops.config import SensorSettings
 from mlops.result import Failure
-from mlops.sensors import worker
-from mlops.stores.sensors import database as of_database
-from mlops.stores.sensors import heartbeat
-from mlops.stores.sensors import jobs as of_jobs
-from mlops.stores.sensors.away import Away, Denied
-from mlops.stores.sensors.database import open_pool
-from mlops.stores.sensors.jobs import AnotherRuns, Jobs
-from mlops.stores.sensors.queue import JobQueue, hand_over
-from mlops.stores.sensors.readings import NewReading, Readings
+from mlops.sensor_trainer.store import database as of_database
+from mlops.sensor_trainer.store import heartbeat
+from mlops.sensor_trainer.store import jobs as of_jobs
+from mlops.sensor_trainer.store.database import open_pool
+from mlops.sensor_trainer.store.errors import Away, Denied
+from mlops.sensor_trainer.store.jobs import AnotherRuns, Jobs
+from mlops.sensor_trainer.store.queue import JobQueue, hand_over
+from mlops.sensor_trainer.store.readings import NewReading, Readings
+from mlops.sensor_trainer.worker import runner
 from tests.conftest import ROOT, eventually
 from tests.servers import PASSWORD, PostgreSQL, Redis
 from tests.unit.sensor_servers import migrated_database
@@ -396,10 +396,10 @@ def test_the_window_ends_where_the_request_says(trainer, monkeypatch):
     for name, key in SensorSettings.keys().items():
         monkeypatch.setenv(key, getattr(replace(trainer.settings, minimum_new_readings="3"), name))
     job_id = trainer.submit(until=(START + timedelta(minutes=1)).isoformat())
-    worker.run_job(str(job_id))
+    runner.run_job(str(job_id))
     job = trainer.jobs.get(job_id)
     assert (job.state, job.result) == ("skipped", {"new_readings": 2, "minimum_new_readings": 3})
-    worker.run_job(str(job_id))  # handed over twice: nothing more happens
+    runner.run_job(str(job_id))  # handed over twice: nothing more happens
     assert trainer.jobs.get(job_id) == job
 
 
@@ -409,7 +409,7 @@ def test_the_window_never_ends_after_the_newest_reading(trainer):
     for key, (until, new) in zip(asked, [(newest, READINGS), (START, 1), (newest, READINGS)], strict=True):
         request = {} if asked[key] is None else {"until": asked[key].isoformat()}
         job, _ = trainer.jobs.submit(key, key, request)
-        assert worker._news(job, 30, trainer.jobs, trainer.readings) == (until - timedelta(days=30), until, new)
+        assert runner._news(job, 30, trainer.jobs, trainer.readings) == (until - timedelta(days=30), until, new)
 
 
 def test_readings_of_other_columns_than_the_data_set_s_fail_the_job_with_the_remedy(trainer, monkeypatch):
@@ -418,7 +418,7 @@ def test_readings_of_other_columns_than_the_data_set_s_fail_the_job_with_the_rem
     with psycopg.connect(trainer.settings.database_url) as connection:
         connection.execute("update sensors.readings set \"values\" = '{1, 2}'")
     job_id = trainer.submit()
-    worker.run_job(str(job_id))
+    runner.run_job(str(job_id))
     job = trainer.jobs.get(job_id)
     assert (job.state, job.attempt) == ("failed", 1)
     assert "check sensorTrainer.dataset" in job.error
@@ -430,15 +430,15 @@ def test_a_fault_of_the_code_fails_the_job_at_once_with_its_kind(trainer, monkey
 
     for name, key in SensorSettings.keys().items():
         monkeypatch.setenv(key, getattr(trainer.settings, name))
-    monkeypatch.setattr("mlops.sensors.train.train", broken)
+    monkeypatch.setattr("mlops.sensor_trainer.worker.training.train", broken)
     job_id = trainer.submit()
-    worker.run_job(str(job_id))
+    runner.run_job(str(job_id))
     job = trainer.jobs.get(job_id)
     assert (job.state, job.attempt, job.error) == ("failed", 1, "IndexError: no such column")
 
 
 def test_postgresql_is_asked_again_while_it_is_away_and_not_for_ever(monkeypatch):
-    monkeypatch.setattr(worker, "_PAUSE", 0.0)
+    monkeypatch.setattr(runner, "_PAUSE", 0.0)
     answers: list[Exception] = [Away("postgresql", "away"), Away("postgresql", "away")]
 
     def ask() -> str:
@@ -446,19 +446,19 @@ def test_postgresql_is_asked_again_while_it_is_away_and_not_for_ever(monkeypatch
             raise answers.pop()
         return "an answer"
 
-    assert worker.patiently(ask) == "an answer"
+    assert runner.patiently(ask) == "an answer"
     answers[:] = [Denied("postgresql", "not allowed")]
     with pytest.raises(Denied):
-        worker.patiently(ask)
-    monkeypatch.setattr(worker, "_PATIENCE", 0.0)
+        runner.patiently(ask)
+    monkeypatch.setattr(runner, "_PATIENCE", 0.0)
     answers[:] = [Away("postgresql", "away")] * 1_000
     with pytest.raises(Away):
-        worker.patiently(ask)
+        runner.patiently(ask)
     assert answers
 
 
 def test_a_worker_waits_for_postgresql_for_longer_than_a_lease():
-    assert worker._PATIENCE > of_jobs.LEASE > 3 * heartbeat._EVERY, "one heartbeat may be missed, and another"
+    assert runner._PATIENCE > of_jobs.LEASE > 3 * heartbeat._EVERY, "one heartbeat may be missed, and another"
 
 
 def test_without_any_reading_there_is_nothing_to_train(trainer, monkeypatch):
@@ -467,7 +467,7 @@ def test_without_any_reading_there_is_nothing_to_train(trainer, monkeypatch):
     with psycopg.connect(trainer.settings.database_url) as connection:
         connection.execute("delete from sensors.readings")
     job_id = trainer.submit(minimum_new_readings=0)
-    worker.run_job(str(job_id))
+    runner.run_job(str(job_id))
     assert trainer.jobs.get(job_id).state == "skipped"
 
 
@@ -484,7 +484,7 @@ def test_a_real_model_is_trained_and_found_again(trainer, mlflow_uri, monkeypatc
         ]
     )
     job_id = trainer.submit()
-    worker.run_job(str(job_id))
+    runner.run_job(str(job_id))
     job = trainer.jobs.get(job_id)
     assert job.state == "succeeded", job
     assert (job.result["new_readings"], job.result["newest_reading"]) == (
@@ -501,17 +501,17 @@ def test_a_real_model_is_trained_and_found_again(trainer, mlflow_uri, monkeypatc
 def test_the_function_that_the_queue_names_is_there():
     from rq.utils import import_attribute
 
-    from mlops.stores.sensors.queue import FUNCTION
+    from mlops.sensor_trainer.store.queue import FUNCTION
 
-    assert import_attribute(FUNCTION) is worker.run_job
-    assert Path(worker.__file__).is_relative_to(ROOT)
+    assert import_attribute(FUNCTION) is runner.run_job
+    assert Path(runner.__file__).is_relative_to(ROOT)
 
 
 def test_patience_with_postgresql_is_of_all_attempts_together(monkeypatch):
     def away(*_: object) -> None:
         raise Away("postgresql", "away")
 
-    for module, ask in ((worker, lambda: worker.patiently(away)), (of_database, lambda: of_database.upgrade(None, 60))):
+    for module, ask in ((runner, lambda: runner.patiently(away)), (of_database, lambda: of_database.upgrade(None, 60))):
         clock = Clock()
         monkeypatch.setattr(module, "time", clock)
         monkeypatch.setattr(of_database, "_migrate", away)

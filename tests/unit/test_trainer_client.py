@@ -12,9 +12,9 @@ import pytest
 
 from mlops.config import Settings
 from mlops.result import Failure, Refused
+from mlops.sensor_trainer.client import Trainer, mlflow_answers
 from mlops.stores import service
 from mlops.stores.service import NoConnection, Service, TooSlow, WrongAnswer, patiently, words
-from mlops.stores.trainer import Trainer, mlflow_answers
 from tests.unit.trainer_api import Api, Reply, job, serving
 
 TOKEN = "the-secret-token"

@@ -5,13 +5,13 @@ Probes of a component that keeps a heartbeat in the database. Starting takes 10 
 {{- define "airflow.heartbeatProbes" -}}
 startupProbe:
   exec:
-    command: [python, -m, mlops.airflow.heartbeat, {{ .job }}]
+    command: [python, -m, mlops.airflow.administration.heartbeat, {{ .job }}]
   periodSeconds: 5
   timeoutSeconds: 20
   failureThreshold: 60
 livenessProbe:
   exec:
-    command: [python, -m, mlops.airflow.heartbeat, {{ .job }}]
+    command: [python, -m, mlops.airflow.administration.heartbeat, {{ .job }}]
   periodSeconds: 60
   timeoutSeconds: 20
   failureThreshold: 3

@@ -62,7 +62,7 @@ Entries of the environment that hold the Secrets which connections and variables
 {{- end -}}
 
 {{/*
-The file that mlops.airflow.setup applies.
+The file that mlops.airflow.administration.setup applies.
 */}}
 {{- define "airflow.settings" -}}
 {{- $declared := dict "connections" .Values.connections "variables" .Values.variables -}}

@@ -15,7 +15,7 @@ What the migration depends on. The Job marks it when it is done, and the pods wa
 The spec of the Job that brings the tables up to date.
 */}}
 {{- define "sensor-trainer.migrateSpec" -}}
-{{- $script := printf "python -m mlops sensors migrate\nrelease-gate mark sensor-trainer %s\n" (include "sensor-trainer.revision" .) -}}
+{{- $script := printf "python -m mlops sensor-trainer migrate\nrelease-gate mark sensor-trainer %s\n" (include "sensor-trainer.revision" .) -}}
 {{- $container := dict "root" . "name" "migrate" "args" (list "sh" "-euc" $script) "env" (include "sensor-trainer.storesEnv" .) "resources" .Values.migrate.resources -}}
 backoffLimit: 10
 template:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Asset
 
-from mlops.airflow.operator import PodTask
+from mlops.airflow.authoring.operator import PodTask
 
 ONCE = {"retries": 0}
 TWICE = {"retries": 1, "retry_delay": timedelta(seconds=5)}

@@ -16,9 +16,9 @@ template:
           - sh
           - -euc
           - |
-            python -m mlops.airflow.setup migrate /etc/maestro-setup/settings.yaml
+            python -m mlops.airflow.administration.setup migrate /etc/maestro-setup/settings.yaml
             release-gate mark airflow {{ include "airflow.schemaRevision" . }}
-            python -m mlops.airflow.setup apply /etc/maestro-setup/settings.yaml
+            python -m mlops.airflow.administration.setup apply /etc/maestro-setup/settings.yaml
             release-gate mark airflow-settings {{ include "airflow.settingsRevision" . }}
         env:
           {{- include "airflow.env" . | nindent 10 }}

@@ -1,0 +1,290 @@
+"""Does a running Airflow do its work? Its parts are healthy, the admin can log in, DAGs are there, connections work.
+
+    python -m mlops.airflow.administration.check http://maestro-airflow-api-server:8080 [http://maestro-airflow-statsd:9102/metrics]
+    python -m mlops.airflow.administration.check connections
+
+The first is run by `helm test` in a pod that has the environment and the service account of Airflow's own; it may come
+right after an install on a small node, so it is patient. The second is run by `make check-connections` in the
+scheduler; it reads connections and variables from Airflow's database, and is about nothing else. Each line of the
+output is one check; a failed one says what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from requests import Response
+
+USER, PASSWORD = "MAESTRO_ADMIN_USER", "MAESTRO_ADMIN_PASSWORD"  # environment keys
+
+_PARTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+_TIMEOUT = 10  # seconds for one request
+_PATIENCE = 120.0  # seconds for what is still coming up, such as the first DAG after an install
+_PAUSE = 2.0  # seconds between two attempts
+_HIDDEN = "***"  # what the API answers in place of a secret variable
+
+# Where to ask what a web server is for, by the id of the connection; any other one is asked for its first page.
+_PATHS = {"mlflow_default": "/api/2.0/mlflow/experiments/search?max_results=1", "feast_default": "/health"}
+
+
+class Problem(Exception):
+    """What does not work, and the remedy."""
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code: 0 where every check holds."""
+    what, *metrics = arguments
+    if what == "connections":
+        results = list(check_settings(*stored()))
+    else:
+        results = list(check(what.rstrip("/"), os.environ[USER], os.environ[PASSWORD], *metrics, patience=_PATIENCE))
+    return 0 if all(results) else 1
+
+
+def check(
+    address: str, user: str, password: str, metrics: str | None = None, *, patience: float = 0.0
+) -> Iterator[bool]:
+    """Prints each check as it ends; yields whether it held. patience: seconds in which all may begin to hold."""
+    deadline = time.monotonic() + patience
+    yield _report("health", check_health, address, deadline=deadline)
+    if metrics:
+        yield _report("metrics", check_metrics, metrics, deadline=deadline)
+    yield (logged_in := _report("login", log_in, address, user, password, deadline=deadline))
+    if not logged_in:
+        return
+    api = Api(address, user, password)
+    yield _report("dags", check_dags, api, deadline=deadline)
+    variables = {entry["key"]: entry["value"] for entry in api.get("variables?limit=1000")["variables"]}
+    yield from check_settings(api.get("connections?limit=1000")["connections"], variables, deadline=deadline)
+
+
+def stored() -> tuple[list[Mapping[str, Any]], dict[str, str]]:
+    """Connections, with the fields that the API gives them, and variables, both out of Airflow's database."""
+    from airflow.models.connection import Connection
+    from airflow.models.variable import Variable
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    fields = ("conn_type", "host", "port", "extra")
+    with create_session() as session:
+        connections: list[Mapping[str, Any]] = [
+            {"connection_id": row.conn_id} | {field: getattr(row, field) for field in fields}
+            for row in session.scalars(select(Connection).order_by(Connection.conn_id))
+        ]
+        variables = {row.key: row.val for row in session.scalars(select(Variable).order_by(Variable.key))}
+    return connections, variables
+
+
+def check_settings(
+    connections: list[Mapping[str, Any]], variables: Mapping[str, str], *, deadline: float = 0.0
+) -> Iterator[bool]:
+    """Uses each connection, and each variable that has a use of its own; yields whether that worked."""
+    for connection in connections:
+        yield _report(f"connection {connection['connection_id']}", use, connection, deadline=deadline)
+    for name, use_value in _VARIABLES.items():
+        if name in variables:
+            yield _report(f"variable {name}", use_value, variables[name], deadline=deadline)
+
+
+def check_health(address: str) -> str:
+    """Raises Problem that names the parts without a recent heartbeat."""
+    state = _request("GET", f"{address}/api/v2/monitor/health").json()
+    ill = [part for part in _PARTS if (state.get(part) or {}).get("status") != "healthy"]
+    if ill:
+        raise Problem(f"{', '.join(ill)} not healthy: look at the log of that pod with kubectl logs")
+    return "all parts healthy"
+
+
+def check_metrics(url: str) -> str:
+    """Raises Problem where the StatsD exporter has heard nothing of Airflow."""
+    text = _request("GET", url, of="the StatsD exporter").text
+    count = sum(line.startswith("airflow_") for line in text.splitlines())
+    if not count:
+        raise Problem(f"{url} has no metric of Airflow: compare global.services.statsd with the exporter's Service")
+    return f"{count} values of Airflow"
+
+
+def log_in(address: str, user: str, password: str) -> str:
+    """Raises Problem where the login is refused."""
+    Api(address, user, password)
+    return f"as {user}"
+
+
+class Api:
+    """The public API as this user sees it."""
+
+    def __init__(self, address: str, user: str, password: str) -> None:
+        """Logs in. Raises Problem where that is refused."""
+        credentials = {"username": user, "password": password}
+        self._address = f"{address}/api/v2"
+        token = _request("POST", f"{address}/auth/token", json=credentials).json()["access_token"]
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    def get(self, path: str) -> Any:
+        return _request("GET", f"{self._address}/{path}", headers=self._headers).json()
+
+
+def check_dags(api: Api) -> str:
+    """Raises Problem where files cannot be imported, or there is no DAG."""
+    count = api.get("dags?limit=1")["total_entries"]
+    if errors := api.get("importErrors?limit=100")["import_errors"]:
+        files = ", ".join(sorted(error["filename"] for error in errors))
+        raise Problem(f"{files} cannot be imported: the UI shows the cause under 'Dag import errors'")
+    if not count:
+        raise Problem("there is no DAG: look whether the dag-processor finds files in [core] dags_folder")
+    return f"{count} listed"
+
+
+def use(connection: Mapping[str, Any]) -> str:
+    """Uses the connection for what its type is for, or at least reaches its host. Raises Problem where that fails."""
+    extra = json.loads(connection["extra"] or "{}")
+    if connection["conn_type"] == "aws":
+        return _list_buckets(extra)
+    if connection["conn_type"] == "kubernetes":
+        return _list_pods(extra)
+    if not (connection["host"] and connection["port"]):
+        return "has no host and port to reach: not used"
+    if connection["conn_type"] == "http":
+        return _get(f"http://{connection['host']}:{connection['port']}{_PATHS.get(connection['connection_id'], '')}")
+    return _reach(connection["host"], int(connection["port"]))
+
+
+def _list_buckets(extra: Mapping[str, Any]) -> str:
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    endpoint = extra.get("endpoint_url")
+    try:
+        buckets = boto3.client("s3", endpoint_url=endpoint, region_name=extra.get("region_name")).list_buckets()
+    except (BotoCoreError, ClientError) as error:
+        raise Problem(f"{endpoint} does not list its buckets ({error}): compare the keys in the Secret") from error
+    return f"{len(buckets['Buckets'])} buckets at {endpoint}"
+
+
+def _list_pods(extra: Mapping[str, Any]) -> str:
+    from kubernetes import client, config
+    from urllib3.exceptions import HTTPError
+
+    namespace = extra.get("namespace") or "default"
+    try:
+        config.load_incluster_config()
+        client.CoreV1Api().list_namespaced_pod(namespace, limit=1, _request_timeout=_TIMEOUT)
+    except (client.ApiException, config.ConfigException, HTTPError) as error:
+        raise Problem(f"pods of {namespace} cannot be listed ({error}): look at the Role of Airflow") from error
+    return f"lists pods of {namespace}"
+
+
+def _get(url: str) -> str:
+    import requests
+
+    try:
+        status = requests.get(url, timeout=_TIMEOUT).status_code
+    except requests.RequestException as error:
+        raise Problem(f"{url} does not answer ({error}): look at the pods behind it with kubectl get pods") from error
+    if status >= 400:
+        raise Problem(f"{url} answers {status}: look at the log of the pods behind it with kubectl logs")
+    return f"{url} answers {status}"
+
+
+def _reach(host: str, port: int) -> str:
+    try:
+        socket.create_connection((host, port), timeout=_TIMEOUT).close()
+    except OSError as error:
+        raise Problem(f"{host}:{port} cannot be reached ({error}): compare the address with the Service") from error
+    return f"{host}:{port} reached"
+
+
+def _share(value: str) -> str:
+    return f"{_number(value, lambda number: 0 <= number <= 1, 'from 0 to 1'):g}"
+
+
+def _days(value: str) -> str:
+    return f"{_number(value, lambda number: 0 < number < math.inf, 'above 0'):g} days"
+
+
+def _number(value: str, allowed: Callable[[float], bool], which: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not allowed(number):
+        raise Problem(f"{value!r} is no number {which}: correct it in airflow.variables and run helm upgrade")
+    return number
+
+
+def _offline_store(value: str) -> str:
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    parts = urlsplit(value)
+    if parts.scheme != "s3" or not parts.netloc:
+        raise Problem(f"{value!r} is no address like s3://feast: correct it in airflow.variables and run helm upgrade")
+    try:
+        found = boto3.client("s3").list_objects_v2(Bucket=parts.netloc, Prefix=parts.path.lstrip("/"), MaxKeys=1)
+    except (BotoCoreError, ClientError) as error:
+        raise Problem(
+            f"{value} cannot be listed ({error}): set global.buckets.feast to its bucket, or correct the keys"
+        ) from error
+    return f"{value} holds features" if found["KeyCount"] else f"{value} is empty: fill it with 'make data'"
+
+
+def _webhook(value: str) -> str:
+    """Reaches the host and posts nothing. What follows the host is the secret, and is not shown."""
+    if value == _HIDDEN:
+        return "is hidden by the API: not used"
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Problem("is no http address: correct the key url of the Secret global.notifications.slackWebhookSecret")
+    return _reach(parts.hostname, parts.port or {"http": 80, "https": 443}[parts.scheme])
+
+
+# What a variable is for, where something can be told of it without a DAG run.
+_VARIABLES: Mapping[str, Callable[[str], str]] = {
+    "model_accuracy_threshold": _share,
+    "model_f1_threshold": _share,
+    "model_baseline_margin": _share,
+    "model_confidence": _share,
+    "drift_effect_threshold": _share,
+    "anomaly_rate_threshold": _share,
+    "feature_materialization_days": _days,
+    "feature_offline_store": _offline_store,
+    "slack_webhook_url": _webhook,
+}
+
+
+def _request(method: str, url: str, of: str = "the api-server", **options: Any) -> Response:
+    import requests
+
+    try:
+        answer = requests.request(method, url, timeout=_TIMEOUT, **options)
+    except requests.RequestException as error:
+        raise Problem(f"{url} does not answer ({error}): look at the log of {of}") from error
+    if answer.status_code >= 400:
+        raise Problem(f"{url} answers {answer.status_code}: {answer.text[:500]}")
+    return answer
+
+
+def _report(name: str, run: Callable[..., str], *arguments: Any, deadline: float) -> bool:
+    while True:
+        try:
+            outcome, held = run(*arguments), True
+        except Problem as problem:
+            outcome, held = str(problem), False
+        if held or time.monotonic() + _PAUSE > deadline:
+            break
+        time.sleep(_PAUSE)
+    print(f"{'ok    ' if held else 'FAILED'} {name}: {outcome}", flush=True)  # noqa: T201
+    return held
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,80 @@
+"""What the platform needs to know of a pod, read from its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from mlops.airflow.pods.manifest import CONTAINER, SIZE
+
+_UNREACHABLE_AFTER = 60.0  # seconds past its grace period at which a deleted pod's node is taken for gone
+
+
+@dataclass(frozen=True)
+class PodState:
+    """What the platform needs to know of a pod: small, since one is kept for each pod of the namespace."""
+
+    name: str
+    uid: str
+    created: float  # Unix time
+    node: str | None
+    size: str | None
+    memory_limit: str | None
+    deletion: float | None  # Unix time at which its grace period ends, once it is being deleted
+    grace: float  # seconds
+    status: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, pod: Mapping[str, Any]) -> Self:
+        metadata, spec = pod["metadata"], pod.get("spec", {})
+        limits = next((c.get("resources", {}).get("limits") for c in spec.get("containers", []) if _is_base(c)), None)
+        deletion = metadata.get("deletionTimestamp")
+        return cls(
+            name=metadata["name"],
+            uid=metadata["uid"],
+            created=unix_time(metadata["creationTimestamp"]),
+            node=spec.get("nodeName"),
+            size=metadata.get("labels", {}).get(SIZE),
+            memory_limit=(limits or {}).get("memory"),
+            deletion=unix_time(deletion) if deletion else None,
+            grace=float(metadata.get("deletionGracePeriodSeconds") or 0),
+            status=pod.get("status", {}),
+        )
+
+    @property
+    def container(self) -> Mapping[str, Any]:
+        """The state of the base container: one of running, waiting and terminated, or nothing yet."""
+        statuses = self.status.get("containerStatuses") or []
+        return next((status.get("state", {}) for status in statuses if _is_base(status)), {})
+
+    @property
+    def started(self) -> bool:
+        """Whether the container ran at all, so that it may have a log."""
+        terminated = self.container.get("terminated")
+        return "running" in self.container or (terminated is not None and terminated.get("startedAt") is not None)
+
+    @property
+    def finished(self) -> float | None:
+        """Unix time at which the pod came to its end; None for one that may still run."""
+        if self.status.get("phase") not in ("Succeeded", "Failed"):
+            return None
+        at = self.container.get("terminated", {}).get("finishedAt")
+        if at:
+            return unix_time(at)
+        changes = [condition.get("lastTransitionTime") for condition in self.status.get("conditions") or []]
+        return max([self.created, *(unix_time(change) for change in changes if change)])
+
+    def unreachable(self, now: float) -> bool:
+        """Whether it was deleted, yet its node did not confirm its end in time."""
+        return self.deletion is not None and now > self.deletion + _UNREACHABLE_AFTER
+
+
+def unix_time(timestamp: str) -> float:
+    """Seconds since 1970 of a time as Kubernetes writes it (RFC 3339)."""
+    return datetime.fromisoformat(timestamp).timestamp()
+
+
+def _is_base(container: Mapping[str, Any]) -> bool:
+    return container.get("name") == CONTAINER

@@ -1,0 +1,170 @@
+"""The report of a run as one HTML page that needs nothing beside it: no script, no style sheet, no picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+from mlops.data_quality import summary
+from mlops.data_quality.findings import STEPS, Alert, Findings
+from mlops.data_quality.plots import histogram
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+h2 { border-bottom: 1px solid #d5dbe1; margin-top: 2.5rem } h3 { margin-bottom: .2rem }
+table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .2rem .8rem .2rem 0 }
+th { border-bottom: 1px solid #8795a1 } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
+svg { width: 100%; max-width: 35rem; font-size: 11px } svg line { stroke: #8795a1 } svg text { fill: #5b6975 }
+.r { fill: #9fb3c8 } .b { fill: #d9822b } .key.r { color: #7c93aa } .key.b { color: #d9822b }
+.passed { color: #1f7a4d } .failed, .broke, .alert { color: #b3261e; font-weight: 600 } .note { color: #5b6975 }
+"""
+_WORDS = {
+    "passed": "passed",
+    "failed": "failed",
+    "alert": "raised an alert",
+    "not run": "was not run, since a check before it failed",
+    "broke": "left no findings: see the task's log",
+}
+
+
+def as_json(found: Mapping[str, Findings | None], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The report for programs: `facts` of the run, how each step ended, the alerts, and all findings."""
+    return {
+        **facts,
+        **_batch(found),
+        "passed": not summary.causes(found),
+        "causes": summary.causes(found),
+        "steps": summary.states(found),
+        "alerts": [
+            {"kind": a.kind, "column": a.column, "value": a.value, "threshold": a.threshold, "text": a.text}
+            for a in summary.alerts(found)
+        ],
+        "findings": {step: dict(findings.details) if findings else None for step, findings in found.items()},
+    }
+
+
+def as_html(found: Mapping[str, Findings | None], facts: Mapping[str, Any]) -> str:
+    """The report for people. found: the findings of each of STEPS, None for a step that left none."""
+    sections: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "schema": _schema,
+        "quality": _quality,
+        "drift": _drift,
+        "anomalies": _anomalies,
+    }
+    states = summary.states(found)
+    body = [_head(found, facts), _alerts(summary.alerts(found))]
+    for step, task in STEPS.items():
+        findings, state = found[step], states[step]
+        body.append(f'<h2>{escape(task)}: <span class="{state.split()[0]}">{_WORDS[state]}</span></h2>')
+        body.append(sections[step](findings.details) if findings else "")
+    title = f"Data validation of {escape(str(facts['dataset']))}"
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{title}</h1>{''.join(body)}</body></html>"
+    )
+
+
+def _batch(found: Mapping[str, Findings | None]) -> dict[str, Any]:
+    first = next((findings for findings in found.values() if findings), None)
+    if first is None:
+        return {"batch": None, "window": None, "data_version": None}
+    shift = {"event_time_shift_seconds": first.event_time_shift_seconds} if first.event_time_shift_seconds else {}
+    return {"batch": dict(first.batch), "window": first.window, "data_version": first.data_version, **shift}
+
+
+def _head(found: Mapping[str, Findings | None], facts: Mapping[str, Any]) -> str:
+    it = _batch(found)
+    rows = [(name.replace("_", " "), value) for name, value in facts.items()]
+    if batch := it["batch"]:
+        times = f", events from {batch['start']} to {batch['end']}" if batch["start"] else ", which have no event times"
+        rows += [("rows judged", f"{batch['rows']:,}{times}"), ("data version", it["data_version"])]
+    if shift := it.get("event_time_shift_seconds"):
+        rows.append(("event times", f"shifted by {shift:,} seconds: the set is older than it looks"))
+    return _table(("", ""), rows)
+
+
+def _alerts(alerts: Sequence[Alert]) -> str:
+    if not alerts:
+        return '<p class="passed">Nothing to tell.</p>'
+    rows = [(a.kind, a.column, a.text, f"{a.value:.4g}", f"{a.threshold:.4g}") for a in alerts]
+    return "<h2>Alerts</h2>" + _table(("kind", "column", "what", "value", "threshold"), rows)
+
+
+def _schema(details: Mapping[str, Any]) -> str:
+    return _table(
+        ("column", "declared", "read as", ""),
+        [(c["column"], c["declared"], c["dtype"], "" if c["ok"] else "wrong") for c in details["columns"]],
+    )
+
+
+def _quality(details: Mapping[str, Any]) -> str:
+    checks = [
+        (c["name"], c["column"], f"{c['value']:.4g}", f"{c['threshold']:.4g}", "" if c["passed"] else "failed")
+        for c in sorted(details["checks"], key=lambda check: bool(check["passed"]))
+    ]
+    missing = [(column, f"{share:.2%}") for column, share in details["missing"].items() if share]
+    listed = "<h3>Missing values</h3>" + _table(("column", "share"), missing) if missing else ""
+    return _table(("check", "column", "value", "allowed", ""), checks) + listed
+
+
+def _drift(details: Mapping[str, Any]) -> str:
+    rows = [
+        (c["column"], c["test"], _p(c["p"]), _p(c["p_adjusted"]), f"{c['effect']:.3f}", "yes" if c["drifted"] else "")
+        for c in details["columns"]
+    ]
+    plots = [
+        f"<h3>{escape(c['column'])}</h3>" + histogram(c["labels"], c["reference"], c["batch"], c["column"])
+        for c in details["columns"]
+    ]
+    return (
+        f'<p class="note">{_reference(details["reference"])} Drift is what is significant at level '
+        f"{details['level']:g} for all columns together (Holm) and at least {details['effect_threshold']:g} away: by "
+        "the largest distance of the cumulative shares for numbers, by the population stability index for "
+        "categories.</p>"
+        + _table(("column", "test", "p", "p, corrected", "distance", "drifted"), rows)
+        + _KEY
+        + "".join(plots)
+    )
+
+
+def _anomalies(details: Mapping[str, Any]) -> str:
+    edges = details["edges"]
+    labels = [f"{low:.3f} to {high:.3f}" for low, high in pairwise(edges)]
+    label_share = "" if details["label_share"] is None else f" Labelled positive: {details['label_share']:.2%}."
+    examples = details["examples"]
+    listed = ""
+    if examples:
+        names = tuple(examples[0])
+        rows = [tuple(str(example[name]) for name in names) for example in examples]
+        listed = "<h3>The strangest rows</h3>" + _table(names, rows)
+    return (
+        f"<p>{details['rate']:.2%} of the rows are anomalous, {details['threshold']:.2%} raise an alert.{label_share}"
+        f'</p><p class="note">{_reference(details["reference"])} An Isolation Forest fitted on it takes '
+        f"{details['contamination']:.2%} of it as anomalous. Scores below 0 are anomalies.</p>"
+        + _KEY
+        + histogram(labels, details["reference_scores"], details["batch_scores"], "scores")
+        + listed
+    )
+
+
+_KEY = '<p><span class="key r">■</span> reference <span class="key b">■</span> batch</p>'
+
+
+def _reference(reference: Mapping[str, Any]) -> str:
+    times = f", {reference['start']} to {reference['end']}" if reference.get("start") else ""
+    shift = reference.get("event_time_shift_seconds")
+    shifted = f", shifted by {shift:,} seconds" if shift else ""
+    made = " It was made in this run, as there was none." if reference["made_now"] else ""
+    return escape(f"The reference has {reference['rows']:,} rows{times}{shifted}.{made}")
+
+
+def _p(value: float | None) -> str:
+    return "not tested" if value is None else f"{value:.2g}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in header) if any(header) else ""
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>" if head else f"<table>{body}</table>"

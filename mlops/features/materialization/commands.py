@@ -1,0 +1,203 @@
+"""Put the newest feature values into the online store, and look whether they are there."""
+
+import argparse
+import logging
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from mlops import datasets
+from mlops.config import Settings
+from mlops.features.materialization.view import View
+from mlops.result import JSON, Failure, Refused, Result
+from mlops.stores.feature_store import FeatureStoreConfig, explained, open_feature_store
+from mlops.stores.metrics import Metrics
+from mlops.stores.object_store import ObjectStore
+from mlops.stores.online_store import OnlineStore, Written
+from mlops.stores.raw import RawData
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from feast import FeatureStore
+
+    from mlops.features.materialization.check import Findings
+    from mlops.features.materialization.offline import Window
+
+_PASSES = 3  # over a view, while Redis restarts in the midst of each
+
+log = logging.getLogger(__name__)
+
+
+def materialize(*, days: float, end: datetime | None) -> Result:
+    """Puts each entity's newest values of the last days into the online store, unless newer ones are there.
+
+    May be repeated, overlap with another run, or end half way: it never puts an older value over a newer one.
+    """
+    from mlops.features.materialization.offline import Window
+
+    settings, window = Settings.from_environment(), Window.before(end or datetime.now(UTC), days)
+    metrics, online = Metrics(settings), OnlineStore(settings)
+    views = {}
+    for view in _views(settings, open_feature_store(settings)):
+        begun = time.monotonic()
+        rows, written = _materialize(settings, view, window, online)
+        seconds = time.monotonic() - begun
+        log.info("%s: %d rows read, %s, %.1f s", view.name, rows, written, seconds)
+        counted = {"rows_read": rows, "rows_written": written.written, "rows_not_newer": written.not_newer}
+        for name, value in counted.items():
+            metrics.count(f"materialization.{name}", value, view=view.name)
+        metrics.gauge("materialization.seconds", seconds, view=view.name)
+        views[view.name] = {**counted, "seconds": round(seconds, 3)}
+    totals = {name: sum(view[name] for view in views.values()) for name in (*counted, "seconds")}
+    totals["seconds"] = round(totals["seconds"], 3)
+    return {"start": window.start.isoformat(), "end": window.end.isoformat(), **totals, "views": views}
+
+
+def validate_online(
+    *, days: float, end: datetime | None, sample: int, max_null_share: float, max_age_hours: float | None
+) -> Result:
+    """Compares what is served of sampled entities with the offline store, and tells how old and how complete it is."""
+    from mlops.features.materialization.offline import Window
+
+    settings, window = Settings.from_environment(), Window.before(end or datetime.now(UTC), days)
+    store, metrics = open_feature_store(settings), Metrics(settings)
+    views: dict[str, dict[str, JSON]] = {}
+    wrong: list[str] = []
+    for view in _views(settings, store):
+        findings = _findings(settings, store, view, window, sample)
+        if findings is None:
+            log.warning("%s has no event from %s to %s", view.name, window.start, window.end)
+            views[view.name] = {"sampled": 0}
+            continue
+        age = (window.end - findings.newest).total_seconds() if findings.newest else None
+        if age is not None:
+            metrics.gauge("materialization.age_seconds", age, view=view.name)
+        metrics.gauge("materialization.null_share", findings.null_share, view=view.name)
+        wrong += _faults(view, findings, age, max_null_share, max_age_hours)
+        views[view.name] = {
+            "sampled": sum(findings.counts.values()),
+            **findings.counts,
+            "null_share": round(findings.null_share, 4),
+            "newest_event": findings.newest.isoformat() if findings.newest else None,
+            "age_seconds": None if age is None else round(age),
+            **_shift(settings, view),
+        }
+    if wrong:
+        raise Refused("the online store is not what it should be: " + " | ".join(wrong))
+    if not any(view["sampled"] for view in views.values()):
+        raise Refused(
+            f"no feature view has an event from {window.start:%F %T} to {window.end:%F %T}, so nothing was "
+            "materialized: load newer data ('make data' shifts the stored sets to now) and build the features, or "
+            "raise the Variable feature_materialization_days"
+        )
+    return {"end": window.end.isoformat(), "views": views}
+
+
+def _views(settings: Settings, store: "FeatureStore") -> list[View]:
+    with explained(FeatureStoreConfig.of(settings)):
+        found = [View.of(store.project, view) for view in store.list_feature_views() if view.online]
+    if not found:
+        raise Failure("Feast's registry holds no feature view: run 'python -m mlops features apply'")
+    return found
+
+
+def _materialize(settings: Settings, view: View, window: "Window", online: OnlineStore) -> tuple[int, Written]:
+    """Rows read, and entities set. Begins anew where Redis was restarted meanwhile, and may have lost what it had
+    acknowledged: of that it writes at most the last second to the disk later, or all where it keeps nothing.
+    """
+    from mlops.features.materialization.offline import files
+    from mlops.features.materialization.write import write
+
+    rows, total = 0, Written(0, 0)
+    with files(ObjectStore(settings, view.bucket), view) as paths:
+        for _ in range(_PASSES):
+            server = online.run_id()
+            read, written = write(paths, view, window, online)
+            rows, total = rows + read, Written(*(sum(pair) for pair in zip(total, written, strict=True)))
+            if online.run_id() == server:
+                return rows, total
+            log.warning("%s: Redis was restarted meanwhile; writing the view again", view.name)
+    raise Failure(
+        f"feature view {view.name}: Redis was restarted during each of {_PASSES} passes: look why with "
+        "'kubectl describe pod', then clear this task"
+    )
+
+
+def _findings(settings: Settings, store: "FeatureStore", view: View, window: "Window", size: int) -> "Findings | None":
+    """None where the window has no row."""
+    from mlops.features.materialization.check import compare, expected, sample
+    from mlops.features.materialization.offline import files, read
+
+    with files(ObjectStore(settings, view.bucket), view) as paths:
+        seed = int(window.end.timestamp())  # other entities each day
+        entities = sample(read(paths, view, window, view.keys), view, size, seed)
+        if entities.empty:
+            return None
+        offline = expected(read(paths, view, window), view, entities)
+    with explained(FeatureStoreConfig.of(settings)):
+        values, moments = _served(store, view, entities)
+    return compare(view, offline, values, moments)
+
+
+def _served(store: "FeatureStore", view: View, entities: "pd.DataFrame") -> tuple[dict[str, list[Any]], list[int]]:
+    """What Feast's own client gets of the entities: values by feature, and event times in nanoseconds."""
+    response = store.get_online_features(
+        features=[f"{view.name}:{feature.name}" for feature in view.features],
+        entity_rows={name: entities[name].tolist() for name in view.keys},
+    )
+    values = response.to_dict()
+    first = view.features[0].name
+    place = list(response.proto.metadata.feature_names.val).index(first)
+    moments = [stamp.seconds * 10**9 + stamp.nanos for stamp in response.proto.results[place].event_timestamps]
+    return {feature.name: values[feature.name] for feature in view.features}, moments
+
+
+def _shift(settings: Settings, view: View) -> Mapping[str, int]:
+    """What a result that shows times of the view's set says of their shift."""
+    return RawData(settings).shift(datasets.get(view.dataset)).note if view.dataset in datasets.names() else {}
+
+
+def _faults(
+    view: View, findings: "Findings", age: float | None, max_null_share: float, max_age_hours: float | None
+) -> list[str]:
+    faults = []
+    if findings.wrong:
+        faults.append(f"{view.name}, {findings.summary}; clear materialize_features")
+    if findings.null_share > max_null_share:
+        faults.append(
+            f"{view.name}, {findings.null_share:.0%} of the values are null, {max_null_share:.0%} are allowed: look at "
+            "the set that the features are built from"
+        )
+    if age is not None and max_age_hours is not None and age > max_age_hours * 3600:
+        faults.append(
+            f"{view.name}, the newest event served is {age / 3600:.1f} h old, {max_age_hours:g} are allowed: load "
+            "newer data and build the features"
+        )
+    return faults
+
+
+def _moment(text: str) -> datetime | None:
+    """An ISO time, UTC where it says no zone; None for an empty text, which a template gives a run without a date."""
+    if not text or text == "None":
+        return None
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _window_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--days", type=float, required=True, help="events of so many days before the end")
+    parser.add_argument("--end", type=_moment, metavar="TIME", help="where the window ends (now)")
+
+
+def _validate_options(parser: argparse.ArgumentParser) -> None:
+    _window_options(parser)
+    parser.add_argument("--sample", type=int, default=200, help="entities a view (%(default)s)")
+    parser.add_argument("--max-null-share", type=float, default=0.5, help="of a view's values (%(default)s)")
+    parser.add_argument("--max-age-hours", type=float, help="of a view's newest event (no limit)")
+
+
+COMMANDS = {
+    "materialize": (materialize, _window_options),
+    "validate-online": (validate_online, _validate_options),
+}

@@ -1,0 +1,121 @@
+"""The rows of a window of time out of a feature view's Parquet files, a batch at a time."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mlops.features.materialization.view import View
+from mlops.result import Failure, Refused
+from mlops.stores.object_store import ObjectStore
+
+BATCH = 32_768  # rows
+
+log = logging.getLogger(__name__)
+
+
+class Window(NamedTuple):
+    """Events at both ends belong to it, as in Feast."""
+
+    start: datetime
+    end: datetime
+
+    @classmethod
+    def before(cls, end: datetime, days: float) -> Self:
+        return cls(end - timedelta(days=days), end)
+
+
+@contextmanager
+def files(store: ObjectStore, view: View) -> Iterator[list[Path]]:
+    """Copies of a view's Parquet files, gone afterwards.
+
+    Each is fetched by one request: what is built anew meanwhile is read either as it was or as it is, and never in
+    parts, as a Parquet file would be that is read range by range.
+    """
+    keys = [key for key in store.keys(view.prefix) if key.endswith(".parquet")]
+    if not keys:
+        raise Failure(
+            f"no Parquet file in s3://{store.bucket}/{view.prefix}: build the features with "
+            "'python -m mlops features build --dataset all' or 'make data'"
+        )
+    with tempfile.TemporaryDirectory(prefix="offline-") as folder:
+        paths = [Path(folder) / f"{number}.parquet" for number in range(len(keys))]
+        for key, path in zip(keys, paths, strict=True):
+            store.download(key, path)
+        yield paths
+
+
+def read(paths: list[Path], view: View, window: Window, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The window's rows, the newest part of a file first, so that readers see the newest value as soon as can be.
+
+    columns: those of the view that are read, all by default; the event time is always there.
+    Raises Refused where a file lacks a column, or a row has no entity or no event time.
+    """
+    wanted = view.columns if columns is None else list(dict.fromkeys([*columns, view.timestamp]))
+    for path in paths:
+        with _opened(path, view) as file:
+            if missing := sorted(set(wanted) - set(file.schema_arrow.names)):
+                raise Refused(
+                    f"feature view {view.name}: no column {', '.join(missing)} in the offline store: build the "
+                    "features anew with 'python -m mlops features build --dataset all'"
+                )
+            for group in _groups(file, view, window):
+                for batch in file.iter_batches(BATCH, row_groups=[group], columns=wanted, use_threads=False):
+                    table = _inside(pa.table(batch), view, window)
+                    if table.num_rows:
+                        yield table
+
+
+@contextmanager
+def _opened(path: Path, view: View) -> Iterator[pq.ParquetFile]:
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+    except pa.ArrowInvalid as error:
+        raise Failure(
+            f"a file in s3://{view.bucket}/{view.prefix} is not a Parquet table: build the features anew"
+        ) from error
+    with file:
+        yield file
+
+
+def _groups(file: pq.ParquetFile, view: View, window: Window) -> list[int]:
+    """The row groups that may hold an event of the window, the one with the newest event first."""
+    column = file.schema_arrow.names.index(view.timestamp)
+    kind = file.schema_arrow.field(view.timestamp).type
+    start, end = _nanoseconds(window.start), _nanoseconds(window.end)
+    found = []
+    for group in range(file.num_row_groups):
+        statistics = file.metadata.row_group(group).column(column).statistics
+        if statistics is None or not statistics.has_min_max or statistics.null_count:
+            found.append((end, group))
+            continue
+        first, last = (
+            pa.scalar(limit, kind).cast(pa.timestamp("ns", "UTC")).value for limit in (statistics.min, statistics.max)
+        )
+        if first <= end and last >= start:
+            found.append((last, group))
+    return [group for _, group in sorted(found, key=lambda entry: -entry[0])]
+
+
+def _inside(table: pa.Table, view: View, window: Window) -> pa.Table:
+    for name in (view.timestamp, *(key for key in view.keys if key in table.column_names)):
+        if nulls := table.column(name).null_count:
+            raise Refused(
+                f"feature view {view.name}: {nulls} rows of the offline store have no {name}, and would be served to "
+                "nobody: build the features anew from a set that has it"
+            )
+    moment = table.column(view.timestamp).cast(pa.timestamp("ns", "UTC")).cast(pa.int64())
+    start, end = _nanoseconds(window.start), _nanoseconds(window.end)
+    return table.filter(pc.and_(pc.greater_equal(moment, start), pc.less_equal(moment, end)))
+
+
+def _nanoseconds(moment: datetime) -> int:
+    value: int = pa.scalar(moment, pa.timestamp("ns", "UTC")).value
+    return value

@@ -1,0 +1,180 @@
+"""The queue in Redis (RQ) that hands the ids of jobs to workers.
+
+It holds no truth: PostgreSQL does. A job that is handed over twice is claimed once, and one that Redis loses is handed
+over again. What is in Redis is JSON, and not the pickles that RQ writes by default, which run code when they are read.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
+from redis.retry import Retry
+from rq import Queue, Worker
+from rq.exceptions import StopRequested
+from rq.serializers import JSONSerializer
+
+from mlops.sensor_trainer.store.errors import Away, Denied
+
+if TYPE_CHECKING:
+    from rq.executions import Execution
+    from rq.job import Job as QueuedJob
+
+    from mlops.config import SensorSettings
+    from mlops.sensor_trainer.store.jobs import Jobs
+
+FUNCTION = "mlops.sensor_trainer.worker.runner.run_job"
+_NAME = "training"
+_DATABASE = 1  # Feast's online store is database 0
+_TIME_LIMIT = 3600  # seconds of one attempt, of which a training takes less than one in a hundred
+_KEPT = 3600  # seconds that RQ keeps what it knows of an attempt that failed
+_WORKER_TTL = 30  # seconds; a worker asks again every half of it, and so learns of a Redis that vanished
+_PAUSE = 2.0  # seconds
+
+log = logging.getLogger(__name__)
+
+
+class JobQueue:
+    """Each method raises Away without Redis, within 4 s, and Denied where the password is wrong."""
+
+    def __init__(self, settings: SensorSettings) -> None:
+        self._client = _client(settings)
+        self._address = f"{settings.redis_host}:{settings.redis_port}"
+        self._queue = Queue(_NAME, connection=self._client, serializer=JSONSerializer)
+
+    def enqueue(self, job_id: UUID, attempt: int) -> None:
+        """Hands a job over. attempt: how many it has had (Job.attempt). One that waits already stays where it is."""
+        name = _name(job_id, attempt)
+        with _explained(self._address):
+            if self._queue.get_job_position(name) is not None:
+                return
+            self._queue.enqueue_call(
+                FUNCTION,
+                args=(str(job_id),),
+                job_id=name,
+                timeout=_TIME_LIMIT,
+                result_ttl=0,
+                failure_ttl=_KEPT,
+                description=f"training job {job_id}",
+            )
+
+    def stop(self, job_id: UUID) -> None:
+        """Takes a job that waits out of the queue. One that runs stops by itself, at the next Attempt.report."""
+        with _explained(self._address):
+            for name in self._queue.get_job_ids():
+                if name.startswith(f"{job_id}_"):
+                    self._queue.remove(name)
+
+    def waiting(self) -> int:
+        """How many jobs wait for a worker."""
+        with _explained(self._address):
+            return self._queue.count
+
+    def ping(self) -> None:
+        with _explained(self._address):
+            self._client.ping()
+
+
+def hand_over(jobs: Jobs, queue: JobQueue) -> int:
+    """Hands all jobs over that wait for it, and returns how many. What fails is done by the next call."""
+    handed = 0
+    for job_id in jobs.to_hand_over():
+        job = jobs.get(job_id)
+        if job is not None:
+            queue.enqueue(job_id, job.attempt)
+            jobs.handed_over(job_id)
+            handed += 1
+    return handed
+
+
+class _Worker(Worker):
+    """RQ's worker, which lets a job go on to its end while Redis is away."""
+
+    asked_to_stop = False
+    max_connection_wait_time = 5.0
+
+    def maintain_heartbeats(self, job: QueuedJob, execution: Execution) -> None:
+        try:
+            super().maintain_heartbeats(job, execution)
+        except RedisError as error:
+            log.warning("Redis is away while %s runs, which goes on: %s", job.id, error)
+
+    def handle_warm_shutdown_request(self) -> None:
+        self.asked_to_stop = True
+        super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
+
+
+def work(settings: SensorSettings, on_start: Callable[[], None]) -> None:
+    """Runs the jobs that are handed over, one after the other, until SIGTERM; one that runs then is run to its end.
+
+    on_start: called once before; what it imports, no job has to. Each job runs in a process of its own. Raises Denied.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    on_start()
+    queue, client = JobQueue(settings), _client(settings)
+    with suppress(StopRequested):
+        while not _work_while_redis_is_there(queue, client):
+            time.sleep(_PAUSE)
+
+
+def _work_while_redis_is_there(queue: JobQueue, client: Redis) -> bool:
+    """Whether the worker ended because it was asked to."""
+    worker = None
+    try:
+        queue.ping()
+        worker = _Worker(
+            [Queue(_NAME, connection=client, serializer=JSONSerializer)],
+            connection=client,
+            serializer=JSONSerializer,
+            worker_ttl=_WORKER_TTL,
+            job_monitoring_interval=_WORKER_TTL // 2,
+        )
+        worker.work(logging_level="WARNING")
+    except (Away, RedisError) as error:
+        log.warning("the worker waits for Redis: %s", error)
+    if worker is not None and worker.horse_pid:
+        worker.wait_for_horse()  # RQ gave its job up, which is still at work
+    return worker is not None and worker.asked_to_stop
+
+
+def _stop(signal_number: int, frame: object) -> None:
+    raise StopRequested
+
+
+def _name(job_id: UUID, attempt: int) -> str:
+    """The name of an attempt in the queue, where it waits once; the next one may wait beside what is left of it."""
+    return f"{job_id}_{attempt}"
+
+
+@contextmanager
+def _explained(address: str) -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        if isinstance(error, AuthenticationError | AuthorizationError):
+            remedy = "check the password in the Secret that global.redis.existingSecret names"
+            raise Denied("redis", f"Redis at {address} lets nobody in ({error}): {remedy}") from error
+        remedy = "check that it runs and that global.services.redis or global.redis.external names it"
+        raise Away("redis", f"Redis at {address} failed ({error}): {remedy}") from error
+
+
+def _client(settings: SensorSettings) -> Redis:
+    return Redis(
+        host=settings.redis_host,
+        port=int(settings.redis_port),
+        db=_DATABASE,
+        password=settings.redis_password,
+        socket_connect_timeout=2,
+        socket_timeout=2,
+        socket_keepalive=True,
+        health_check_interval=15,
+        retry=Retry(NoBackoff(), 1),  # once: a connection of the pool may be of before a restart
+    )

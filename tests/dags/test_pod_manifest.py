@@ -1,0 +1,235 @@
+"""The manifest of a task's pod."""
+
+import re
+import uuid
+from pathlib import Path
+
+import jwt
+import pytest
+import yaml
+from airflow.sdk.exceptions import AirflowException
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlops.airflow.platform import Platform
+from mlops.airflow.pods.manifest import TRY, TaskTry, label_value, make_pod
+from mlops.config import RunIdentity
+from tests.dags.conftest import NAMESPACE, PLATFORM, POD_TEMPLATE
+
+DNS_1123_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
+
+ids = st.text(min_size=1, max_size=250)
+tries = st.builds(
+    TaskTry,
+    dag_id=ids,
+    task_id=ids,
+    run_id=ids,
+    map_index=st.integers(-1, 1000),
+    try_number=st.integers(1, 100),
+    uuid=st.uuids().map(str),
+    logical_date=st.none() | st.just("2026-01-01T00:00:00+00:00"),
+)
+
+
+def platform() -> Platform:
+    return Platform(
+        namespace=NAMESPACE,
+        images=PLATFORM["images"],
+        sizes=PLATFORM["sizes"],
+        identities=PLATFORM["identities"],
+        failed_pod_ttl=3600,
+        reports_bucket="reports",
+        template=POD_TEMPLATE,
+    )
+
+
+def a_try(**fields: object) -> TaskTry:
+    return TaskTry(
+        **{
+            "dag_id": "ml_pipeline_dag",
+            "task_id": "train_model",
+            "run_id": "manual__2026-01-01",
+            "map_index": -1,
+            "try_number": 1,
+            "uuid": str(uuid.UUID(int=1)),
+            **fields,
+        }
+    )
+
+
+def base(pod: dict) -> dict:
+    return pod["spec"]["containers"][0]
+
+
+def environment(pod: dict) -> dict[str, str]:
+    return {entry["name"]: entry.get("value", "") for entry in base(pod)["env"]}
+
+
+@given(tries)
+def test_the_name_is_a_dns_label_whatever_the_dag_is_called(task: TaskTry) -> None:
+    assert len(task.pod_name) <= 63
+    assert DNS_1123_LABEL.fullmatch(task.pod_name)
+
+
+@given(tries, st.uuids())
+def test_the_name_is_the_same_within_a_try_and_another_in_the_next(task: TaskTry, next_uuid: uuid.UUID) -> None:
+    again = TaskTry(**vars(task))
+    later = TaskTry(**{**vars(task), "uuid": str(next_uuid), "try_number": task.try_number + 1})
+    assert again.pod_name == task.pod_name
+    assert (later.pod_name == task.pod_name) == (later.uuid == task.uuid)
+    assert later.key == task.key, "an earlier try's pod is found by the key"
+
+
+@given(tries, tries)
+def test_two_task_instances_share_no_key(one: TaskTry, other: TaskTry) -> None:
+    same = [getattr(one, name) == getattr(other, name) for name in ("dag_id", "task_id", "run_id", "map_index")]
+    assert (one.key == other.key) == all(same)
+
+
+@given(tries)
+def test_labels_are_valid_and_annotations_exact(task: TaskTry) -> None:
+    metadata = make_pod(platform(), task, ["true"])["metadata"]
+    for value in metadata["labels"].values():
+        assert len(value) <= 63
+        assert LABEL_VALUE.fullmatch(value)
+    assert metadata["annotations"]["maestro/run-id"] == task.run_id
+
+
+@given(st.text(), st.text())
+def test_two_texts_never_become_one_label(one: str, other: str) -> None:
+    assert (label_value(one) == label_value(other)) == (one == other)
+
+
+@given(tries)
+def test_the_pod_reads_its_identity_back_from_its_environment(task: TaskTry) -> None:
+    given = environment(make_pod(platform(), task, ["true"]))
+    assert set(task.environment) <= set(RunIdentity.keys().values())
+    identity = RunIdentity.from_environment(given)
+    assert (identity.dag_id, identity.task_id, identity.run_id) == (task.dag_id, task.task_id, task.run_id)
+    assert (identity.try_number, identity.map_index) == (str(task.try_number), str(task.map_index))
+
+
+def test_a_pod_is_the_template_with_the_tasks_own_parts() -> None:
+    pod = make_pod(platform(), a_try(), ["python", "-m", "mlops"], size="medium", deadline=90.5)
+    assert pod["metadata"]["namespace"] == NAMESPACE
+    assert pod["metadata"]["labels"]["app.kubernetes.io/part-of"] == "maestro"
+    assert pod["metadata"]["labels"]["maestro/dag-id"] == "ml_pipeline_dag"
+    assert pod["metadata"]["labels"][TRY] == a_try().uuid
+    assert pod["spec"]["serviceAccountName"] == "maestro-task"
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert pod["spec"]["activeDeadlineSeconds"] == 90
+    assert base(pod)["image"] == PLATFORM["images"]["task"]
+    assert base(pod)["args"] == ["python", "-m", "mlops"]
+    assert base(pod)["resources"] == PLATFORM["sizes"]["medium"]
+    assert "command" not in base(pod), "the image's entrypoint stays in charge"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"identity": "deployer", "size": "medium", "env": {"A": "b"}, "deadline": 9.0}]
+)
+def test_all_that_the_charts_template_gives_reaches_the_pod_but_what_is_the_tasks_own(options: dict) -> None:
+    """The security contexts above all: without them a cluster refuses the pod, or runs it with rights that it lacks."""
+    pod, template = make_pod(platform(), a_try(), ["true"], **options), POD_TEMPLATE
+    own = {"containers", "serviceAccountName", "automountServiceAccountToken", "activeDeadlineSeconds"}
+    assert without(own, pod["spec"]) == without(own, template["spec"])
+    own = {"image", "args", "env", "resources"}
+    assert without(own, base(pod)) == without(own, base(template))
+    assert pod["spec"]["containers"][1:] == template["spec"]["containers"][1:]
+    assert without({"metadata", "spec"}, pod) == without({"metadata", "spec"}, template)
+
+
+def without(names: set[str], mapping: dict) -> dict:
+    return {name: value for name, value in mapping.items() if name not in names}
+
+
+def test_an_identity_brings_its_service_account_and_token() -> None:
+    pod = make_pod(platform(), a_try(), ["true"], identity="deployer")
+    assert pod["spec"]["serviceAccountName"] == "maestro-deployer"
+    assert pod["spec"]["automountServiceAccountToken"] is True
+
+
+def test_a_tasks_environment_is_stronger_than_the_templates_but_not_than_its_identity() -> None:
+    env = {"MAESTRO_DATA_BUCKET": "other", "MAESTRO_DAG_ID": "forged"}
+    pod = make_pod(platform(), a_try(), ["true"], env=env)
+    names = [entry["name"] for entry in base(pod)["env"]]
+    assert len(names) == len(set(names))
+    assert environment(pod)["MAESTRO_DATA_BUCKET"] == "other"
+    assert environment(pod)["MAESTRO_DAG_ID"] == "ml_pipeline_dag"
+    assert {"name": "MAESTRO_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}} in base(pod)[
+        "env"
+    ]
+
+
+def test_making_a_pod_leaves_the_template_as_it_was() -> None:
+    before = make_pod(platform(), a_try(), ["true"])
+    make_pod(platform(), a_try(task_id="other"), ["false"], size="medium", identity="deployer", env={"A": "b"})
+    assert make_pod(platform(), a_try(), ["true"]) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image": "tsk"}, "image 'tsk' is not declared: use one of datasets, task or add it to global.images"),
+        ({"size": "huge"}, "size 'huge' is not declared: use one of medium, small or add it to taskSizes"),
+        ({"identity": "root"}, "identity 'root' is not declared: use one of deployer"),
+    ],
+)
+def test_a_name_that_is_not_declared_is_refused_with_the_ones_that_are(options: dict, message: str) -> None:
+    with pytest.raises(AirflowException, match=re.escape(message)):
+        make_pod(platform(), a_try(), ["true"], **options)
+
+
+def test_a_template_without_the_base_container_is_refused() -> None:
+    odd = Platform(**{**vars(platform()), "template": {"spec": {"containers": [{"name": "main"}]}}})
+    with pytest.raises(AirflowException, match="no container named base"):
+        make_pod(odd, a_try(), ["true"])
+
+
+def test_the_platform_is_read_from_the_mounted_files() -> None:
+    loaded = Platform.load()
+    assert (loaded.namespace, loaded.failed_pod_ttl) == (NAMESPACE, 3600.0)
+    assert loaded.template == POD_TEMPLATE
+
+
+def test_a_missing_or_incomplete_file_is_named_with_the_remedy(pod_config) -> None:
+    (pod_config / "platform.yaml").write_text("namespace: maestro")
+    with pytest.raises(
+        AirflowException,
+        match=r"platform.yaml lacks failedPodTTL, identities, images, reportsBucket, sizes.*helm upgrade",
+    ):
+        Platform.load()
+    (pod_config / "platform.yaml").unlink()
+    with pytest.raises(AirflowException, match=r"platform.yaml cannot be read.*MAESTRO_POD_CONFIG"):
+        Platform.load()
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> Path:
+    """A service account's token, as Kubernetes mounts one in a pod of namespace maestro."""
+    claims = {
+        "iss": "https://kubernetes.default.svc",
+        "kubernetes.io": {
+            "namespace": NAMESPACE,
+            "pod": {"name": "maestro-airflow-scheduler-0", "uid": str(uuid.UUID(int=2))},
+            "serviceaccount": {"name": "maestro-airflow", "uid": str(uuid.UUID(int=3))},
+        },
+    }
+    path = tmp_path / "token"
+    path.write_text(jwt.encode(claims, "k" * 32))
+    return path
+
+
+def test_airflows_service_account_owns_the_pod_so_that_uninstalling_ends_it(token: Path) -> None:
+    owned = make_pod(Platform.load(token=token), a_try(), ["true"])
+    assert owned["metadata"]["ownerReferences"] == [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "name": "maestro-airflow", "uid": str(uuid.UUID(int=3))}
+    ]
+
+
+def test_nothing_owns_the_pod_where_the_service_account_is_elsewhere(
+    token: Path, pod_config: Path, tmp_path: Path
+) -> None:
+    (pod_config / "platform.yaml").write_text(yaml.safe_dump({**PLATFORM, "namespace": "elsewhere"}))
+    for one in (token, tmp_path / "none"):
+        assert "ownerReferences" not in make_pod(Platform.load(token=one), a_try(), ["true"])["metadata"]

@@ -1,0 +1,409 @@
+"""The steps of a data validation run, as their pods run them, on real buckets."""
+
+import gzip
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+import pytest
+
+from mlops import cli, datasets
+from mlops.data_quality import ledger
+from mlops.data_quality.findings import Alert
+from mlops.result import REFUSED, Failure
+from mlops.stores.object_store import ObjectStore
+from mlops.stores.raw import RawData
+from tests.unit.test_notify import Webhook
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+SHUTTLE = datasets.get("shuttle")
+DAY = 1440  # rows of shuttle
+STEPS = {
+    "schema": ["data-quality", "schema"],
+    "quality": ["data-quality", "quality"],
+    "drift": ["drift", "compare", "--effect-threshold=0.2"],
+    "anomalies": ["drift", "anomalies", "--rate-threshold=0.1"],
+    "report": ["data-quality", "report"],
+}
+
+
+@pytest.fixture
+def webhook(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Iterator[Webhook]:
+    with Webhook.listening() as hook:
+        monkeypatch.setenv("MAESTRO_SLACK_WEBHOOK_URL", hook.url)
+        yield hook
+
+
+@pytest.fixture
+def exporter(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.setblocking(False)
+        monkeypatch.setenv("MAESTRO_STATSD_HOST", "127.0.0.1")
+        monkeypatch.setenv("MAESTRO_STATSD_PORT", str(listening.getsockname()[1]))
+        yield listening
+
+
+def packets(exporter: socket.socket) -> list[str]:
+    found = []
+    while True:
+        try:
+            found.append(exporter.recv(1024).decode())
+        except BlockingIOError:
+            return found
+
+
+@pytest.fixture
+def store(platform, datasets_dir) -> Callable[[Callable[[pd.DataFrame], object]], None]:
+    """Puts the shuttle set into the data bucket after a change of its table in place."""
+    table = pd.read_csv(datasets_dir / "shuttle/shuttle.csv.gz")
+
+    def put(change: Callable[[pd.DataFrame], object] = lambda table: None) -> None:
+        changed = table.copy()
+        change(changed)
+        content = gzip.compress(changed.to_csv(index=False).encode(), compresslevel=1)
+        platform.data.write_bytes(SHUTTLE.object_key("shuttle.csv.gz"), content)
+
+    put()
+    return put
+
+
+def shift_last_day(column: str, by: int, every: int = 1) -> Callable[[pd.DataFrame], object]:
+    def change(table: pd.DataFrame) -> None:
+        table.loc[table.index[-DAY::every], column] += by
+
+    return change
+
+
+def run(platform, steps=tuple(STEPS), dataset: str = "shuttle") -> dict[str, tuple[int, str]]:
+    """What each step of a run ended with; as in the DAG, the report is made whatever failed before it."""
+    ended: dict[str, tuple[int, str]] = {}
+    for step in steps:
+        if step != "report" and any(code for code, _ in ended.values()):
+            continue
+        ended[step] = platform.run(*STEPS[step], "--dataset", dataset)
+    return ended
+
+
+def result(ended: dict[str, tuple[int, str]], step: str) -> dict:
+    code, message = ended[step]
+    assert code == 0, message
+    return json.loads(message)
+
+
+def reports(platform) -> ObjectStore:
+    return ObjectStore(platform.settings, platform.settings.reports_bucket)
+
+
+def page(platform, name: str = "report.json") -> str:
+    content = reports(platform).read_bytes(f"ml_pipeline_dag/{run_folder(platform)}/report/{name}")
+    return content.decode()
+
+
+def run_folder(platform) -> str:
+    from mlops.keys import slug
+
+    return slug(platform.run_id)
+
+
+def test_a_good_window_passes_every_step_and_nobody_is_told_anything(platform, store, webhook, exporter):
+    ended = run(platform)
+    assert {step: code for step, (code, _) in ended.items()} == dict.fromkeys(STEPS, 0)
+    assert result(ended, "drift")["drifted"] == []
+    assert result(ended, "anomalies")["rate"] == pytest.approx(0.07, abs=0.01)
+    assert result(ended, "report")["steps"] == dict.fromkeys(["schema", "quality", "drift", "anomalies"], "passed")
+    assert webhook.received == []
+    assert not [packet for packet in packets(exporter) if packet.startswith("maestro.alerts")]
+    assert json.loads(page(platform))["batch"]["rows"] == DAY
+
+
+def test_the_report_of_a_shifted_column_names_it_and_no_other(platform, store, webhook, exporter):
+    store(shift_last_day("f4", 4))
+    ended = run(platform)
+    assert result(ended, "drift")["drifted"] == ["f4"]
+    assert result(ended, "report")["told"] == 1, "drift is told of and does not fail the run"
+    (message,) = webhook.received
+    address = f"s3://{platform.settings.reports_bucket}/{result(ended, 'report')['report']}"
+    assert re.fullmatch(
+        rf"shuttle, column f4, drift: drifted by a KS distance of 0\.787 \(value 0\.7869, threshold 0\.2\)\. "
+        rf"Report: {re.escape(address)}",
+        message["text"],
+    )
+    assert "maestro.alerts,column=f4,dataset=shuttle,kind=drift:1|c" in packets(exporter)
+    told = json.loads(page(platform))
+    assert [(alert["kind"], alert["column"]) for alert in told["alerts"]] == [("drift", "f4")]
+    assert told["passed"] is True
+
+
+def test_the_report_is_one_page_that_loads_nothing(platform, store):
+    run(platform)
+    html = page(platform, "report.html")
+    assert not re.search(r"<(script|link|img|iframe|object)|https?://|url\(|@import|\bsrc=|\bhref=", html)
+    assert html.count("<svg") == 11, "a plot for each watched column, and one for the scores"
+    assert "The reference has 29,458 rows" in html
+
+
+def test_what_is_written_in_the_data_is_text_in_the_report(platform, store, datasets_dir):
+    table = pd.read_parquet(datasets_dir / "adult/adult.parquet.brotli")
+    table.loc[table.index[-3000:], "workclass"] = "<script>alert(1)</script>"
+    table.to_parquet(datasets_dir.parent / "adult.parquet")
+    adult = datasets.get("adult")
+    platform.data.write_bytes(adult.object_key(adult.source.file), (datasets_dir.parent / "adult.parquet").read_bytes())
+    ended = run(platform, ("schema", "drift", "anomalies", "report"), "adult")
+    assert result(ended, "drift")["drifted"] == ["workclass"]
+    assert "<script" not in page(platform, "report.html")
+
+
+def test_nobody_is_told_twice_of_a_window(platform, store, webhook):
+    store(shift_last_day("f4", 4))
+    run(platform)
+    again = run(platform.as_run("another"))
+    assert (result(again, "report")["alerts"], result(again, "report")["told"]) == (1, 0)
+    assert len(webhook.received) == 1
+
+
+def test_another_column_of_the_window_and_corrected_data_are_told_of(platform, store, webhook):
+    store(shift_last_day("f4", 4))
+    run(platform)
+    store(shift_last_day("f1", 40))
+    run(platform.as_run("another"))
+    assert [re.findall(r"column (\w+)", message["text"])[0] for message in webhook.received] == ["f4", "f1"]
+
+
+def test_too_many_strange_rows_raise_an_alert_and_fail_nothing(platform, store, webhook):
+    def spoil(table: pd.DataFrame) -> None:
+        table.loc[table.index[-DAY::9], ["f1", "f9"]] = [190, 900]
+
+    store(spoil)
+    ended = run(platform)
+    assert result(ended, "drift")["drifted"] == []
+    assert result(ended, "anomalies")["rate"] == pytest.approx(1 / 9 + 8 / 9 * 0.07, abs=0.02)
+    assert result(ended, "report")["told"] == 1
+    assert "column all, anomalies: 1" in webhook.received[0]["text"]
+    assert "threshold 0.1)" in webhook.received[0]["text"]
+    shown = json.loads(page(platform))["findings"]["anomalies"]["examples"]
+    assert [(row["f1"], row["f9"]) for row in shown] == [("190", "900")] * 5, "the strangest rows"
+
+
+def test_of_fewer_than_30_rows_a_share_of_strange_ones_raises_no_alert(platform, store):
+    def spoil(table: pd.DataFrame) -> None:
+        table.loc[table.index[-60:], ["f1", "f9"]] = [190, 900]
+
+    run(platform, ("drift",))  # makes the reference
+    store(spoil)
+    for minutes, alerts in ((30, 1), (29, 0)):
+        window = f"--window-hours={(minutes - 0.5) / 60}"
+        found = platform.result_of(*STEPS["anomalies"], "--dataset=shuttle", window)
+        assert (found["rows"], found["rate"], found["alerts"]) == (minutes, 1.0, alerts)
+
+
+def test_a_broken_schema_fails_its_step_and_then_the_run_with_a_report(platform, store, webhook):
+    store(lambda table: table.drop(columns="f2", inplace=True))
+    ended = run(platform)
+    assert list(ended) == ["schema", "report"]
+    assert ended["schema"][0] == ended["report"][0] == REFUSED
+    assert "column 'f2' is missing" in ended["schema"][1]
+    assert "- column 'f2' is missing\n- check_quality was not run\n- detect_drift was not run" in ended["report"][1]
+    assert "Report: s3://" in ended["report"][1]
+    steps = {"schema": "failed", "quality": "not run", "drift": "not run", "anomalies": "not run"}
+    assert json.loads(page(platform))["steps"] == steps
+    assert "was not run, since a check before it failed" in page(platform, "report.html")
+    assert len(webhook.received) == 1
+
+
+def test_bad_values_fail_their_step_and_then_the_run(platform, store, webhook):
+    store(shift_last_day("f1", 300, every=10))
+    ended = run(platform)
+    assert (ended["quality"][0], ended["report"][0]) == (REFUSED, REFUSED)
+    assert "column 'f1': values outside of [0, 200], 10.00% of the rows, 0.00% allowed" in ended["quality"][1]
+    assert json.loads(page(platform))["steps"]["quality"] == "failed"
+    assert "shuttle, column f1, quality" in webhook.received[0]["text"]
+
+
+def test_stale_data_fails_the_quality_check(platform, store, webhook):
+    newest = RawData(platform.settings).read("shuttle").table["event_time"].max()
+    cause = platform.failure_of("data-quality", "quality", "--dataset=shuttle", "--max-age=6", code=REFUSED)
+    assert "the newest event is" in cause
+    now = datetime.now(UTC)
+    RawData(platform.settings).shift_to(SHUTTLE, now)
+    found = platform.result_of("data-quality", "quality", "--dataset=shuttle", "--max-age=6")
+    assert found["event_time_shift_seconds"] == pytest.approx((now - newest).total_seconds(), abs=1)
+
+
+def test_shifted_times_are_said_to_be_shifted_wherever_they_are_shown(platform, store):
+    RawData(platform.settings).shift_to(SHUTTLE, datetime.now(UTC))
+    ended = run(platform)
+    seconds = result(ended, "schema")["event_time_shift_seconds"]
+    assert json.loads(page(platform))["event_time_shift_seconds"] == seconds
+    assert f"shifted by {seconds:,} seconds" in page(platform, "report.html")
+
+
+def test_shifting_times_once_more_makes_no_new_window(platform, store, webhook):
+    store(shift_last_day("f4", 4))
+    run(platform)
+    RawData(platform.settings).shift_to(SHUTTLE, datetime.now(UTC))
+    assert result(run(platform.as_run("another")), "report")["told"] == 0
+
+
+def test_a_step_that_broke_is_told_of_and_fails_the_run(platform, store, webhook):
+    ended = run(platform, ("schema", "quality", "anomalies", "report"))
+    assert ended["report"][0] == REFUSED
+    assert "- detect_drift left no findings: see its log" in ended["report"][1]
+    assert "missing: detect_drift left no findings" in webhook.received[0]["text"]
+    assert json.loads(page(platform))["steps"]["drift"] == "broke"
+
+
+def test_a_run_in_which_nothing_was_found_has_a_report_too(platform, webhook):
+    ended = run(platform, ("report",))
+    assert ended["report"][0] == REFUSED
+    assert json.loads(page(platform))["batch"] is None
+    assert "left no findings" in page(platform, "report.html")
+
+
+def test_a_cleared_run_forgets_what_it_found_in_data_that_was_corrected(platform, store, webhook):
+    store(shift_last_day("f4", 4))
+    run(platform)
+    store(lambda table: table.drop(columns="f2", inplace=True))
+    run(platform)
+    assert json.loads(page(platform))["steps"]["drift"] == "not run"
+    store()
+    ended = run(platform)
+    assert result(ended, "report")["alerts"] == 0
+
+
+def test_alerts_that_a_webhook_did_not_take_are_told_by_the_next_try(platform, store, webhook):
+    store(shift_last_day("f4", 4))
+    webhook.status = 500
+    code, cause = run(platform)["report"]
+    assert code == 1, "a webhook may come back, so this is tried again"
+    assert "the webhook answered 500" in cause
+    assert "report.html" in cause
+    webhook.status = 200
+    assert platform.result_of("data-quality", "report", "--dataset=shuttle")["told"] == 1
+    assert platform.result_of("data-quality", "report", "--dataset=shuttle")["told"] == 0
+    assert len(webhook.received) == 2
+
+
+def test_of_runs_that_tell_at_once_one_does(platform):
+    alerts = [Alert("drift", f"f{number}", 0.5, 0.2, "far") for number in range(5)]
+    sent: list[str] = []
+
+    def tell(run: str) -> None:
+        ledger.tell_once(
+            reports(platform),
+            alerts,
+            lambda new: sent.extend(alert.column for alert in new),
+            dataset="shuttle",
+            window="w",
+            run=run,
+            now=NOW,
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(tell, map(str, range(8))))
+    assert sorted(sent) == ["f0", "f1", "f2", "f3", "f4"]
+
+
+def test_what_a_run_did_not_live_to_tell_another_tells_later(platform):
+    alert = Alert("drift", "f1", 0.5, 0.2, "far")
+
+    def told(run: str, now: datetime, send: Callable[[object], object] = lambda new: None) -> int:
+        where = {"dataset": "shuttle", "window": "w"}
+        return len(ledger.tell_once(reports(platform), [alert], send, **where, run=run, now=now))
+
+    def die(new: object) -> None:
+        raise Failure("the pod was killed")
+
+    with pytest.raises(Failure):
+        told("first", NOW, die)
+    assert told("second", NOW + timedelta(minutes=5)) == 0, "the first may still be at it"
+    assert told("second", NOW + timedelta(minutes=15)) == 1
+    assert told("first", NOW + timedelta(days=1)) == told("second", NOW + timedelta(days=1)) == 0
+
+
+def test_the_reference_is_made_where_there_is_none_and_then_stays(platform, store, caplog):
+    caplog.set_level("WARNING")
+    run(platform, ("drift",))
+    assert "there was no reference" in caplog.text
+    stored = platform.data.read_table("reference/shuttle.parquet")
+    assert (len(stored), stored.attrs["fraction"]) == (29_458, 0.6)
+    version = stored.attrs["data_version"]
+    caplog.clear()
+    store(shift_last_day("f4", 4))
+    run(platform, ("drift", "anomalies"))
+    assert "there was no reference" not in caplog.text
+    assert platform.data.read_table("reference/shuttle.parquet").attrs["data_version"] == version
+    made = platform.result_of("drift", "reference", "--dataset=shuttle", "--fraction=0.5")
+    assert (made["rows"], made["reference"]) == (24_548, "reference/shuttle.parquet")
+    assert platform.data.read_table("reference/shuttle.parquet").attrs["data_version"] != version
+
+
+def test_a_reference_from_before_a_new_column_is_refused_with_the_remedy(platform, store):
+    run(platform, ("drift",))
+    stored = platform.data.read_table("reference/shuttle.parquet")
+    platform.data.write_table("reference/shuttle.parquet", stored.drop(columns="f3"))
+    cause = platform.failure_of(*STEPS["drift"], "--dataset=shuttle", code=REFUSED)
+    assert "lacks f3: make the reference anew with 'python -m mlops drift reference --dataset shuttle'" in cause
+
+
+def test_the_film_ratings_of_a_day_are_judged(platform, datasets_dir, webhook):
+    movielens = datasets.get("movielens")
+    for file in movielens.source.files:
+        platform.data.write_bytes(movielens.object_key(file), (datasets_dir / "movielens" / file).read_bytes())
+    ended = run(platform, dataset="movielens")
+    assert set(result(ended, "drift")["drifted"]) == {"occupation", "age", "gender"}
+    assert len(webhook.received) == 1, "one message with a line for each alert"
+    assert webhook.received[0]["text"].count("Report: s3://") == result(ended, "report")["alerts"]
+
+
+def test_a_set_that_was_not_loaded_says_how_to_load_it(platform):
+    assert "make data" in platform.failure_of("data-quality", "schema", "--dataset=adult")
+
+
+def test_a_store_that_is_away_is_named(environment, monkeypatch):
+    monkeypatch.setenv("MAESTRO_TASK_ID", "schema")
+    assert cli.main(["data-quality", "schema", "--dataset", "shuttle"]) == 1
+
+
+def test_an_object_is_found_or_not_and_written_by_the_first_only(platform):
+    found = reports(platform)
+    assert found.find_bytes("a") is None
+    assert found.write_new("a", b"1") is True
+    assert found.write_new("a", b"2") is False
+    assert found.find_bytes("a") == b"1"
+
+
+def test_a_missing_bucket_is_not_a_missing_object(platform):
+    absent = ObjectStore(platform.settings, "absent-bucket")
+    for use in (absent.find_bytes, absent.read_bytes):
+        with pytest.raises(Failure, match="bucket 'absent-bucket' not found"):
+            use("a")
+
+
+def test_an_object_is_downloaded_whole_by_one_request_and_read_as_what_it_is(platform, tmp_path):
+    found, asked = reports(platform), []
+    found._client.meta.events.register("before-send.s3.GetObject", lambda request, **_: asked.append(request.url))
+    for size in (0, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, (2 << 20) + 1):
+        content = bytes(range(256)) * (size // 256 + 1)
+        found.write_bytes("large.html", content[:size])
+        found.download("large.html", tmp_path / "large.html")
+        assert (tmp_path / "large.html").read_bytes() == content[:size]
+    assert len(asked) == 5
+    head = found._client.head_object(Bucket=found.bucket, Key="large.html")
+    assert head["ContentType"] == "text/html", "a browser shows it"
+
+
+def test_all_keys_below_a_prefix_are_listed_however_many_pages_the_store_makes(platform):
+    found = reports(platform)
+    for key in ("a/3", "a/1", "a/2", "ab/1", "b/1"):
+        found.write_bytes(key, b"")
+
+    def two_a_page(params, **_):
+        params["MaxKeys"] = 2
+
+    found._client.meta.events.register("provide-client-params.s3.ListObjectsV2", two_a_page)
+    assert found.keys("a/") == ["a/1", "a/2", "a/3"]

@@ -1,0 +1,167 @@
+import json
+import os
+import signal
+import socket
+import sys
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mlops import datasets
+from mlops.datasets.declaration import LABEL
+from mlops.registry.promotion import promote
+from mlops.result import Failure
+from mlops.serving import server
+from mlops.training.hyperparameters import Hyperparameters
+from mlops.training.model import train_model
+from tests.conftest import answers, free_ports, running
+from tests.unit import trainer_api
+from tests.unit.test_trainer_client import Clock
+
+MODEL = "sensor-failure"
+
+
+@contextmanager
+def model_server(platform, tmp_path, version: str = ""):
+    """(process, address) of what a pod of the model server runs."""
+    (port,) = free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    environment = {"MLFLOW_TRACKING_URI": platform.settings.mlflow_tracking_uri, "MODEL_NAME": MODEL}
+    command = [sys.executable, "-m", "mlops", "serving", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with running(
+        command,
+        tmp_path / "server.log",
+        lambda: answers(f"{address}/ping"),
+        {**environment, "MODEL_VERSION": version, "PATH": path},
+    ) as process:
+        yield process, address
+
+
+def request(url: str, body: bytes | None = None) -> tuple[int, dict]:
+    call = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(call, timeout=60) as answer:
+            status, content = answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        status, content = error.code, error.read()
+    return status, json.loads(content)
+
+
+def as_body(rows: pd.DataFrame) -> bytes:
+    return json.dumps({"dataframe_split": rows.to_dict("split")}).encode()
+
+
+@pytest.fixture(scope="module")
+def versions(module_platform, tables) -> list[str]:
+    """Two registered versions, of which the first is in production; the second says 1 to everything."""
+    tracking = module_platform.tracking
+    table = tables("shuttle").train.head(5000)
+    features = table.drop(columns=LABEL)
+    registered = []
+    for labels in (table[LABEL], 1 - table[LABEL]):
+        model = train_model(features, labels, datasets.get("shuttle"), Hyperparameters(max_iter=20))
+        with tracking.new_run("shuttle", "test", {}) as run_id:
+            tracking.log_model(model, features.head(5), ["scikit-learn"])
+        registered.append(tracking.register(MODEL, run_id))
+    promote(tracking, MODEL, registered[0])
+    return registered
+
+
+@pytest.fixture(scope="module")
+def production(module_platform, versions, tmp_path_factory):
+    """A server of the version in production, which tests only ask."""
+    with model_server(module_platform, tmp_path_factory.mktemp("production")) as served:
+        yield served
+
+
+def test_without_a_model_the_server_is_ready_and_says_what_to_do(platform, tmp_path):
+    with model_server(platform, tmp_path) as (process, address):
+        assert request(f"{address}/ping") == (200, {})
+        status, answer = request(f"{address}/invocations", b'{"dataframe_split": {}}')
+        assert status == 503
+        assert answer["error_code"] == "NO_MODEL"
+        assert "run ml_pipeline_dag" in answer["message"]
+        for path in ("/", "/health", "/version", "/invocations", "/predict", "/ping/of/another"):
+            assert request(f"{address}{path}")[0] == 503, "only /ping is well without a model"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def test_the_production_model_predicts_the_label_of_real_rows(production, tables):
+    _, address = production
+    test = tables("shuttle").test.head(2000)
+    rows = test.drop(columns=LABEL).astype(int)
+    status, answer = request(f"{address}/invocations", as_body(rows))
+    assert status == 200
+    assert sum(a == b for a, b in zip(answer["predictions"], test[LABEL], strict=True)) > 1950
+    status, answer = request(f"{address}/invocations", b'{"dataframe_records": [{"f1": 50}]}')
+    assert status == 400
+    assert "f2" in json.dumps(answer)
+
+
+def test_the_version_of_the_pod_template_wins_over_the_alias(module_platform, versions, tables, tmp_path):
+    rows = tables("shuttle").test.drop(columns=LABEL).head(100)
+    production, other = (
+        module_platform.tracking.load_model(f"models:/{MODEL}/{version}").predict(rows).tolist() for version in versions
+    )
+    assert production != other
+    with model_server(module_platform, tmp_path, version=versions[1]) as (_, address):
+        assert request(f"{address}/invocations", as_body(rows))[1]["predictions"] == other
+
+
+def test_a_request_under_way_is_answered_when_the_server_is_told_to_stop(module_platform, versions, tables, tmp_path):
+    rows = tables("shuttle").train.drop(columns=LABEL)
+    body = as_body(rows)
+    with model_server(module_platform, tmp_path) as (process, address):
+        port = int(address.rsplit(":", 1)[1])
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=60) as connection,
+            connection.makefile("rb") as answer,
+        ):
+            connection.sendall(
+                f"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n".encode()
+            )
+            assert b"100 Continue" in answer.readline()  # the server has begun with the request
+            process.send_signal(signal.SIGTERM)
+            connection.sendall(body)
+            lines = list(iter(answer.readline, b""))
+        assert b"200 OK" in lines[1]
+        assert len(json.loads(lines[-1])["predictions"]) == len(rows)
+        process.wait(60)
+
+
+def test_the_scoring_server_is_the_process_itself(production):
+    """So that signals reach it, and no second Python takes memory beside it."""
+    process, _ = production
+    assert b"mlflow.pyfunc.scoring_server.app:app" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+
+
+def test_without_mlflow_the_server_gives_up_and_names_it(environment, tmp_path):
+    from mlops.cli import main
+
+    environment = {"MODEL_NAME": MODEL, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in environment.items():
+            patch.setenv(key, value)
+        assert main(["inference", "serve", "--patience", "0"]) == 1
+    message = (tmp_path / "termination-log").read_text()
+    assert "MLflow at http://127.0.0.1:9 is not healthy" in message
+    assert "global.services.mlflow" in message
+
+
+def test_an_mlflow_that_is_starting_is_waited_for_as_long_as_the_patience_lasts(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(server, "time", clock)
+    with trainer_api.serving() as api:
+        api.says((503, {}), (503, {}), (200, {}))
+        server._wait_for_mlflow(api.url, 300)
+        assert [path for _, path, _, _ in api.asked] == ["/health"] * 3
+    with pytest.raises(Failure, match="is not healthy after 300 s"):
+        server._wait_for_mlflow("http://127.0.0.1:9", 300)
+    assert 300 <= sum(clock.pauses[2:]) <= 302
