@@ -127,7 +127,7 @@ check: ## Check every service of the installed platform
 	helm test $(RELEASE) --namespace $(NAMESPACE) || { kubectl --namespace $(NAMESPACE) logs --selector app.kubernetes.io/part-of=maestro --field-selector status.phase=Failed --prefix; exit 1; }
 
 check-connections: ## Use each connection and variable of Airflow for real, and say what to do where one fails
-	kubectl --namespace $(NAMESPACE) exec deployment/$(RELEASE)-airflow-scheduler -c scheduler -- python -m mlops.airflow.check connections
+	kubectl --namespace $(NAMESPACE) exec deployment/$(RELEASE)-airflow-scheduler -c scheduler -- python -m mlops.airflow.administration.check connections
 
 ##@ Development
 .PHONY: lint test e2e e2e-full e2e-changed bench constraints

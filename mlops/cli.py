@@ -14,7 +14,7 @@ from mlops.features import commands as features
 from mlops.ingestion import commands as ingestion
 from mlops.notify import commands as notify
 from mlops.registry import commands as registry
-from mlops.result import REFUSED, SKIPPED, Failure, Refused, Result, Skip, encode, hand_back, shorten
+from mlops.result import EXIT_REFUSED, EXIT_SKIPPED, Failure, Refused, Result, Skip, encode, hand_back, shorten
 from mlops.sensor_trainer import commands as sensor_trainer
 from mlops.serving import commands as serving
 from mlops.training import commands as training
@@ -61,10 +61,10 @@ def main(arguments: Sequence[str]) -> int:
         message, code = encode(run(**options)), 0
     except Skip as skip:
         log.warning("skipped: %s", skip)
-        message, code = json.dumps({"skipped": shorten(str(skip), 2000)}, ensure_ascii=False), SKIPPED
+        message, code = json.dumps({"skipped": shorten(str(skip), 2000)}, ensure_ascii=False), EXIT_SKIPPED
     except Failure as failure:
         log.error("%s", failure, exc_info=failure.__cause__)
-        message, code = shorten(str(failure)), REFUSED if isinstance(failure, Refused) else 1
+        message, code = shorten(str(failure)), EXIT_REFUSED if isinstance(failure, Refused) else 1
     except Exception as error:
         log.exception("the command failed")
         message, code = shorten(f"{type(error).__name__}: {error}"), 1

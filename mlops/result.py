@@ -15,8 +15,8 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 Result: TypeAlias = Mapping[str, JSON]
 
 LIMIT = 4096  # bytes; the kubelet cuts a longer termination message
-REFUSED = 65  # exit code that the operator reads as "do not try again"; EX_DATAERR of sysexits.h
-SKIPPED = 99  # exit code that the operator reads as "skip this task"
+EXIT_REFUSED = 65  # exit code that the operator reads as "do not try again"; EX_DATAERR of sysexits.h
+EXIT_SKIPPED = 99  # exit code that the operator reads as "skip this task"
 TERMINATION_LOG = "/dev/termination-log"
 _CUT = " [...] "
 

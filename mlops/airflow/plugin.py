@@ -22,12 +22,18 @@ _MODULES = {
     "dag-processor": ("mlops.airflow.authoring.operator",),
     "triggerer": ("mlops.airflow.pods.trigger", "airflow.providers.cncf.kubernetes.hooks.kubernetes"),
 }
+# Names by which the database of an earlier release knows what the triggerer runs: the triggers of tasks that wait, and
+# what is called when a run misses its deadline.
+_FORMER_NAMES = {
+    "mlops.airflow.trigger": "mlops.airflow.pods.trigger",
+    "mlops.airflow.alerts": "mlops.airflow.authoring.alerts",
+}
 # The components that clear tasks, two of them by the command line.
 _CLEARING = ("api-server", "scheduler", "tasks", "dags")
 
 
 class MaestroPlugin(AirflowPlugin):
-    """Shows reports, mends, and preloads."""
+    """Shows reports, patches, preloads, and knows former names."""
 
     name = "maestro"
 
@@ -44,6 +50,9 @@ class MaestroPlugin(AirflowPlugin):
             patches.apply()
         for module in _MODULES.get(started, ()):
             importlib.import_module(module)
+        if started == "triggerer":
+            for former, name in _FORMER_NAMES.items():
+                sys.modules[former] = importlib.import_module(name)
 
 
 def component(argv: list[str]) -> str:

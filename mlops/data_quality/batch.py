@@ -12,8 +12,8 @@ from mlops.config import RunIdentity, Settings
 from mlops.data_quality.findings import Alert, Findings, folder
 from mlops.datasets.declaration import Dataset
 from mlops.result import Refused
+from mlops.stores.dataset_files import DatasetFiles, LoadedDataset
 from mlops.stores.object_store import reports_bucket
-from mlops.stores.raw import Raw, RawData
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
     declared: Dataset
     settings: Settings
-    raw: Raw
+    raw: LoadedDataset
     table: pd.DataFrame
 
     @property
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
         from mlops.data_quality.window import latest
 
         declared, settings = datasets.get(dataset), Settings.from_environment()
-        raw = RawData(settings).read(declared)
+        raw = DatasetFiles(settings).read(declared)
         table = latest(raw.table, window_hours, latest_fraction)
         log.info("%s: the newest %d of %d rows are judged", dataset, len(table), len(raw.table))
         if table.empty:

@@ -16,7 +16,7 @@ from mlops.config import RunIdentity, Settings
 from mlops.data_quality.batch import Batch, batch_options
 from mlops.data_quality.findings import STEPS, Alert, Findings, folder
 from mlops.result import Failure, Refused, Result
-from mlops.stores.metrics import Metrics
+from mlops.stores.metrics import Statsd
 from mlops.stores.object_store import data_bucket, reports_bucket
 
 log = logging.getLogger(__name__)
@@ -97,23 +97,23 @@ def report(*, dataset: str) -> Result:
 
     alerts, causes = summary.alerts(found), summary.causes(found)
     window = next((findings.window for findings in found.values() if findings), f"unread-{identity.run_id}")
-    told = ledger.tell_once(
+    notified = ledger.notify_once(
         store,
         alerts,
-        lambda new: _tell(settings, new, dataset, address),
+        lambda new: _notify(settings, new, dataset, address),
         dataset=dataset,
         window=window,
         run=f"{identity.dag_id}/{identity.run_id}",
         now=now,
     )
-    log.info("%d alerts, %d of them are new", len(alerts), len(told))
+    log.info("%d alerts, %d of them are new", len(alerts), len(notified))
     if causes:
         listed = "".join(f"\n- {cause}" for cause in causes)
         raise Refused(
             f"dataset {dataset}: the newest rows are not good{listed}\nReport: {address}. Correct the data, or the "
             f"declaration in mlops/datasets/{dataset}.py, and clear this run"
         )
-    return {**keys, "alerts": len(alerts), "told": len(told), "steps": summary.states(found)}
+    return {**keys, "alerts": len(alerts), "notified": len(notified), "steps": summary.states(found)}
 
 
 def _leave_out_tutorials(site: Path) -> None:
@@ -131,14 +131,14 @@ def _refuse(batch: Batch, alerts: Sequence[Alert], what: str) -> None:
         )
 
 
-def _tell(settings: Settings, alerts: Sequence[Alert], dataset: str, report: str) -> None:
+def _notify(settings: Settings, alerts: Sequence[Alert], dataset: str, report: str) -> None:
     from mlops.notify.message import tell
 
     try:
         tell(settings, "\n".join(alert.line(dataset, report) for alert in alerts))
     except Failure as failure:
         raise Failure(f"{failure}. Nobody was told of {len(alerts)} alerts; the report is there: {report}") from failure
-    metrics = Metrics(settings)
+    metrics = Statsd(settings)
     for alert in alerts:
         metrics.count("alerts", dataset=dataset, column=alert.column, kind=alert.kind)
 

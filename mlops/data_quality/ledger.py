@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _CLAIM_HELD = timedelta(minutes=15)
 
 
-def tell_once(
+def notify_once(
     store: ObjectStore,
     alerts: Sequence[Alert],
     send: Callable[[Sequence[Alert]], object],

@@ -12,13 +12,13 @@ def histogram(labels: Sequence[str], reference: Sequence[float], batch: Sequence
     step = _WIDTH / max(1, len(labels))
     bars = []
     for index, (label, r, b) in enumerate(zip(labels, reference, batch, strict=True)):
-        told = f"<title>{escape(label)}: reference {r:.2%}, batch {b:.2%}</title>"
+        title = f"<title>{escape(label)}: reference {r:.2%}, batch {b:.2%}</title>"
         for part, (share, name) in enumerate(((r, "r"), (b, "b"))):
             height = share / top * _HEIGHT
             x = index * step + (0.08 + 0.42 * part) * step
             bars.append(
                 f'<rect class="{name}" x="{x:.1f}" y="{_HEIGHT - height:.1f}" width="{0.42 * step:.1f}" '
-                f'height="{height:.1f}">{told}</rect>'
+                f'height="{height:.1f}">{title}</rect>'
             )
     ends = ""
     if labels:

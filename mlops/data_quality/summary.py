@@ -43,12 +43,12 @@ def states(found: Mapping[str, Findings | None]) -> dict[str, State]:
 
 def alerts(found: Mapping[str, Findings | None]) -> list[Alert]:
     """All that people should know: what the steps found, and that one broke."""
-    told = [alert for findings in found.values() if findings for alert in findings.alerts]
+    listed = [alert for findings in found.values() if findings for alert in findings.alerts]
     broken = [STEPS[step] for step, state in states(found).items() if state == "broke"]
     if broken:
         text = f"{' and '.join(broken)} left no findings: see the task's log"
-        told.append(Alert("missing", ALL_COLUMNS, float(len(broken)), 0.0, text))
-    return told
+        listed.append(Alert("missing", ALL_COLUMNS, float(len(broken)), 0.0, text))
+    return listed
 
 
 def causes(found: Mapping[str, Findings | None]) -> list[str]:

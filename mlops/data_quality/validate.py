@@ -17,7 +17,7 @@ _FIRST_CAUSES = ("expect_column_to_exist", "expect_column_values_to_be_in_type_l
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ValidationResult:
     """failures: one readable line each; expectations: how many were checked."""
 
     expectations: int
@@ -28,10 +28,10 @@ class Outcome:
         return not self.failures
 
 
-def check(table: pd.DataFrame, dataset: Dataset, report: Path) -> Outcome:
+def check(table: pd.DataFrame, dataset: Dataset, report: Path) -> ValidationResult:
     """Checks the table against the declaration and writes Data Docs, a site with `index.html`, into `report`."""
     results = judge(conform(table, dataset), dataset, suite(dataset), report)
-    return Outcome(len(results), tuple(summary(results, dataset, len(table))))
+    return ValidationResult(len(results), tuple(summary(results, dataset, len(table))))
 
 
 def summary(results: Sequence[Mapping[str, Any]], dataset: Dataset, rows: int) -> list[str]:

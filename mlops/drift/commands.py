@@ -12,9 +12,9 @@ from mlops.data_quality.findings import ALL_COLUMNS, Alert
 from mlops.datasets.declaration import EVENT_TIME
 from mlops.drift import reference as references
 from mlops.result import Result
-from mlops.stores.metrics import Metrics
+from mlops.stores.dataset_files import DatasetFiles
+from mlops.stores.metrics import Statsd
 from mlops.stores.object_store import data_bucket
-from mlops.stores.raw import RawData
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ def compare(
         "reference": about,
         "columns": [one.as_json() for one in compared],
     }
-    metrics = Metrics(batch.settings)
+    metrics = Statsd(batch.settings)
     for one in compared:
         metrics.gauge("drift_effect", one.effect, dataset=dataset, column=one.column)
     result = batch.leave("drift", alerts, details)
@@ -83,7 +83,7 @@ def anomalies(*, dataset: str, window_hours: float, latest_fraction: float, rate
     if found.rate > rate_threshold and len(batch.table) >= _LEAST_ROWS:
         text = f"{found.rate:.2%} of {len(batch.table):,} rows are anomalous"
         alerts.append(Alert("anomalies", ALL_COLUMNS, found.rate, rate_threshold, text))
-    Metrics(batch.settings).gauge("anomaly_rate", found.rate, dataset=dataset)
+    Statsd(batch.settings).gauge("anomaly_rate", found.rate, dataset=dataset)
     result = batch.leave("anomalies", alerts, details)
     return {**result, "rate": round(found.rate, 6), "contamination": round(found.contamination, 6)}
 
@@ -91,7 +91,7 @@ def anomalies(*, dataset: str, window_hours: float, latest_fraction: float, rate
 def reference(*, dataset: str, fraction: float) -> Result:
     """Stores the earliest part of a dataset as what new rows are compared with from now on."""
     declared, settings = datasets.get(dataset), Settings.from_environment()
-    raw, store = RawData(settings).read(declared), data_bucket(settings)
+    raw, store = DatasetFiles(settings).read(declared), data_bucket(settings)
     table = references.make(raw, declared, fraction)
     references.write(store, table, declared)
     return {"reference": references.key(declared), **references.about(table)}

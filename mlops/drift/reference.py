@@ -12,8 +12,8 @@ from mlops.result import Refused
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mlops.stores.dataset_files import LoadedDataset
     from mlops.stores.object_store import ObjectStore
-    from mlops.stores.raw import Raw
 
 FRACTION = 0.6  # of the rows, the earliest: what is left for batches lies all behind it
 
@@ -25,7 +25,7 @@ def key(dataset: Dataset) -> str:
     return f"reference/{dataset.name}.parquet"
 
 
-def make(raw: Raw, dataset: Dataset, fraction: float) -> pd.DataFrame:
+def make(raw: LoadedDataset, dataset: Dataset, fraction: float) -> pd.DataFrame:
     """The earliest rows; what `about` tells of them (of which data, which times) is stored with them."""
     from mlops.data_quality.window import earliest, span
 
@@ -48,7 +48,7 @@ def write(store: ObjectStore, table: pd.DataFrame, dataset: Dataset) -> None:
     store.write_table(key(dataset), table)
 
 
-def stored(store: ObjectStore, dataset: Dataset, raw: Raw) -> tuple[pd.DataFrame, bool]:
+def stored(store: ObjectStore, dataset: Dataset, raw: LoadedDataset) -> tuple[pd.DataFrame, bool]:
     """The stored reference, and whether it had to be made first, of `raw`.
 
     Raises Refused where it lacks a column that has been declared since.

@@ -7,13 +7,13 @@ import pandas as pd
 
 from mlops.datasets.declaration import EVENT_TIME, Dataset
 from mlops.features import windows
-from mlops.features.repository import RECENT_DAYS, SENSORS, WINDOWS, View
+from mlops.features.repository import RECENT_DAYS, SENSORS, WINDOWS, FeatureViewSpec
 from mlops.stores.feature_store import CREATED, EVENT_TIMESTAMP
 
 _TYPES = {"Float64": "float64", "Int64": "Int64", "String": "object"}
 
 
-def build(view: View, table: pd.DataFrame, dataset: Dataset, created: datetime) -> pd.DataFrame:
+def build(view: FeatureViewSpec, table: pd.DataFrame, dataset: Dataset, created: datetime) -> pd.DataFrame:
     """The view's rows, in order of time: its key, `event_timestamp`, `created`, and its features in declared order."""
     rows = _COMPUTE[view.name](view, table, dataset).rename(columns={EVENT_TIME: EVENT_TIMESTAMP})
     types = {view.key.column: "object", **{name: _TYPES[dtype] for name, dtype in view.features.items()}}
@@ -23,19 +23,19 @@ def build(view: View, table: pd.DataFrame, dataset: Dataset, created: datetime) 
     return rows[[view.key.column, EVENT_TIMESTAMP, CREATED, *view.features]].astype(types)
 
 
-def _sensor_windows(view: View, table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+def _sensor_windows(view: FeatureViewSpec, table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     return windows.sensor_windows(table, view.key.column, SENSORS, WINDOWS)
 
 
-def _activity(view: View, table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+def _activity(view: FeatureViewSpec, table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     return windows.activity(table, view.key.column, view.key.name, dataset.label.of(table), RECENT_DAYS)
 
 
-def _profile(view: View, table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+def _profile(view: FeatureViewSpec, table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     return windows.profile(table, view.key.column, list(view.features))
 
 
-_COMPUTE: dict[str, Callable[[View, pd.DataFrame, Dataset], pd.DataFrame]] = {
+_COMPUTE: dict[str, Callable[[FeatureViewSpec, pd.DataFrame, Dataset], pd.DataFrame]] = {
     "sensor_windows": _sensor_windows,
     "user_activity": _activity,
     "item_activity": _activity,

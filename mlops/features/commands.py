@@ -94,18 +94,18 @@ def historical(*, dataset: str, data: str) -> Result:
     The features are those of the dataset's feature service, joined by Feast; the split is the one the dataset
     declares. The tables say in their attributes which service and schema made them.
     """
-    from mlops.features import built, definitions
+    from mlops.features import build_record, definitions
     from mlops.features.preprocess import preprocess as clean
     from mlops.features.retrieve import retrieve
     from mlops.features.split import split
+    from mlops.stores.dataset_files import SHIFT_FIELD, EventTimeShift
     from mlops.stores.feature_store import FeatureStoreConfig, explained, feast_bucket, open_feature_store
-    from mlops.stores.raw import SHIFT_FIELD, Shift
 
     declared, service = datasets.get(dataset), repository.service_of(dataset)
     identity, settings = RunIdentity.from_environment(), Settings.from_environment()
     bucket, config = data_bucket(settings), FeatureStoreConfig.of(settings)
     raw = bucket.read_table(data)
-    built.check_same_source(feast_bucket(settings), dataset, raw, data)
+    build_record.check_same_source(feast_bucket(settings), dataset, raw, data)
     store = open_feature_store(settings)
     with explained(config):
         changes = definitions.changes(store, config)
@@ -113,7 +113,7 @@ def historical(*, dataset: str, data: str) -> Result:
             raise Failure(_not_applied(changes))
         table = retrieve(store, service, clean(raw, declared))
     train, test = split(table, declared)
-    shift = Shift(raw.attrs.get(SHIFT_FIELD, 0)).note
+    shift = EventTimeShift(raw.attrs.get(SHIFT_FIELD, 0)).note
     keys = {"train": identity.key("train"), "test": identity.key("test")}
     for name, part in (("train", train), ("test", test)):
         part.attrs.update(feature_service=service.name, feature_schema=service.schema, **shift)
@@ -125,7 +125,7 @@ def historical(*, dataset: str, data: str) -> Result:
 
 def validate_store() -> Result:
     """Checks the registry, Redis, the offline store, and that the definitions applied are those of this code."""
-    from mlops.features import built, definitions
+    from mlops.features import build_record, definitions
     from mlops.stores.feature_store import (
         FeatureStoreConfig,
         check_online,
@@ -145,7 +145,7 @@ def validate_store() -> Result:
             raise Failure(_not_applied(changes))
 
     def computed(dataset: str) -> None:
-        if built.find_built(bucket, dataset) is None:
+        if build_record.find_build_record(bucket, dataset) is None:
             remedy = f"run 'make data', or 'python -m mlops features build --dataset {dataset}'"
             raise Failure(f"the features of dataset {dataset} are not in bucket {bucket.bucket!r}: {remedy}")
 
@@ -169,25 +169,25 @@ def serve(*, port: int, metrics_port: int | None) -> Result:
 
 def _build(settings: Settings, name: str) -> Result:
     from mlops.features.build import build as rows_of
-    from mlops.features.built import Built, find_built, write_built, write_view
+    from mlops.features.build_record import BuildRecord, find_build_record, write_build_record, write_view
+    from mlops.stores.dataset_files import DatasetFiles, EventTimeShift
     from mlops.stores.feature_store import feast_bucket
-    from mlops.stores.raw import RawData, Shift
 
     declared, store = datasets.get(name), feast_bucket(settings)
     store.ensure()
-    raw, before = RawData(settings).read(declared), find_built(store, name)
+    raw, before = DatasetFiles(settings).read(declared), find_build_record(store, name)
     if before is not None and before.of(raw, settings.code_version):
         log.info("%s: computed already, at %s", name, before.created)
-        return {"rows": dict(before.rows), "unchanged": True, **Shift(raw.shift_seconds).note}
+        return {"rows": dict(before.rows), "unchanged": True, **EventTimeShift(raw.shift_seconds).note}
     created, rows = datetime.now(UTC).replace(microsecond=0), {}
     for view in repository.views_of(name):
         table = rows_of(view, raw.table, declared, created)
         write_view(store, view, table)
         rows[view.name] = len(table)
         log.info("%s: %d rows of %d features", view.name, len(table), len(view.features))
-    made = Built(raw.data_version, raw.shift_seconds, settings.code_version, created.isoformat(), rows)
-    write_built(store, name, made)
-    return {"rows": rows, "unchanged": False, **Shift(raw.shift_seconds).note}
+    made = BuildRecord(raw.data_version, raw.shift_seconds, settings.code_version, created.isoformat(), rows)
+    write_build_record(store, name, made)
+    return {"rows": rows, "unchanged": False, **EventTimeShift(raw.shift_seconds).note}
 
 
 def _refuse_breaks(versions: "list[AliasedVersion]") -> None:

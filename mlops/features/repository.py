@@ -27,7 +27,7 @@ RECENT_DAYS = 30
 
 
 @dataclass(frozen=True)
-class Key:
+class EntitySpec:
     """An entity: the thing that features are about. column: its identifier, in the raw set and in requests."""
 
     name: str
@@ -36,13 +36,13 @@ class Key:
 
 
 @dataclass(frozen=True)
-class View:
+class FeatureViewSpec:
     """Features of one entity, computed from one data set; features: name -> type."""
 
     name: str
     description: str
     dataset: str
-    key: Key
+    key: EntitySpec
     features: Mapping[str, Dtype]
 
     @property
@@ -52,7 +52,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Service:
+class FeatureServiceSpec:
     """The features that a model is trained on and served with.
 
     before: how long before a row's event its features are read. Where the features count the very events that are to
@@ -62,7 +62,7 @@ class Service:
     name: str
     description: str
     dataset: str
-    views: tuple[View, ...]
+    views: tuple[FeatureViewSpec, ...]
     before: timedelta = timedelta()
 
     @property
@@ -76,9 +76,9 @@ class Service:
         return {f"{view.name}:{name}": dtype for view in self.views for name, dtype in view.features.items()}
 
 
-MACHINE = Key("machine", "machine", "A machine with sensors.")
-USER = Key("user", "user_id", "A person who rates films.")
-ITEM = Key("item", "item_id", "A film.")
+MACHINE = EntitySpec("machine", "machine", "A machine with sensors.")
+USER = EntitySpec("user", "user_id", "A person who rates films.")
+ITEM = EntitySpec("item", "item_id", "A film.")
 
 SENSORS = tuple(column.name for column in datasets.get("shuttle").features)
 
@@ -99,28 +99,28 @@ def _activity(who: str) -> dict[str, Dtype]:
 
 
 VIEWS = (
-    View(
+    FeatureViewSpec(
         "sensor_windows",
         f"Each sensor's reading, and its mean, spread and range over the last {WINDOWS[0]} and {WINDOWS[1]} minutes.",
         dataset="shuttle",
         key=MACHINE,
         features={name: dtype for sensor in SENSORS for name, dtype in _windows_of(sensor).items()},
     ),
-    View(
+    FeatureViewSpec(
         "user_activity",
         f"How much a user rated and liked, over all and in the last {RECENT_DAYS} days.",
         dataset="movielens",
         key=USER,
         features=_activity("user"),
     ),
-    View(
+    FeatureViewSpec(
         "item_activity",
         f"How much a film was rated and liked, over all and in the last {RECENT_DAYS} days.",
         dataset="movielens",
         key=ITEM,
         features=_activity("item"),
     ),
-    View(
+    FeatureViewSpec(
         "user_profile",
         "What a user said of themselves.",
         dataset="movielens",
@@ -130,13 +130,13 @@ VIEWS = (
 )
 
 SERVICES = (
-    Service(
+    FeatureServiceSpec(
         "sensor_failure_v1",
         "Whether a machine is in a state that it should not be in.",
         dataset="shuttle",
         views=tuple(view for view in VIEWS if view.dataset == "shuttle"),
     ),
-    Service(
+    FeatureServiceSpec(
         "click_through_v1",
         "Whether a user clicks on a film.",
         dataset="movielens",
@@ -151,7 +151,7 @@ def datasets_with_features() -> list[str]:
     return sorted({view.dataset for view in VIEWS})
 
 
-def views_of(dataset: str) -> tuple[View, ...]:
+def views_of(dataset: str) -> tuple[FeatureViewSpec, ...]:
     """The views computed from a data set. Raises Failure where there is none."""
     found = tuple(view for view in VIEWS if view.dataset == dataset)
     if not found:
@@ -159,7 +159,7 @@ def views_of(dataset: str) -> tuple[View, ...]:
     return found
 
 
-def service_of(dataset: str) -> Service:
+def service_of(dataset: str) -> FeatureServiceSpec:
     """The service that the data set's model is trained on. Raises Failure where there is none."""
     found = next((service for service in SERVICES if service.dataset == dataset), None)
     if found is None:

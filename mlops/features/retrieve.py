@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mlops.datasets.declaration import EVENT_TIME, LABEL
-from mlops.features.repository import Service
+from mlops.features.repository import FeatureServiceSpec
 from mlops.result import Failure
 from mlops.stores.feature_store import EVENT_TIMESTAMP
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 
-def spine(table: pd.DataFrame, service: Service) -> pd.DataFrame:
+def spine(table: pd.DataFrame, service: FeatureServiceSpec) -> pd.DataFrame:
     """What Feast is asked for: each row's keys, and the moment as of which its features are wanted."""
     keys = list(dict.fromkeys(view.key.column for view in service.views))
     return table[keys].assign(**{EVENT_TIMESTAMP: table[EVENT_TIME] - service.before})
 
 
-def retrieve(store: FeatureStore, service: Service, table: pd.DataFrame) -> pd.DataFrame:
+def retrieve(store: FeatureStore, service: FeatureServiceSpec, table: pd.DataFrame) -> pd.DataFrame:
     """The service's features in declared order (numbers float64, all else text or None), `event_time` and `label`.
 
     table: clean rows with the service's keys, `event_time` and `label`; all of them come back, in their order.

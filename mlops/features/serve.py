@@ -21,11 +21,11 @@ from feast.feature_server import GetOnlineFeaturesRequest, get_app
 from starlette.responses import JSONResponse
 
 from mlops.config import Settings
-from mlops.features.built import find_built
+from mlops.features.build_record import find_build_record
 from mlops.features.repository import datasets_with_features
 from mlops.result import Failure
+from mlops.stores.dataset_files import SHIFT_FIELD
 from mlops.stores.feature_store import FeatureStoreConfig, feast_bucket, open_configured
-from mlops.stores.raw import SHIFT_FIELD
 
 _ONLINE_FEATURES = "/get-online-features"
 _KEPT = {"/health", "/openapi.json", "/docs"}
@@ -155,7 +155,7 @@ class Refresh:
         self._store.refresh_registry()  # type: ignore[no-untyped-call]  # Feast keeps its copy where this fails
         try:
             for dataset in datasets_with_features():
-                built = find_built(feast_bucket(self._settings), dataset)
+                built = find_build_record(feast_bucket(self._settings), dataset)
                 self.shifts[dataset] = 0 if built is None else built.shift_seconds
         except Failure as failure:
             log.warning("the shifts of event times stay as they were read before: %s", failure)

@@ -13,8 +13,8 @@ from mlops import datasets
 from mlops.config import RunIdentity, Settings, datasets_folder
 from mlops.datasets.declaration import Dataset
 from mlops.result import JSON, Failure, Result
+from mlops.stores.dataset_files import SHIFT_FIELD, DatasetFiles, EventTimeShift
 from mlops.stores.object_store import ObjectStore, data_bucket
-from mlops.stores.raw import SHIFT_FIELD, RawData, Shift
 from mlops.stores.retry import once_started
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def load(*, dataset: str, folder: Path, shift_to_now: bool | None) -> Result:
     --no-shift-to-now they are those of the files again; with neither a shift stays as it is.
     """
     settings = Settings.from_environment()
-    store, raw = data_bucket(settings), RawData(settings)
+    store, raw = data_bucket(settings), DatasetFiles(settings)
     store.ensure()
     found = [datasets.get(name) for name in (datasets.names() if dataset == "all" else [dataset])]
     if dataset == "all":
@@ -50,13 +50,13 @@ def load(*, dataset: str, folder: Path, shift_to_now: bool | None) -> Result:
 def download(*, dataset: str) -> Result:
     """Reads a dataset's files from the data bucket and writes them as one table of this DAG run."""
     declared, identity, settings = datasets.get(dataset), RunIdentity.from_environment(), Settings.from_environment()
-    table, data_version, shift = RawData(settings).read(declared)
+    table, data_version, shift = DatasetFiles(settings).read(declared)
     key = identity.key("raw")
     table.attrs = {"data_version": data_version, SHIFT_FIELD: shift}  # beside the columns, for who joins features to it
     data_bucket(settings).write_table(key, table)
     log.info("%s: %d rows, %d columns", dataset, *table.shape)
     size = {"rows": table.shape[0], "columns": table.shape[1]}
-    return {"data": key, **size, "data_version": data_version, **Shift(shift).note}
+    return {"data": key, **size, "data_version": data_version, **EventTimeShift(shift).note}
 
 
 def _load(store: ObjectStore, dataset: Dataset, folder: Path) -> Mapping[str, JSON]:
@@ -79,7 +79,7 @@ def _load(store: ObjectStore, dataset: Dataset, folder: Path) -> Mapping[str, JS
     return written
 
 
-def _shift(raw: RawData, dataset: Dataset, to_now: bool | None) -> Mapping[str, JSON]:
+def _shift(raw: DatasetFiles, dataset: Dataset, to_now: bool | None) -> Mapping[str, JSON]:
     """Shifts the set or takes its shift back, and says which shift it has now; nothing where it has none."""
     if dataset.event_time is None:
         return {}

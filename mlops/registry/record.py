@@ -26,7 +26,7 @@ DATASET = "maestro.dataset"
 DATA_VERSION = "maestro.data_version"
 CODE_VERSION = "maestro.code_version"
 
-PASSED, REFUSED = "passed", "refused"
+GATE_PASSED, GATE_REFUSED = "passed", "refused"
 NO_CHAMPION, NOT_ASKED = "none", "not asked for"
 TRAIN, TEST = "train", "test"  # prefixes of metrics and of the period's tag
 
@@ -49,11 +49,11 @@ class Record:
     def passed(self) -> bool:
         """Whether the gate let the run's model pass. Raises Refused where it was not asked."""
         verdict = self.tags.get(GATE)
-        if verdict not in (PASSED, REFUSED):
+        if verdict not in (GATE_PASSED, GATE_REFUSED):
             raise Refused(
                 f"run {self.run_id} has not been through the gate: run 'python -m mlops training evaluate' on it first"
             )
-        return verdict == PASSED
+        return verdict == GATE_PASSED
 
     @property
     def reasons(self) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import quote
 
 from mlops.result import JSON, Refused
-from mlops.stores.service import Answer, Service, WrongAnswer, words
+from mlops.stores.http import Answer, HttpService, WrongAnswer, words
 
 if TYPE_CHECKING:
     from mlops.config import Settings
@@ -18,7 +18,7 @@ _ENDED = frozenset({"succeeded", "skipped", "failed", "cancelled"})
 _STATES = _ENDED | {"queued", "running"}
 
 
-class Job(NamedTuple):
+class JobReport(NamedTuple):
     """A training job as the trainer tells of it; progress: from 0 to 1."""
 
     id: str
@@ -57,15 +57,15 @@ class Job(NamedTuple):
 class Submitted(NamedTuple):
     """others: whether the job was asked for by somebody else, and ours was not taken since it is under way."""
 
-    job: Job
+    job: JobReport
     others: bool
 
 
 class Trainer:
-    """The trainer's API. Each method is one request (a conflict: two) and raises what `Service.ask` raises."""
+    """The trainer's API. Each method is one request (a conflict: two) and raises what `HttpService.ask` raises."""
 
     def __init__(self, settings: Settings) -> None:
-        self._service = Service(
+        self._service = HttpService(
             "the sensor trainer",
             settings.sensor_trainer_url,
             "global.services.sensorTrainer",
@@ -79,10 +79,10 @@ class Trainer:
             self._service.ask("GET", "/ready")
         except WrongAnswer as wrong:
             said = wrong.body if isinstance(wrong.body, dict) else {}
-            away = [f"{part}: {words(said[part])}" for part in _PARTS if said.get(part, "ok") != "ok"]
-            if not away:
+            missing = [f"{part}: {words(said[part])}" for part in _PARTS if said.get(part, "ok") != "ok"]
+            if not missing:
                 raise
-            text = f"the sensor trainer runs and is not ready; {'; '.join(away)}"
+            text = f"the sensor trainer runs and is not ready; {'; '.join(missing)}"
             raise WrongAnswer(text, wrong.status, wrong.body) from None
 
     def train(self, key: str, request: Mapping[str, JSON]) -> Submitted:
@@ -103,7 +103,7 @@ class Trainer:
             raise
         return Submitted(self._job(answer, "POST /train"), others=False)
 
-    def job(self, job_id: str) -> Job:
+    def job(self, job_id: str) -> JobReport:
         """Raises Refused where the trainer knows no such job."""
         path = f"/status/{quote(job_id, safe='')}"
         try:
@@ -134,9 +134,9 @@ class Trainer:
         except (KeyError, TypeError, ValueError):
             raise self._service.wrong(answer, "POST /readings", f"without counts: {words(answer.body)}") from None
 
-    def _job(self, answer: Answer, request: str) -> Job:
+    def _job(self, answer: Answer, request: str) -> JobReport:
         try:
-            job = Job.of(answer.body)
+            job = JobReport.of(answer.body)
         except (KeyError, TypeError):
             raise self._service.wrong(answer, request, f"not a job: {words(answer.body)}") from None
         if job.state not in _STATES:
@@ -145,8 +145,8 @@ class Trainer:
 
 
 def mlflow_answers(settings: Settings) -> None:
-    """Asks MLflow's process, and by its experiments its database. Raises what `Service.ask` raises."""
-    service = Service("MLflow", settings.mlflow_tracking_uri, "global.services.mlflow")
+    """Asks MLflow's process, and by its experiments its database. Raises what `HttpService.ask` raises."""
+    service = HttpService("MLflow", settings.mlflow_tracking_uri, "global.services.mlflow")
     service.ask("GET", "/health")
     service.ask("GET", "/api/2.0/mlflow/experiments/search?max_results=1")
 

@@ -9,9 +9,9 @@ from mlops import datasets
 from mlops.config import RunIdentity, SensorSettings, Settings
 from mlops.keys import slug
 from mlops.result import Failure, Refused, Result, Skip
-from mlops.sensor_trainer.client import Job, Submitted, Trainer, mlflow_answers
-from mlops.stores.raw import RawData, Shift
-from mlops.stores.service import patiently
+from mlops.sensor_trainer.client import JobReport, Submitted, Trainer, mlflow_answers
+from mlops.stores.dataset_files import DatasetFiles, EventTimeShift
+from mlops.stores.http import patiently
 
 _PATIENCE = 90.0  # seconds; a pod that was killed is back by then, and for longer there are the task's own retries
 _POLL = 2.0  # seconds
@@ -56,12 +56,12 @@ def monitor(*, job_id: str, patience: float, poll: float) -> Result:
     While the trainer is away it is asked again, until the time is up.
     """
     trainer, deadline = Trainer(Settings.from_environment()), time.monotonic() + patience
-    told = None
+    logged = None
     while True:
         job = patiently(partial(trainer.job, job_id), deadline - time.monotonic())
-        if job.where != told:
+        if job.where != logged:
             log.info("job %s: %s", job.id, job.where)
-            told = job.where
+            logged = job.where
         if job.ended:
             return _outcome(job)
         if time.monotonic() + poll > deadline:
@@ -80,7 +80,7 @@ def replay(*, dataset: str, hours: float, patience: float) -> Result:
     from mlops.sensor_trainer.replay import by_hour, examples, newest
 
     settings, declared = Settings.from_environment(), datasets.get(dataset)
-    trainer, raw = Trainer(settings), RawData(settings).read(declared)
+    trainer, raw = Trainer(settings), DatasetFiles(settings).read(declared)
     rows = newest(raw.table, declared, hours)
     sent = accepted = duplicates = 0
     for hour in by_hour(rows, declared):
@@ -91,7 +91,7 @@ def replay(*, dataset: str, hours: float, patience: float) -> Result:
         sent += 1
         log.info("%s: %d readings sent, %d so far were new", hour.start, len(hour.readings), accepted)
     counts = {"hours": sent, "accepted": accepted, "duplicates": duplicates}
-    return {**counts, **examples(rows, declared), **Shift(raw.shift_seconds).note}
+    return {**counts, **examples(rows, declared), **EventTimeShift(raw.shift_seconds).note}
 
 
 def serve(*, host: str, port: int) -> Result:
@@ -126,7 +126,7 @@ def _handed_over(submitted: Submitted) -> Result:
     return {"job_id": job.id, "state": job.state, "started_elsewhere": submitted.others}
 
 
-def _outcome(job: Job) -> Result:
+def _outcome(job: JobReport) -> Result:
     if job.state == "skipped":
         raise Skip(f"job {job.id}: {job.error or 'there was nothing to do'}")
     if job.state != "succeeded":

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mlops import waiting
 from mlops.result import Failure
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 VERSION_ANNOTATION = "maestro/model-version"  # on the pod template; the downward API hands it on as MODEL_VERSION
 _POLL = 1.0  # seconds
-_HOPELESS = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError"}
 _RESTARTS = 2  # a container that ended this often will not come up by itself
 
 
@@ -57,7 +57,7 @@ class Deployment:
 
         Raises Overtaken where the pods are to have another version by now. timeout: seconds from now.
         """
-        deadline = time.monotonic() + timeout
+        deadline, blocked_since = time.monotonic() + timeout, None
         while True:
             deployment = self._read()
             wanted = (deployment.spec.template.metadata.annotations or {}).get(VERSION_ANNOTATION)
@@ -69,9 +69,12 @@ class Deployment:
             if is_rolled_out(deployment):
                 return
             pods = [pod for pod in self._pods() if (pod.metadata.annotations or {}).get(VERSION_ANNOTATION) == version]
-            cause = hopeless(pods)
-            if cause is None and time.monotonic() > deadline:
-                cause = f"not ready after {timeout:.0f} s ({waiting(pods) or 'its pods do not say why'})"
+            cause, passing, now = permanent_cause(pods), transient_cause(pods), time.monotonic()
+            blocked_since = (blocked_since or now) if passing else None
+            if cause is None and blocked_since and now >= blocked_since + waiting.GRACE:
+                cause = passing
+            if cause is None and now > deadline:
+                cause = f"not ready after {timeout:.0f} s ({pods_wait_for(pods) or 'its pods do not say why'})"
             if cause is not None:
                 raise Failure(f"version {version} does not come up on deployment {self._name!r}: {cause}")
             time.sleep(_POLL)
@@ -118,13 +121,12 @@ def is_rolled_out(deployment: V1Deployment) -> bool:
     )
 
 
-def hopeless(pods: list[V1Pod]) -> str | None:
+def permanent_cause(pods: list[V1Pod]) -> str | None:
     """Why these pods will not become ready by themselves; None where they may."""
+    if cause := _waiting_for(pods, waiting.PERMANENT):
+        return cause
     for pod in pods:
         for container in _containers(pod):
-            state = container.state.waiting
-            if state is not None and state.reason in _HOPELESS:
-                return f"pod {pod.metadata.name}: {state.reason}: {state.message or ''}".rstrip(": ")
             ended = container.last_state.terminated if container.last_state else None
             if ended is not None and container.restart_count >= _RESTARTS:
                 said = (ended.message or ended.reason or "").strip()
@@ -132,7 +134,12 @@ def hopeless(pods: list[V1Pod]) -> str | None:
     return None
 
 
-def waiting(pods: list[V1Pod]) -> str:
+def transient_cause(pods: list[V1Pod]) -> str | None:
+    """What keeps these pods from starting and may pass; None where nothing does."""
+    return _waiting_for(pods, waiting.TRANSIENT)
+
+
+def pods_wait_for(pods: list[V1Pod]) -> str:
     """What each pod waits for, in one line."""
     states = []
     for pod in pods:
@@ -140,6 +147,16 @@ def waiting(pods: list[V1Pod]) -> str:
         unmet = [entry.message for entry in pod.status.conditions or () if entry.status == "False" and entry.message]
         states.append(f"{pod.metadata.name}: {pod.status.phase}, {'; '.join(reasons + unmet) or 'no reason given'}")
     return ", ".join(states)
+
+
+def _waiting_for(pods: list[V1Pod], reasons: frozenset[str]) -> str | None:
+    """The first container that waits for one of the reasons, with the kubelet's words."""
+    for pod in pods:
+        for container in _containers(pod):
+            state = container.state.waiting
+            if state is not None and state.reason in reasons:
+                return f"pod {pod.metadata.name}: {state.reason}: {state.message or ''}".rstrip(": ")
+    return None
 
 
 def _containers(pod: V1Pod) -> list[Any]:

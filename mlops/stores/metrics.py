@@ -22,7 +22,7 @@ _RESERVED = re.compile(r"[^A-Za-z0-9_./-]+")
 log = logging.getLogger(__name__)
 
 
-class Metrics:
+class Statsd:
     """Sends counters and gauges, named `maestro.<name>`, with tags that become Prometheus labels. Raises nothing."""
 
     def __init__(self, settings: Settings) -> None:

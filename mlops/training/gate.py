@@ -11,7 +11,7 @@ from mlops.training.interval import Interval, paired_difference
 _NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
-class Quality(Protocol):
+class TestScores(Protocol):
     """What the gate looks at; see mlops.training.score.Scores."""
 
     @property
@@ -44,7 +44,7 @@ class Thresholds:
 
 
 def refusals(
-    candidate: Quality, thresholds: Thresholds, champion: Quality | None, metrics: Mapping[str, float] = _NOTHING
+    candidate: TestScores, thresholds: Thresholds, champion: TestScores | None, metrics: Mapping[str, float] = _NOTHING
 ) -> list[str]:
     """Why the candidate is not good enough; empty where it is.
 
@@ -76,7 +76,7 @@ def refusals(
     return reasons
 
 
-def gain(quality: Quality, confidence: float) -> Interval:
+def gain(quality: TestScores, confidence: float) -> Interval:
     """By how much accuracy lies above that of always guessing the larger class of the same rows."""
     return paired_difference(quality.gained, quality.lost, quality.rows, confidence)
 

@@ -85,12 +85,12 @@ def maestro(path: Path, port: int) -> dict[str, float]:
 
     from mlops.config import Settings
     from mlops.features.materialization.offline import Window
-    from mlops.features.materialization.view import View
+    from mlops.features.materialization.view import MaterializedView
     from mlops.features.materialization.write import write
     from mlops.stores.online_store import OnlineStore
 
     store = feast_store(path, port)
-    (view,) = (View.of("maestro", found) for found in store.list_feature_views())
+    (view,) = (MaterializedView.of("maestro", found) for found in store.list_feature_views())
     settings = replace(Settings(**dict.fromkeys(Settings.keys(), "")), redis_host="127.0.0.1", redis_port=str(port))
     online = OnlineStore(settings)
     return _measured(lambda: write([path], view, Window.before(NOW, DAYS), online))

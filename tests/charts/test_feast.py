@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mlops.cli import parser
-from mlops.result import REFUSED
+from mlops.result import EXIT_REFUSED
 from tests.charts.conftest import ROOT, Object, Refused, environment, find, render
 
 FIXED = {"autoscaling": {"enabled": False}}
@@ -180,19 +180,19 @@ def test_what_only_the_server_has_makes_no_new_job(values: dict[str, Any]) -> No
 def test_a_refusal_ends_the_job_and_any_other_failure_is_tried_again() -> None:
     spec = apply_job(render("feast"))["spec"]
     (rule,) = spec["podFailurePolicy"]["rules"]
-    assert rule == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [REFUSED]}}
+    assert rule == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [EXIT_REFUSED]}}
     assert spec["template"]["spec"]["restartPolicy"] == "Never", "Kubernetes wants it with such a policy"
     assert spec["backoffLimit"] >= 5
 
 
 def test_a_refusal_marks_nothing_and_its_exit_code_is_the_containers(tmp_path: Any) -> None:
-    for name, code in (("python", REFUSED), ("release-gate", 0)):
+    for name, code in (("python", EXIT_REFUSED), ("release-gate", 0)):
         program = tmp_path / name
         program.write_text(f"#!/bin/sh\necho $0 >>{tmp_path}/log\nexit {code}\n")
         program.chmod(0o755)
     arguments = apply_container(render("feast"))["args"]
     result = subprocess.run(arguments, env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
-    assert result.returncode == REFUSED
+    assert result.returncode == EXIT_REFUSED
     assert (tmp_path / "log").read_text().splitlines() == [f"{tmp_path}/python"]
 
 

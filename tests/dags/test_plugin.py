@@ -47,12 +47,33 @@ def test_a_component_that_forks_has_the_operator_before_it_does(
         "names |= {name: name for name in ('mlops.airflow.authoring.operator', 'mlops.airflow.pods.trigger')}\n"
         "print(sorted(title for name, title in names.items() if name in sys.modules))"
     )
+    assert printed(code, installed, tmp_path) == str(loaded)
+
+
+@pytest.mark.parametrize(
+    "former", ["mlops.airflow.trigger.PodTrigger", "mlops.airflow.alerts.deadline_missed"], ids=["trigger", "deadline"]
+)
+def test_the_triggerer_finds_what_the_database_of_an_earlier_release_names(
+    installed: Path, tmp_path: Path, former: str
+) -> None:
+    code = (
+        "import sys; sys.argv = ['airflow', 'triggerer']\n"
+        "import airflow\n"
+        "from airflow._shared.module_loading import import_string\n"
+        f"print(import_string('{former}').__module__)"
+    )
+    assert printed(code, installed, tmp_path).startswith("mlops.airflow.")
+
+
+def printed(code: str, installed: Path, home: Path) -> str:
+    """The last line that a process prints in which Airflow loads its plugins."""
     env = {
         **os.environ,
         "PYTHONPATH": f"{installed}{os.pathsep}{ROOT}",
-        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__LAZY_LOAD_PLUGINS": "False",
     }
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
-    assert done.stdout.strip().splitlines()[-1] == str(loaded), done.stderr
     assert "Failed to" not in done.stdout + done.stderr
+    assert not done.returncode, done.stderr
+    return done.stdout.strip().splitlines()[-1]

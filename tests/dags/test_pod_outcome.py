@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlops.airflow.pods.outcome import failed, hindrance, not_started, outcome, vanished
+from mlops.airflow.pods.outcome import failed, not_started, outcome, vanished, waiting_problem
 from mlops.airflow.pods.state import PodState
 from mlops.airflow.pods.watch import overdue
-from mlops.result import LIMIT, SKIPPED
+from mlops.result import EXIT_SKIPPED, LIMIT
 from tests.dags.fake_kubernetes import timestamp
 
 NOW = 1_800_000_000.0
@@ -136,11 +136,11 @@ def test_whatever_a_pod_looks_like_only_work_that_was_done_is_a_success(found: d
         if judged is not None:
             assert (judged.state == "success") == succeeded(found)
             assert judged.state == "success" or judged.cause.strip(), "a failure and a skip have a cause in words"
-            assert judged.state != "skipped" or state.container["terminated"]["exitCode"] == SKIPPED
+            assert judged.state != "skipped" or state.container["terminated"]["exitCode"] == EXIT_SKIPPED
     if end is None:
         assert "terminated" not in state.container
         assert state.status.get("phase") != "Failed"
-    blocked = hindrance(state)
+    blocked = waiting_problem(state)
     assert blocked is None or (blocked[0] in not_started(state) and not state.started)
     assert not_started(state).strip()
     assert (state.finished is not None) == (state.status.get("phase") in ("Succeeded", "Failed"))
@@ -307,7 +307,7 @@ def test_a_pod_that_is_gone_is_judged_by_its_last_state() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "hopeless"),
+    ("reason", "permanent"),
     [
         ("ErrImageNeverPull", True),
         ("InvalidImageName", True),
@@ -320,13 +320,13 @@ def test_a_pod_that_is_gone_is_judged_by_its_last_state() -> None:
         ("RunContainerError", False),
     ],
 )
-def test_what_keeps_a_container_from_starting_is_known(reason: str, hopeless: bool) -> None:
-    assert hindrance(pod(waiting(reason, "why"))) == (f"{reason}: why", hopeless)
+def test_what_keeps_a_container_from_starting_is_known(reason: str, permanent: bool) -> None:
+    assert waiting_problem(pod(waiting(reason, "why"))) == (f"{reason}: why", permanent)
 
 
 @pytest.mark.parametrize("status", [{}, waiting("ContainerCreating"), waiting("PodInitializing")])
-def test_what_is_on_its_way_is_no_hindrance(status: dict[str, Any]) -> None:
-    assert hindrance(pod(status)) is None
+def test_what_is_on_its_way_keeps_nothing_from_starting(status: dict[str, Any]) -> None:
+    assert waiting_problem(pod(status)) is None
 
 
 def test_the_schedulers_words_tell_why_a_pod_did_not_start() -> None:

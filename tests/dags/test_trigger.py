@@ -338,7 +338,7 @@ def test_a_task_ends_only_when_its_whole_log_was_read(
             order.append("read")
 
     monkeypatch.setattr(trigger, "supervisor", lambda: Reader(None))
-    monkeypatch.setattr(trigger, "nudge", lambda: order.append("told"))
+    monkeypatch.setattr(trigger, "wake", lambda: order.append("told"))
 
     async def story(start: Start) -> None:
         async with start() as run:
@@ -352,7 +352,7 @@ def test_a_task_ends_only_when_its_whole_log_was_read(
 def test_a_pull_that_fails_again_and_again_is_the_cause(
     kubernetes: FakeKubernetes, scenario: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trigger, "_HINDRANCE_GRACE", 0.3)
+    monkeypatch.setattr("mlops.waiting.GRACE", 0.3)
 
     async def story(start: Start) -> None:
         async with start() as run:

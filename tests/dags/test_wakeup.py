@@ -45,7 +45,7 @@ def rounds_after_a_nudge() -> int:
         task = asyncio.create_task(runner.arun())
         await all_is_done()
         assert runner.rounds == 1
-        wakeup.nudge()
+        wakeup.wake()
         await all_is_done()
         rounds = runner.rounds
         runner.stop = True
@@ -67,7 +67,7 @@ def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_a_runner_or_with_another_one_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
-        wakeup.nudge()
+        wakeup.wake()
 
     asyncio.run(story())
     monkeypatch.setattr(wakeup, "_runner", object())

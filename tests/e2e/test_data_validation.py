@@ -65,11 +65,13 @@ def test_a_shifted_column_is_named_and_no_other_and_people_are_told_once(service
     run_id, state = validated(services)
     assert state == "success", "drift is told of and fails no run"
     assert services.airflow.result(DAG, run_id, "detect_drift")["drifted"] == ["age"]
-    assert services.airflow.result(DAG, run_id, "generate_report")["told"] >= 1
+    assert services.airflow.result(DAG, run_id, "generate_report")["notified"] >= 1
     clear(services, run_id, DAG, ["generate_report"])
     wait_until(lambda: tasks(services, run_id, DAG)["generate_report"]["try_number"] == 2, 120, "the second report")
     assert finished(services, run_id, DAG) == "success"
-    assert services.airflow.result(DAG, run_id, "generate_report")["told"] == 0, "no alert twice for the same window"
+    assert services.airflow.result(DAG, run_id, "generate_report")["notified"] == 0, (
+        "no alert twice for the same window"
+    )
 
 
 def test_bad_quality_fails_the_run_after_its_report(services, good, raw):

@@ -66,6 +66,7 @@ MODULES = {
                 "mlops/airflow/authoring/operator.py",
                 "mlops/airflow/authoring/freshness.py",
             ),
+            "mlops/airflow/internals/supervisor.py",
             *(f"mlops/airflow/pods/{name}.py" for name in ("api", "create", "log", "manifest", "trigger", "watch")),
         ),
         tuple(f"tests/dags/test_{name}.py" for name in _OF_OPERATOR),

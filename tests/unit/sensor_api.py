@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from mlops.config import SensorSettings
 from mlops.sensor_trainer.api.app import Services, application
-from mlops.sensor_trainer.model.scoring import Scores
+from mlops.sensor_trainer.model.scoring import ReadingScores
 from mlops.sensor_trainer.model.served import Served
 from mlops.sensor_trainer.store.database import open_pool
 from mlops.sensor_trainer.store.jobs import Jobs
@@ -40,9 +40,9 @@ class FakeModel:
     def refresh(self) -> bool:
         return False
 
-    def score(self, values: np.ndarray) -> Scores:
+    def score(self, values: np.ndarray) -> ReadingScores:
         first = values[:, 0]
-        return Scores(first.astype(int), first / 2, first * 2, first > 50)
+        return ReadingScores(first.astype(int), first / 2, first * 2, first > 50)
 
 
 def sensor_settings(**changes: str) -> SensorSettings:

@@ -10,7 +10,7 @@ from mlops.data_quality.suite import conform
 from mlops.data_quality.validate import check
 from mlops.datasets.declaration import LABEL
 from mlops.datasets.read import read_dataset
-from mlops.result import REFUSED
+from mlops.result import EXIT_REFUSED
 
 SHUTTLE = datasets.get("shuttle")
 ROWS = 49_097
@@ -125,7 +125,7 @@ def test_a_run_stops_at_bad_data_with_a_readable_summary_and_a_report(platform, 
     change, _ = BAD["a word among the numbers"]
     platform.data.write_bytes(SHUTTLE.object_key("shuttle.csv.gz"), spoiled(datasets_dir, change))
     data = str(platform.result_of("ingestion", "download", "--dataset", "shuttle")["data"])
-    cause = platform.failure_of("validation", "validate", "--dataset", "shuttle", "--data", data, code=REFUSED)
+    cause = platform.failure_of("validation", "validate", "--dataset", "shuttle", "--data", data, code=EXIT_REFUSED)
     assert cause.startswith("dataset shuttle: 1 of 46 expectations failed\n- column 'f1' is declared an integer")
     assert "clear the task that downloads it" in cause
     assert report_page(platform, cause.split(f"s3://{platform.settings.reports_bucket}/")[1].split(". ")[0])

@@ -14,9 +14,9 @@ import pytest
 from mlops import cli, datasets
 from mlops.data_quality import ledger
 from mlops.data_quality.findings import Alert
-from mlops.result import REFUSED, Failure
+from mlops.result import EXIT_REFUSED, Failure
+from mlops.stores.dataset_files import DatasetFiles
 from mlops.stores.object_store import ObjectStore
-from mlops.stores.raw import RawData
 from tests.unit.test_notify import Webhook
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -125,7 +125,7 @@ def test_the_report_of_a_shifted_column_names_it_and_no_other(platform, store, w
     store(shift_last_day("f4", 4))
     ended = run(platform)
     assert result(ended, "drift")["drifted"] == ["f4"]
-    assert result(ended, "report")["told"] == 1, "drift is told of and does not fail the run"
+    assert result(ended, "report")["notified"] == 1, "drift is told of and does not fail the run"
     (message,) = webhook.received
     address = f"s3://{platform.settings.reports_bucket}/{result(ended, 'report')['report']}"
     assert re.fullmatch(
@@ -162,7 +162,7 @@ def test_nobody_is_told_twice_of_a_window(platform, store, webhook):
     store(shift_last_day("f4", 4))
     run(platform)
     again = run(platform.as_run("another"))
-    assert (result(again, "report")["alerts"], result(again, "report")["told"]) == (1, 0)
+    assert (result(again, "report")["alerts"], result(again, "report")["notified"]) == (1, 0)
     assert len(webhook.received) == 1
 
 
@@ -182,7 +182,7 @@ def test_too_many_strange_rows_raise_an_alert_and_fail_nothing(platform, store, 
     ended = run(platform)
     assert result(ended, "drift")["drifted"] == []
     assert result(ended, "anomalies")["rate"] == pytest.approx(1 / 9 + 8 / 9 * 0.07, abs=0.02)
-    assert result(ended, "report")["told"] == 1
+    assert result(ended, "report")["notified"] == 1
     assert "column all, anomalies: 1" in webhook.received[0]["text"]
     assert "threshold 0.1)" in webhook.received[0]["text"]
     shown = json.loads(page(platform))["findings"]["anomalies"]["examples"]
@@ -205,7 +205,7 @@ def test_a_broken_schema_fails_its_step_and_then_the_run_with_a_report(platform,
     store(lambda table: table.drop(columns="f2", inplace=True))
     ended = run(platform)
     assert list(ended) == ["schema", "report"]
-    assert ended["schema"][0] == ended["report"][0] == REFUSED
+    assert ended["schema"][0] == ended["report"][0] == EXIT_REFUSED
     assert "column 'f2' is missing" in ended["schema"][1]
     assert "- column 'f2' is missing\n- check_quality was not run\n- detect_drift was not run" in ended["report"][1]
     assert "Report: s3://" in ended["report"][1]
@@ -218,24 +218,24 @@ def test_a_broken_schema_fails_its_step_and_then_the_run_with_a_report(platform,
 def test_bad_values_fail_their_step_and_then_the_run(platform, store, webhook):
     store(shift_last_day("f1", 300, every=10))
     ended = run(platform)
-    assert (ended["quality"][0], ended["report"][0]) == (REFUSED, REFUSED)
+    assert (ended["quality"][0], ended["report"][0]) == (EXIT_REFUSED, EXIT_REFUSED)
     assert "column 'f1': values outside of [0, 200], 10.00% of the rows, 0.00% allowed" in ended["quality"][1]
     assert json.loads(page(platform))["steps"]["quality"] == "failed"
     assert "shuttle, column f1, quality" in webhook.received[0]["text"]
 
 
 def test_stale_data_fails_the_quality_check(platform, store, webhook):
-    newest = RawData(platform.settings).read("shuttle").table["event_time"].max()
-    cause = platform.failure_of("data-quality", "quality", "--dataset=shuttle", "--max-age=6", code=REFUSED)
+    newest = DatasetFiles(platform.settings).read("shuttle").table["event_time"].max()
+    cause = platform.failure_of("data-quality", "quality", "--dataset=shuttle", "--max-age=6", code=EXIT_REFUSED)
     assert "the newest event is" in cause
     now = datetime.now(UTC)
-    RawData(platform.settings).shift_to(SHUTTLE, now)
+    DatasetFiles(platform.settings).shift_to(SHUTTLE, now)
     found = platform.result_of("data-quality", "quality", "--dataset=shuttle", "--max-age=6")
     assert found["event_time_shift_seconds"] == pytest.approx((now - newest).total_seconds(), abs=1)
 
 
 def test_shifted_times_are_said_to_be_shifted_wherever_they_are_shown(platform, store):
-    RawData(platform.settings).shift_to(SHUTTLE, datetime.now(UTC))
+    DatasetFiles(platform.settings).shift_to(SHUTTLE, datetime.now(UTC))
     ended = run(platform)
     seconds = result(ended, "schema")["event_time_shift_seconds"]
     assert json.loads(page(platform))["event_time_shift_seconds"] == seconds
@@ -245,13 +245,13 @@ def test_shifted_times_are_said_to_be_shifted_wherever_they_are_shown(platform, 
 def test_shifting_times_once_more_makes_no_new_window(platform, store, webhook):
     store(shift_last_day("f4", 4))
     run(platform)
-    RawData(platform.settings).shift_to(SHUTTLE, datetime.now(UTC))
-    assert result(run(platform.as_run("another")), "report")["told"] == 0
+    DatasetFiles(platform.settings).shift_to(SHUTTLE, datetime.now(UTC))
+    assert result(run(platform.as_run("another")), "report")["notified"] == 0
 
 
 def test_a_step_that_broke_is_told_of_and_fails_the_run(platform, store, webhook):
     ended = run(platform, ("schema", "quality", "anomalies", "report"))
-    assert ended["report"][0] == REFUSED
+    assert ended["report"][0] == EXIT_REFUSED
     assert "- detect_drift left no findings: see its log" in ended["report"][1]
     assert "missing: detect_drift left no findings" in webhook.received[0]["text"]
     assert json.loads(page(platform))["steps"]["drift"] == "broke"
@@ -259,7 +259,7 @@ def test_a_step_that_broke_is_told_of_and_fails_the_run(platform, store, webhook
 
 def test_a_run_in_which_nothing_was_found_has_a_report_too(platform, webhook):
     ended = run(platform, ("report",))
-    assert ended["report"][0] == REFUSED
+    assert ended["report"][0] == EXIT_REFUSED
     assert json.loads(page(platform))["batch"] is None
     assert "left no findings" in page(platform, "report.html")
 
@@ -283,8 +283,8 @@ def test_alerts_that_a_webhook_did_not_take_are_told_by_the_next_try(platform, s
     assert "the webhook answered 500" in cause
     assert "report.html" in cause
     webhook.status = 200
-    assert platform.result_of("data-quality", "report", "--dataset=shuttle")["told"] == 1
-    assert platform.result_of("data-quality", "report", "--dataset=shuttle")["told"] == 0
+    assert platform.result_of("data-quality", "report", "--dataset=shuttle")["notified"] == 1
+    assert platform.result_of("data-quality", "report", "--dataset=shuttle")["notified"] == 0
     assert len(webhook.received) == 2
 
 
@@ -293,7 +293,7 @@ def test_of_runs_that_tell_at_once_one_does(platform):
     sent: list[str] = []
 
     def tell(run: str) -> None:
-        ledger.tell_once(
+        ledger.notify_once(
             reports(platform),
             alerts,
             lambda new: sent.extend(alert.column for alert in new),
@@ -313,7 +313,7 @@ def test_what_a_run_did_not_live_to_tell_another_tells_later(platform):
 
     def told(run: str, now: datetime, send: Callable[[object], object] = lambda new: None) -> int:
         where = {"dataset": "shuttle", "window": "w"}
-        return len(ledger.tell_once(reports(platform), [alert], send, **where, run=run, now=now))
+        return len(ledger.notify_once(reports(platform), [alert], send, **where, run=run, now=now))
 
     def die(new: object) -> None:
         raise Failure("the pod was killed")
@@ -346,7 +346,7 @@ def test_a_reference_from_before_a_new_column_is_refused_with_the_remedy(platfor
     run(platform, ("drift",))
     stored = platform.data.read_table("reference/shuttle.parquet")
     platform.data.write_table("reference/shuttle.parquet", stored.drop(columns="f3"))
-    cause = platform.failure_of(*STEPS["drift"], "--dataset=shuttle", code=REFUSED)
+    cause = platform.failure_of(*STEPS["drift"], "--dataset=shuttle", code=EXIT_REFUSED)
     assert "lacks f3: make the reference anew with 'python -m mlops drift reference --dataset shuttle'" in cause
 
 

@@ -18,6 +18,7 @@ from mlops.serving import rollout
 from mlops.stores import deployments
 from mlops.training.hyperparameters import Hyperparameters
 from mlops.training.model import train_model
+from mlops.waiting import TRANSIENT
 from tests.unit import trainer_api
 from tests.unit.dying import Died, dying
 from tests.unit.kubernetes_api import CRASHING, NO_IMAGE, STARTING, Cluster, serving
@@ -141,7 +142,8 @@ def test_a_model_that_did_not_pass_is_skipped_with_the_reasons_and_nothing_is_re
     ],
     ids=["crashing", "no image"],
 )
-def test_a_version_that_does_not_come_up_is_taken_back(platform, cluster, train, status, cause):
+def test_a_version_that_does_not_come_up_is_taken_back(platform, cluster, train, monkeypatch, status, cause):
+    monkeypatch.setattr("mlops.waiting.GRACE", 0.1)
     platform.result_of(*deploy(train()))
     cluster.broken["2"] = status
     message = platform.failure_of(*deploy(train()))
@@ -149,6 +151,21 @@ def test_a_version_that_does_not_come_up_is_taken_back(platform, cluster, train,
     assert "the model server went back to version 1" in message
     assert cluster.versions == ["1", "2", "1"]
     assert production(platform.tracking, MODEL) == "1"
+
+
+def test_a_registry_that_stumbles_fails_no_rollout(platform, cluster, train, monkeypatch):
+    def seen_once():
+        found = stumbling()
+        cluster.broken.pop("2", None)
+        return found
+
+    platform.result_of(*deploy(train()))
+    cluster.broken["2"] = NO_IMAGE
+    stumbling = cluster.pods
+    monkeypatch.setattr(cluster, "pods", seen_once)
+    assert platform.result_of(*deploy(train()))["version"] == "2"
+    assert "2" not in cluster.broken
+    assert cluster.versions == ["1", "2"]
 
 
 def test_a_version_that_is_never_ready_is_taken_back_after_the_time_out(platform, cluster, train):
@@ -332,29 +349,36 @@ ENDED = {"state": {"running": {}}, "lastState": {"terminated": {"exitCode": 3, "
     [
         ({"state": {"running": {}}}, None),
         ({"state": {"waiting": {"reason": "ContainerCreating"}}}, None),
-        *(
-            ({"state": {"waiting": {"reason": reason}}}, f"pod p: {reason}")
-            for reason in (
-                *("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"),
-                "CreateContainerConfigError",
-            )
-        ),
+        ({"state": {"waiting": {"reason": "ErrImageNeverPull"}}}, "pod p: ErrImageNeverPull"),
+        ({"state": {"waiting": {"reason": "InvalidImageName", "message": "no"}}}, "pod p: InvalidImageName: no"),
+        ({"state": {"waiting": {"reason": "ErrImagePull"}}}, None),
         ({**ENDED, "restartCount": 1}, None),
         ({**ENDED, "restartCount": 2}, "pod p ended 2 times, exit 3: Error"),
         ({"state": {"running": {}}, "restartCount": 2}, None),
     ],
     ids=str,
 )
-def test_a_pod_is_hopeless_without_its_image_or_settings_and_when_it_ended_twice(status, cause, init):
-    assert deployments.hopeless([pod({"state": {"running": {}}}), pod(status, init=init)]) == cause
+def test_a_pod_does_not_come_up_without_a_possible_image_and_when_it_ended_twice(status, cause, init):
+    assert deployments.permanent_cause([pod({"state": {"running": {}}}), pod(status, init=init)]) == cause
+
+
+@pytest.mark.parametrize("init", [False, True])
+@pytest.mark.parametrize(
+    ("reason", "passes"),
+    [*((each, True) for each in sorted(TRANSIENT)), ("InvalidImageName", False), ("PodInitializing", False)],
+)
+def test_what_may_pass_is_told_from_what_does_not(reason, passes, init):
+    waits = pod({"state": {"waiting": {"reason": reason}}}, init=init)
+    found = deployments.transient_cause([pod({"state": {"running": {}}}), waits])
+    assert found == (f"pod p: {reason}" if passes else None)
 
 
 def test_what_a_pod_waits_for_is_said_in_a_line():
     unmet = ({"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"},)
     met = ({"type": "Ready", "status": "True", "message": "fine"}, {"type": "Initialized", "status": "False"})
     waits = pod({"state": {"waiting": {"reason": "PodInitializing"}}}, conditions=unmet + met)
-    assert deployments.waiting([waits]) == "p: Pending, PodInitializing; 0/1 nodes are available"
-    assert deployments.waiting([pod({"state": {"running": {}}}, conditions=met)]) == "p: Pending, no reason given"
+    assert deployments.pods_wait_for([waits]) == "p: Pending, PodInitializing; 0/1 nodes are available"
+    assert deployments.pods_wait_for([pod({"state": {"running": {}}}, conditions=met)]) == "p: Pending, no reason given"
 
 
 def test_a_request_to_a_pod_that_is_just_gone_is_sent_again(monkeypatch):

@@ -25,6 +25,7 @@ from mlops.features.repository import SERVICES, VIEWS, service_of
 from mlops.features.retrieve import retrieve
 from mlops.features.split import split
 from mlops.result import Failure
+from mlops.stores.dataset_files import DatasetFiles
 from mlops.stores.feature_store import (
     FeatureStoreConfig,
     check_online,
@@ -32,7 +33,6 @@ from mlops.stores.feature_store import (
     open_configured,
     open_feature_store,
 )
-from mlops.stores.raw import RawData
 from tests.conftest import answers, eventually, free_ports, running
 from tests.servers import PASSWORD, Redis, execute, new_database
 from tests.unit.conftest import new_platform, set_environment
@@ -267,7 +267,7 @@ def test_building_writes_each_view_once_and_again_only_for_other_data_or_code(lo
 
 def test_a_shifted_set_has_shifted_features_and_says_so(loaded, datasets_dir):
     loaded.result_of("features", "build", "--dataset", "shuttle")
-    RawData(loaded.settings).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
+    DatasetFiles(loaded.settings).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
     result = loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]
     assert not result["unchanged"]
     rows = feast_bucket(loaded.settings).read_table("sensor_windows/shuttle.parquet")
@@ -414,7 +414,7 @@ def test_historical_features_are_those_known_at_each_rows_time(built):
 
 def test_no_label_is_among_its_own_features(built):
     """Of the first event of each user nothing is known; of the others what the events before it say, without it."""
-    clean = preprocess(RawData(built.settings).read("movielens").table, datasets.get("movielens"))
+    clean = preprocess(DatasetFiles(built.settings).read("movielens").table, datasets.get("movielens"))
     found = retrieve(open_feature_store(built.settings), service_of("movielens"), clean)
     events = clean.assign(known=found["user_events"], rate=found["user_click_rate"], age_known=found["age"].notna())
     assert events["age_known"].all()
@@ -438,7 +438,7 @@ def test_features_of_other_data_than_the_tables_are_refused(loaded):
     named = ("--dataset", "shuttle", "--data", raw["data"])
     cause = loaded.failure_of("features", "historical", *named)
     assert "the features of dataset shuttle are not in bucket" in cause and "features build" in cause
-    RawData(loaded.settings).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
+    DatasetFiles(loaded.settings).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
     loaded.result_of("features", "build", "--dataset", "shuttle")
     cause = loaded.failure_of("features", "historical", *named)
     assert "computed from other data" in cause and "event_time_shift_seconds" in cause
@@ -510,7 +510,7 @@ def feature_server(platform):
         if view.name == "user_activity":
             table["user_seconds_since_last"] = pd.Series([None, 3], dtype="Int64")
         store.write_to_online_store(view.name, table)
-    RawData(platform.settings).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
+    DatasetFiles(platform.settings).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
     platform.result_of("features", "build", "--dataset", "shuttle")
     refresh = Refresh(store, platform.settings)
     refresh.read()

@@ -8,8 +8,8 @@ import pytest
 from mlops import datasets
 from mlops.datasets.read import data_version, read_dataset
 from mlops.result import Failure
+from mlops.stores.dataset_files import DatasetFiles
 from mlops.stores.object_store import ObjectStore
-from mlops.stores.raw import RawData
 
 SHUTTLE, MOVIELENS, ADULT = (datasets.get(name) for name in ("shuttle", "movielens", "adult"))
 ROWS = {"shuttle": 49_097, "movielens": 100_000, "adult": 48_842}
@@ -68,7 +68,7 @@ def test_what_is_downloaded_carries_its_version_and_shift(platform, datasets_dir
     result = platform.result_of("ingestion", "download", "--dataset", "shuttle")
     attributes = platform.data.read_table(result["data"]).attrs
     assert attributes == {name: result[name] for name in ("data_version", "event_time_shift_seconds")}
-    raw = RawData(platform.settings).read("shuttle")
+    raw = DatasetFiles(platform.settings).read("shuttle")
     assert (raw.data_version, raw.shift_seconds) == tuple(attributes.values())
 
 

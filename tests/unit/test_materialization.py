@@ -31,7 +31,7 @@ from mlops.features.materialization.encode import encode, fields
 from mlops.features.materialization.newest import newest, pieces
 from mlops.features.materialization.offline import Window, read
 from mlops.features.materialization.view import Field as Column
-from mlops.features.materialization.view import View
+from mlops.features.materialization.view import MaterializedView
 from mlops.result import Failure, Refused
 from mlops.stores.object_store import ObjectStore
 from mlops.stores.online_store import OnlineStore
@@ -50,7 +50,7 @@ KINDS: dict[str, tuple[Any, str]] = {
     "flag": (Bool, "BOOL"),
     "since": (UnixTimestamp, "UNIX_TIMESTAMP"),
 }
-VIEW = View(
+VIEW = MaterializedView(
     name="things",
     project="maestro",
     join_keys=(Column("thing", "STRING"),),
@@ -213,7 +213,7 @@ def test_the_bytes_are_those_that_stock_feast_writes(
     store.materialize(WINDOW.start, WINDOW.end)
     theirs = {key: server.client.hgetall(key) for key in server.client.scan_iter()}
     server.client.flushdb()
-    without_created = View(**{**vars(VIEW), "created": None})
+    without_created = MaterializedView(**{**vars(VIEW), "created": None})
     write.write([tmp_path / "things.parquet"], without_created, WINDOW, online)
     ours = {key: server.client.hgetall(key) for key in server.client.scan_iter()}
     assert len(theirs) == table.num_rows
@@ -263,7 +263,7 @@ def test_a_value_is_encoded_as_protobuf_encodes_it(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize("keys", [("b", "a"), ("a",)])
 def test_an_entity_of_several_keys_is_named_as_feast_names_it(keys: tuple[str, ...]) -> None:
     columns = tuple(Column(name, "INT64") for name in sorted(keys))
-    view = View(**{**vars(VIEW), "join_keys": columns, "features": (), "created": None})
+    view = MaterializedView(**{**vars(VIEW), "join_keys": columns, "features": (), "created": None})
     table = pa.table({**{name: [-5, 7] for name in keys}, "event_timestamp": [NOW, NOW]})
     entity = EntityKey(join_keys=list(keys), entity_values=[Value(int64_val=7)] * len(keys))
     assert encode(table, view).keys[1] == serialize_entity_key(entity) + b"maestro"
@@ -315,7 +315,7 @@ def test_no_row_of_a_chunked_table_is_lost() -> None:
 def test_no_entity_is_lost_where_a_part_ends(online: OnlineStore, server: Redis, tmp_path: Path, count: int) -> None:
     """Rows are encoded 4,096 at once."""
     assert write._ENCODED == 4_096
-    view = View(**{**vars(VIEW), "features": (Column("count", "INT64"),)})
+    view = MaterializedView(**{**vars(VIEW), "features": (Column("count", "INT64"),)})
     moments = pa.array([NOW] * count, SCHEMA.field("event_timestamp").type)
     numbers = pa.array(range(count), pa.int64())
     table = pa.table({"thing": numbers.cast(pa.string()), "count": numbers})
@@ -473,7 +473,7 @@ def test_whole_numbers_that_pandas_made_floats_are_numbers_and_nulls() -> None:
 
 def test_a_type_that_cannot_be_written_is_refused_when_the_view_is_read() -> None:
     with pytest.raises(Refused, match=r"things: tags \(STRING_LIST\) cannot be materialized"):
-        View(**{**vars(VIEW), "features": (Column("tags", "STRING_LIST"),)})
+        MaterializedView(**{**vars(VIEW), "features": (Column("tags", "STRING_LIST"),)})
 
 
 def test_a_sample_is_of_entities_and_not_of_rows() -> None:
@@ -531,7 +531,7 @@ def test_the_keys_of_an_entity_are_ordered_by_their_names_and_its_files_are_thos
     keys = [Entity(name=name, join_keys=[name], value_type=ValueType.STRING) for name in ("b", "a")]
     source = FileSource(path="s3://feast/pairs", timestamp_field="event_timestamp")
     schema = [Field(name=name, dtype=String) for name in ("b", "a", "text")]
-    found = View.of("maestro", FeatureView(name="pairs", entities=keys, schema=schema, source=source))
+    found = MaterializedView.of("maestro", FeatureView(name="pairs", entities=keys, schema=schema, source=source))
     assert found.keys == ["a", "b"]
     assert (found.bucket, found.prefix, found.created) == ("feast", "pairs/", None)
     assert found.columns == ["a", "b", "event_timestamp", "text"]

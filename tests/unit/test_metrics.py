@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mlops.config import Settings
-from mlops.stores.metrics import Metrics
+from mlops.stores.metrics import Statsd
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def settings(host: str, port: object) -> Settings:
 
 
 @pytest.fixture
-def metrics(exporter: socket.socket) -> Metrics:
-    return Metrics(settings("127.0.0.1", exporter.getsockname()[1]))
+def metrics(exporter: socket.socket) -> Statsd:
+    return Statsd(settings("127.0.0.1", exporter.getsockname()[1]))
 
 
 def received(exporter: socket.socket) -> str:
@@ -67,7 +67,7 @@ def test_a_number_that_is_none_is_not_sent(metrics, exporter):
     ("host", "port"), [("no-such-host.invalid", "9125"), ("127.0.0.1", "no-port"), ("a" * 80, "1")]
 )
 def test_an_exporter_that_cannot_be_found_fails_no_command(caplog, host, port):
-    metrics = Metrics(settings(host, port))
+    metrics = Statsd(settings(host, port))
     metrics.count("alerts")
     metrics.gauge("seconds", 1.0)
     assert "correct global.services.statsd" in caplog.text
@@ -75,7 +75,7 @@ def test_an_exporter_that_cannot_be_found_fails_no_command(caplog, host, port):
 
 
 def test_an_exporter_that_is_away_fails_no_command_and_is_told_of_once(exporter, caplog):
-    metrics = Metrics(settings("127.0.0.1", exporter.getsockname()[1]))
+    metrics = Statsd(settings("127.0.0.1", exporter.getsockname()[1]))
     exporter.close()
     for _ in range(20):  # the refusal of one packet is told by the next
         metrics.count("alerts")

@@ -19,9 +19,9 @@ from starlette.routing import Mount, Route
 
 from mlops.sensor_trainer.api import app
 from mlops.sensor_trainer.api import blocking as of_calls
-from mlops.sensor_trainer.api.blocking import Calls
-from mlops.sensor_trainer.api.errors import Unavailable
-from mlops.sensor_trainer.api.periodic import Repeated
+from mlops.sensor_trainer.api.blocking import BlockingCalls
+from mlops.sensor_trainer.api.errors import ServiceUnavailable
+from mlops.sensor_trainer.api.periodic import PeriodicTask
 from mlops.sensor_trainer.api.readiness import OK, Readiness
 from mlops.sensor_trainer.store import database
 from mlops.sensor_trainer.store.queue import JobQueue
@@ -558,7 +558,7 @@ def test_ready_says_which_server_is_away_and_why(servers, mlflow_uri):
         readiness_says(client, "refused", "mlflow")
     with client_of(sensor_settings(mlflow_tracking_uri=mlflow_uri)) as client:
         readiness_says(client, "ok", "mlflow")
-        readiness_says(client, "Away: redis, postgresql", "title")
+        readiness_says(client, "Unavailable: redis, postgresql", "title")
         readiness_says(client, "refused", "redis", "postgresql")
 
 
@@ -678,7 +678,7 @@ def test_work_that_failed_is_tried_again():
         if len(calls) < 3:
             raise RuntimeError
 
-    repeated = Repeated("work", 0.01, work)
+    repeated = PeriodicTask("work", 0.01, work)
     repeated.start()
     eventually(lambda: len(calls) > 3, 60)
     repeated.stop(5)
@@ -695,7 +695,7 @@ def test_work_that_is_asked_for_while_it_is_done_is_done_again_at_once():
         begun.set()
         go_on.wait(60)
 
-    repeated = Repeated("work", 3600.0, work)
+    repeated = PeriodicTask("work", 3600.0, work)
     repeated.start()
     assert begun.wait(60)
     repeated.wake()
@@ -712,9 +712,9 @@ def test_a_call_that_takes_too_long_is_given_up_and_so_is_one_that_finds_no_plac
         go_on.wait(60)
 
     async def scenario() -> None:
-        asked = Calls(1, patience=0.1)
+        asked = BlockingCalls(1, patience=0.1)
         for _ in range(2):
-            with pytest.raises(Unavailable, match="PostgreSQL did not answer within"):
+            with pytest.raises(ServiceUnavailable, match="PostgreSQL did not answer within"):
                 await asked(work)
         asked.close()
         go_on.set()

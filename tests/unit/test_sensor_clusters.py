@@ -13,8 +13,8 @@ from mlops.sensor_trainer.model import scoring
 from mlops.sensor_trainer.model.clusters import FEWEST_ROWS, Fitted, fence, fit, judge, large, wilson
 from mlops.sensor_trainer.model.comparison import (
     F1_MARGIN,
+    Evaluation,
     Flagged,
-    Quality,
     auc_and_f1,
     not_worse,
     quality,
@@ -302,12 +302,12 @@ def test_a_model_of_other_readings_is_told_from_a_right_one_without_labels(known
 @pytest.mark.parametrize(
     ("challenger", "champion", "replaces"),
     [
-        (Quality(0.9, 0.8, 0.6), Quality(0.9, 0.8, 0.9), True),
-        (Quality(0.899, 0.8, 0.9), Quality(0.9, 0.8, 0.6), False),
-        (Quality(0.95, 0.8 - F1_MARGIN - 0.001, 0.6), Quality(0.9, 0.8, 0.6), False),
-        (Quality(0.95, 0.8 - F1_MARGIN + 0.001, 0.6), Quality(0.9, 0.8, 0.6), True),
-        (Quality(NAN, NAN, 0.6), Quality(NAN, NAN, 0.6), True),
-        (Quality(NAN, NAN, 0.59), Quality(NAN, NAN, 0.6), False),
+        (Evaluation(0.9, 0.8, 0.6), Evaluation(0.9, 0.8, 0.9), True),
+        (Evaluation(0.899, 0.8, 0.9), Evaluation(0.9, 0.8, 0.6), False),
+        (Evaluation(0.95, 0.8 - F1_MARGIN - 0.001, 0.6), Evaluation(0.9, 0.8, 0.6), False),
+        (Evaluation(0.95, 0.8 - F1_MARGIN + 0.001, 0.6), Evaluation(0.9, 0.8, 0.6), True),
+        (Evaluation(NAN, NAN, 0.6), Evaluation(NAN, NAN, 0.6), True),
+        (Evaluation(NAN, NAN, 0.59), Evaluation(NAN, NAN, 0.6), False),
     ],
 )
 def test_a_challenger_replaces_the_champion_only_when_it_is_not_worse(challenger, champion, replaces):

@@ -16,12 +16,12 @@ from mlops import datasets
 from mlops.cli import main
 from mlops.config import SensorSettings, Settings
 from mlops.datasets.declaration import EVENT_TIME
-from mlops.result import REFUSED, SKIPPED, Refused
+from mlops.result import EXIT_REFUSED, EXIT_SKIPPED, Refused
 from mlops.sensor_trainer import replay
 from mlops.sensor_trainer.client import Trainer
 from mlops.sensor_trainer.store.database import open_pool
 from mlops.sensor_trainer.store.jobs import Jobs
-from mlops.stores import service
+from mlops.stores import http
 from tests.conftest import answers, free_ports, running
 from tests.unit.sensor_api import sensor_settings
 from tests.unit.sensor_servers import migrated_database
@@ -33,8 +33,8 @@ RESULT = {"metrics": {"auc": 0.99}, "model_version": "3", "served_version": "3",
 
 @pytest.fixture
 def api(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    monkeypatch.setattr(service, "_SHORTEST_PAUSE", 0.01)
-    monkeypatch.setattr(service, "_LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(http, "_SHORTEST_PAUSE", 0.01)
+    monkeypatch.setattr(http, "_LONGEST_PAUSE", 0.02)
     monkeypatch.setenv("MAESTRO_SENSOR_TRAINER_TOKEN", "the-token")
     with serving() as found:
         monkeypatch.setenv("MAESTRO_SENSOR_TRAINER_URL", found.url)
@@ -48,7 +48,7 @@ def run(api: Api, environment: dict[str, str]) -> Callable[..., tuple[int, Any]]
     def once(*arguments: str) -> tuple[int, Any]:
         code = main(("sensor-trainer", *arguments))
         message = Path(environment["MAESTRO_RESULT_PATH"]).read_text()
-        return code, json.loads(message) if code in (0, SKIPPED) else message
+        return code, json.loads(message) if code in (0, EXIT_SKIPPED) else message
 
     return once
 
@@ -115,7 +115,7 @@ def test_a_cleared_run_whose_job_ended_well_makes_no_second_model(run, queue, st
 def test_keys_do_not_go_on_for_ever(run, api: Api) -> None:
     api.says((202, job("failed")))
     code, cause = run("trigger")
-    assert (code, len(api.asked)) == (REFUSED, 20)
+    assert (code, len(api.asked)) == (EXIT_REFUSED, 20)
     assert "trigger a new run" in cause
 
 
@@ -152,13 +152,13 @@ def test_monitor_waits_for_the_end_and_hands_the_result_back(run, api: Api, capl
 def test_too_few_readings_skip_the_task_with_the_count(run, api: Api) -> None:
     reason = "12 new readings, 500 are wanted"
     api.says((200, job("skipped", result={"new_readings": 12}, error=reason)))
-    assert run("monitor", "--job-id=j1") == (SKIPPED, {"skipped": f"job j1: {reason}"})
+    assert run("monitor", "--job-id=j1") == (EXIT_SKIPPED, {"skipped": f"job j1: {reason}"})
 
 
 def test_a_failed_job_fails_the_task_for_good_with_its_cause(run, api: Api) -> None:
     api.says((200, job("failed", step="fit", attempt=5, error="role sensors may not read readings")))
     code, cause = run("monitor", "--job-id=j1")
-    assert code == REFUSED
+    assert code == EXIT_REFUSED
     assert "job j1 failed at step fit in attempt 5: role sensors may not read readings" in cause
     assert "clear trigger_training" in cause
 
@@ -166,7 +166,7 @@ def test_a_failed_job_fails_the_task_for_good_with_its_cause(run, api: Api) -> N
 def test_a_cancelled_job_fails_the_task_for_good(run, api: Api) -> None:
     api.says((200, job("cancelled")))
     code, cause = run("monitor", "--job-id=j1")
-    assert code == REFUSED
+    assert code == EXIT_REFUSED
     assert "was cancelled" in cause
 
 
@@ -286,7 +286,7 @@ def real(postgresql: str, environment: dict[str, str], monkeypatch, tmp_path: Pa
     told = {key: getattr(settings, name) for name, key in SensorSettings.keys().items()}
     monkeypatch.setenv("MAESTRO_SENSOR_TRAINER_URL", url)
     monkeypatch.setenv("MAESTRO_SENSOR_TRAINER_TOKEN", settings.token)
-    monkeypatch.setattr(service, "_SHORTEST_PAUSE", 0.01)
+    monkeypatch.setattr(http, "_SHORTEST_PAUSE", 0.01)
     with running(serve, tmp_path / "log", lambda: answers(f"{url}/health"), told):
         yield settings
 
@@ -297,7 +297,7 @@ def test_the_commands_and_the_real_service_understand_each_other(
     def run(*arguments: str) -> tuple[int, Any]:
         code = main(("sensor-trainer", *arguments))
         message = Path(environment["MAESTRO_RESULT_PATH"]).read_text()
-        return code, json.loads(message) if code in (0, SKIPPED) else message
+        return code, json.loads(message) if code in (0, EXIT_SKIPPED) else message
 
     code, cause = run("check-trainer", "--patience=0.1")
     assert (code, "redis:" in cause, "mlflow:" in cause, "postgresql:" in cause) == (1, True, True, False)
@@ -314,7 +314,7 @@ def test_the_commands_and_the_real_service_understand_each_other(
     assert (code, first["state"]) == (0, "queued")
     assert run("trigger", "--minimum-new-readings=1000") == (code, first)
     code, cause = run("trigger", "--minimum-new-readings=5")
-    assert (code, "does not take the request" in cause) == (REFUSED, True)
+    assert (code, "does not take the request" in cause) == (EXIT_REFUSED, True)
     monkeypatch.setenv("MAESTRO_RUN_ID", "another")
     assert run("trigger")[1] == {**first, "started_elsewhere": True}
     code, cause = run("monitor", f"--job-id={first['job_id']}", "--patience=0.1", "--poll=0.01")
@@ -326,10 +326,10 @@ def test_the_commands_and_the_real_service_understand_each_other(
         with attempt.finishing() as ending:
             ending.skip(f"{len(rows)} new readings, 1000 are needed", {})
     code, result = run("monitor", f"--job-id={first['job_id']}")
-    assert (code, result["skipped"].endswith("new readings, 1000 are needed")) == (SKIPPED, True)
+    assert (code, result["skipped"].endswith("new readings, 1000 are needed")) == (EXIT_SKIPPED, True)
     assert run("trigger")[1]["job_id"] != first["job_id"], "the other run's key was never used up"
 
-    assert run("monitor", f"--job-id={UUID(int=0)}")[0] == REFUSED
+    assert run("monitor", f"--job-id={UUID(int=0)}")[0] == EXIT_REFUSED
     monkeypatch.setenv("MAESTRO_SENSOR_TRAINER_TOKEN", "wrong")
     code, cause = run("trigger")
-    assert (code, "refuses the token (401)" in cause) == (REFUSED, True)
+    assert (code, "refuses the token (401)" in cause) == (EXIT_REFUSED, True)

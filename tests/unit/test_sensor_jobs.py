@@ -14,7 +14,7 @@ from rq import Queue
 from mlops.config import SensorSettings
 from mlops.sensor_trainer.store import jobs as of_jobs
 from mlops.sensor_trainer.store.database import open_pool
-from mlops.sensor_trainer.store.errors import Away, Denied
+from mlops.sensor_trainer.store.errors import AccessDenied, Unavailable
 from mlops.sensor_trainer.store.heartbeat import Heartbeat
 from mlops.sensor_trainer.store.jobs import AnotherRuns, Cancelled, Jobs, KeyReused, Superseded
 from mlops.sensor_trainer.store.queue import JobQueue, hand_over
@@ -332,7 +332,7 @@ def test_a_failure_while_publishing_leaves_the_job_running(jobs):
 
 def test_a_connection_lost_while_publishing_lets_it_be_tried_again(jobs, server):
     attempt = claimed(jobs)
-    with pytest.raises(Away), attempt.finishing() as ending:  # noqa: PT012 - it is raised at the end of the block
+    with pytest.raises(Unavailable), attempt.finishing() as ending:  # noqa: PT012 - it is raised at the end of the block
         server.restart()
         ending.succeed({})
     assert jobs.get(attempt.job.id).state == "running"
@@ -403,7 +403,7 @@ def test_what_is_handed_over_survives_a_redis_that_is_killed(jobs, queue, redis)
     eventually(lambda: redis.client.info("persistence")["aof_buffer_length"] == 0, 60)
     redis.kill()
     for ask in (queue.waiting, queue.ping, lambda: queue.enqueue(uuid4(), 0), lambda: queue.stop(uuid4())):
-        with pytest.raises(Away, match=r"global\.services\.redis") as away:
+        with pytest.raises(Unavailable, match=r"global\.services\.redis") as away:
             ask()
         assert away.value.service == "redis"
     redis.start()
@@ -427,14 +427,14 @@ def test_a_cancelled_job_whose_attempt_fails_is_cancelled_and_leaves_the_way_fre
 
 def test_a_job_that_cannot_be_handed_over_waits_in_postgresql(jobs, config):
     job, _ = jobs.submit(MODEL, "key", {})
-    with pytest.raises(Away):
+    with pytest.raises(Unavailable):
         hand_over(jobs, JobQueue(config))
     assert jobs.to_hand_over() == [job.id]
 
 
 def test_a_wrong_password_of_redis_is_named(config, redis):
     wrong = replace(config, redis_port=str(redis.port), redis_password="wrong")
-    with pytest.raises(Denied, match=r"global\.redis\.existingSecret"):
+    with pytest.raises(AccessDenied, match=r"global\.redis\.existingSecret"):
         JobQueue(wrong).ping()
 
 
@@ -459,6 +459,6 @@ def test_the_database_of_the_online_store_is_left_alone(jobs, queue, redis):
 def _answers(queue):
     try:
         queue.ping()
-    except Away:
+    except Unavailable:
         return False
     return True

@@ -17,7 +17,7 @@ from psycopg.errors import InsufficientPrivilege, NotNullViolation
 from mlops.config import SensorSettings
 from mlops.result import Failure
 from mlops.sensor_trainer.store.database import check, open_pool, upgrade
-from mlops.sensor_trainer.store.errors import Away, Denied
+from mlops.sensor_trainer.store.errors import AccessDenied, Unavailable
 from mlops.sensor_trainer.store.readings import Ingested, NewReading, Readings
 from tests.conftest import free_ports
 from tests.servers import PASSWORD, PostgreSQL
@@ -205,7 +205,7 @@ def test_nothing_is_removed_where_there_is_nothing(readings):
 def test_the_pool_finds_a_server_again_that_was_restarted(server, readings):
     readings.ingest([reading(1)])
     server.kill()
-    with pytest.raises(Away, match=r"global\.services\.postgresql") as away:
+    with pytest.raises(Unavailable, match=r"global\.services\.postgresql") as away:
         readings.newest_id()
     assert away.value.service == "postgresql"
     assert "refused" in str(away.value)
@@ -217,7 +217,7 @@ def test_a_pool_whose_connections_are_all_taken_says_so(config):
     with (
         open_pool(config, size=1) as pool,
         pool.connection(),
-        pytest.raises(Away, match="all 1 connections are in use"),
+        pytest.raises(Unavailable, match="all 1 connections are in use"),
     ):
         check(pool, wait=0.2)
 
@@ -270,7 +270,7 @@ def test_a_step_back_and_forth_leaves_the_tables_as_they_were(own_config):
     with create_engine(own_config.database_url.replace("postgresql:", "postgresql+psycopg:")).begin() as connection:
         steps.attributes["connection"] = connection
         command.downgrade(steps, "base")
-    with open_pool(own_config) as pool, pytest.raises(Away, match="sensor-trainer migrate"):
+    with open_pool(own_config) as pool, pytest.raises(Unavailable, match="sensor-trainer migrate"):
         check(pool)
     upgrade(own_config, patience=0)
     with open_pool(own_config) as pool:
@@ -280,7 +280,7 @@ def test_a_step_back_and_forth_leaves_the_tables_as_they_were(own_config):
 def test_migrating_waits_for_the_server(server):
     config = sensor_settings(own_database(server.url))
     server.kill()
-    with pytest.raises(Away):
+    with pytest.raises(Unavailable):
         upgrade(config, patience=0)
     starter = threading.Timer(1.5, server.start)
     starter.start()
@@ -291,7 +291,7 @@ def test_migrating_waits_for_the_server(server):
 def test_a_server_that_is_not_there_is_named(config):
     (port,) = free_ports(1)
     away = replace(config, database_url=f"postgresql://sensors:secret@127.0.0.1:{port}/sensors")
-    with open_pool(away) as pool, pytest.raises(Away) as failure:
+    with open_pool(away) as pool, pytest.raises(Unavailable) as failure:
         check(pool)
     assert f"127.0.0.1:{port}/sensors" in str(failure.value)
     assert "secret" not in str(failure.value)
@@ -302,14 +302,14 @@ def test_a_role_without_permission_is_named_as_the_cause(server, own_config):
     name = own_config.database_url.rpartition("/")[2]
     server.execute("postgres", f'grant connect on database "{name}" to guest')
     guest = replace(own_config, database_url=own_config.database_url.replace(f"{name}@", "guest@"))
-    with open_pool(guest) as pool, pytest.raises(Denied, match="refuses role guest"):
+    with open_pool(guest) as pool, pytest.raises(AccessDenied, match="refuses role guest"):
         Readings(pool).newest_id()
     server.execute(name, "grant usage on schema sensors to guest", "grant select on sensors.readings to guest")
     with open_pool(guest) as pool:
         assert Readings(pool).newest_id() is None
-        with pytest.raises(Denied, match=r"permission denied for table readings|temporary"):
+        with pytest.raises(AccessDenied, match=r"permission denied for table readings|temporary"):
             Readings(pool).ingest([reading(1)])
-    with pytest.raises(Denied, match="role guest"):
+    with pytest.raises(AccessDenied, match="role guest"):
         upgrade(guest, patience=30)
 
 

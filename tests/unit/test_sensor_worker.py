@@ -20,7 +20,7 @@ from mlops.sensor_trainer.store import database as of_database
 from mlops.sensor_trainer.store import heartbeat
 from mlops.sensor_trainer.store import jobs as of_jobs
 from mlops.sensor_trainer.store.database import open_pool
-from mlops.sensor_trainer.store.errors import Away, Denied
+from mlops.sensor_trainer.store.errors import AccessDenied, Unavailable
 from mlops.sensor_trainer.store.jobs import AnotherRuns, Jobs
 from mlops.sensor_trainer.store.queue import JobQueue, hand_over
 from mlops.sensor_trainer.store.readings import NewReading, Readings
@@ -439,7 +439,7 @@ def test_a_fault_of_the_code_fails_the_job_at_once_with_its_kind(trainer, monkey
 
 def test_postgresql_is_asked_again_while_it_is_away_and_not_for_ever(monkeypatch):
     monkeypatch.setattr(runner, "_PAUSE", 0.0)
-    answers: list[Exception] = [Away("postgresql", "away"), Away("postgresql", "away")]
+    answers: list[Exception] = [Unavailable("postgresql", "away"), Unavailable("postgresql", "away")]
 
     def ask() -> str:
         if answers:
@@ -447,12 +447,12 @@ def test_postgresql_is_asked_again_while_it_is_away_and_not_for_ever(monkeypatch
         return "an answer"
 
     assert runner.patiently(ask) == "an answer"
-    answers[:] = [Denied("postgresql", "not allowed")]
-    with pytest.raises(Denied):
+    answers[:] = [AccessDenied("postgresql", "not allowed")]
+    with pytest.raises(AccessDenied):
         runner.patiently(ask)
     monkeypatch.setattr(runner, "_PATIENCE", 0.0)
-    answers[:] = [Away("postgresql", "away")] * 1_000
-    with pytest.raises(Away):
+    answers[:] = [Unavailable("postgresql", "away")] * 1_000
+    with pytest.raises(Unavailable):
         runner.patiently(ask)
     assert answers
 
@@ -509,12 +509,12 @@ def test_the_function_that_the_queue_names_is_there():
 
 def test_patience_with_postgresql_is_of_all_attempts_together(monkeypatch):
     def away(*_: object) -> None:
-        raise Away("postgresql", "away")
+        raise Unavailable("postgresql", "away")
 
     for module, ask in ((runner, lambda: runner.patiently(away)), (of_database, lambda: of_database.upgrade(None, 60))):
         clock = Clock()
         monkeypatch.setattr(module, "time", clock)
         monkeypatch.setattr(of_database, "_migrate", away)
-        with pytest.raises(Away):
+        with pytest.raises(Unavailable):
             ask()
         assert sum(clock.pauses) == pytest.approx(60, abs=2)

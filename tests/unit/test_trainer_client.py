@@ -13,8 +13,8 @@ import pytest
 from mlops.config import Settings
 from mlops.result import Failure, Refused
 from mlops.sensor_trainer.client import Trainer, mlflow_answers
-from mlops.stores import service
-from mlops.stores.service import NoConnection, Service, TooSlow, WrongAnswer, patiently, words
+from mlops.stores import http
+from mlops.stores.http import HttpService, NoConnection, TooSlow, WrongAnswer, patiently, words
 from tests.unit.trainer_api import Api, Reply, job, serving
 
 TOKEN = "the-secret-token"
@@ -28,8 +28,8 @@ def api() -> Iterator[Api]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "_SHORTEST_PAUSE", 0.01)
-    monkeypatch.setattr(service, "_LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(http, "_SHORTEST_PAUSE", 0.01)
+    monkeypatch.setattr(http, "_LONGEST_PAUSE", 0.02)
 
 
 @pytest.fixture
@@ -63,8 +63,10 @@ def listening(answer: Callable[[socket.socket], None]) -> Iterator[str]:
         thread.join()
 
 
-def asked(url: str, timeout: float = 5.0) -> Service:
-    return Service("the trainer", url, "global.services.sensorTrainer", token=TOKEN, credential="s", timeout=timeout)
+def asked(url: str, timeout: float = 5.0) -> HttpService:
+    return HttpService(
+        "the trainer", url, "global.services.sensorTrainer", token=TOKEN, credential="s", timeout=timeout
+    )
 
 
 def test_a_refused_connection_is_told_with_the_address_and_the_remedy() -> None:
@@ -150,7 +152,7 @@ def test_a_refused_token_is_not_tried_again_and_stays_secret(api: Api, trainer: 
 def test_who_sends_no_token_is_not_told_that_it_was_refused(api: Api) -> None:
     api.says((403, {"title": "Forbidden"}))
     with pytest.raises(WrongAnswer, match="403 where 200 was expected: Forbidden"):
-        Service("MLflow", api.url, "global.services.mlflow").ask("GET", "/health")
+        HttpService("MLflow", api.url, "global.services.mlflow").ask("GET", "/health")
     with pytest.raises(Refused, match=r"refuses the token \(403\)"):
         asked(api.url).ask("GET", "/ready")
 
@@ -163,14 +165,14 @@ def test_a_service_below_a_path_is_asked_there(api: Api) -> None:
 @pytest.mark.parametrize("token", ["", "two words", f"{TOKEN}\n", "tökén"])
 def test_a_token_that_no_header_can_hold_is_refused_without_being_shown(token: str) -> None:
     with pytest.raises(Refused, match="correct the Secret") as failure:
-        Service("the trainer", "http://127.0.0.1:9", "x", token=token, credential="s")
+        HttpService("the trainer", "http://127.0.0.1:9", "x", token=token, credential="s")
     assert not token.strip() or token.strip() not in str(failure.value)
 
 
 @pytest.mark.parametrize("url", ["", "trainer:8000", "ftp://trainer", "http://"])
 def test_an_address_of_another_kind_is_refused(url: str) -> None:
     with pytest.raises(Refused, match=r"global\.services\.mlflow"):
-        Service("MLflow", url, "global.services.mlflow")
+        HttpService("MLflow", url, "global.services.mlflow")
 
 
 def test_a_password_in_an_address_is_not_shown() -> None:
@@ -220,9 +222,9 @@ def test_patience_is_of_all_attempts_together_and_pauses_grow_up_to_the_longest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock, attempts = Clock(), []
-    monkeypatch.setattr(service, "time", clock)
-    monkeypatch.setattr(service, "_SHORTEST_PAUSE", 0.5)
-    monkeypatch.setattr(service, "_LONGEST_PAUSE", 15.0)
+    monkeypatch.setattr(http, "time", clock)
+    monkeypatch.setattr(http, "_SHORTEST_PAUSE", 0.5)
+    monkeypatch.setattr(http, "_LONGEST_PAUSE", 15.0)
 
     def away() -> None:
         attempts.append(clock.now - 1_000)

@@ -36,7 +36,7 @@ _HIDDEN = "***"  # what the API answers in place of a secret variable
 _PATHS = {"mlflow_default": "/api/2.0/mlflow/experiments/search?max_results=1", "feast_default": "/health"}
 
 
-class Problem(Exception):
+class CheckFailed(Exception):
     """What does not work, and the remedy."""
 
 
@@ -96,25 +96,25 @@ def check_settings(
 
 
 def check_health(address: str) -> str:
-    """Raises Problem that names the parts without a recent heartbeat."""
+    """Raises CheckFailed that names the parts without a recent heartbeat."""
     state = _request("GET", f"{address}/api/v2/monitor/health").json()
     ill = [part for part in _PARTS if (state.get(part) or {}).get("status") != "healthy"]
     if ill:
-        raise Problem(f"{', '.join(ill)} not healthy: look at the log of that pod with kubectl logs")
+        raise CheckFailed(f"{', '.join(ill)} not healthy: look at the log of that pod with kubectl logs")
     return "all parts healthy"
 
 
 def check_metrics(url: str) -> str:
-    """Raises Problem where the StatsD exporter has heard nothing of Airflow."""
+    """Raises CheckFailed where the StatsD exporter has heard nothing of Airflow."""
     text = _request("GET", url, of="the StatsD exporter").text
     count = sum(line.startswith("airflow_") for line in text.splitlines())
     if not count:
-        raise Problem(f"{url} has no metric of Airflow: compare global.services.statsd with the exporter's Service")
+        raise CheckFailed(f"{url} has no metric of Airflow: compare global.services.statsd with the exporter's Service")
     return f"{count} values of Airflow"
 
 
 def log_in(address: str, user: str, password: str) -> str:
-    """Raises Problem where the login is refused."""
+    """Raises CheckFailed where the login is refused."""
     Api(address, user, password)
     return f"as {user}"
 
@@ -123,7 +123,7 @@ class Api:
     """The public API as this user sees it."""
 
     def __init__(self, address: str, user: str, password: str) -> None:
-        """Logs in. Raises Problem where that is refused."""
+        """Logs in. Raises CheckFailed where that is refused."""
         credentials = {"username": user, "password": password}
         self._address = f"{address}/api/v2"
         token = _request("POST", f"{address}/auth/token", json=credentials).json()["access_token"]
@@ -134,18 +134,18 @@ class Api:
 
 
 def check_dags(api: Api) -> str:
-    """Raises Problem where files cannot be imported, or there is no DAG."""
+    """Raises CheckFailed where files cannot be imported, or there is no DAG."""
     count = api.get("dags?limit=1")["total_entries"]
     if errors := api.get("importErrors?limit=100")["import_errors"]:
         files = ", ".join(sorted(error["filename"] for error in errors))
-        raise Problem(f"{files} cannot be imported: the UI shows the cause under 'Dag import errors'")
+        raise CheckFailed(f"{files} cannot be imported: the UI shows the cause under 'Dag import errors'")
     if not count:
-        raise Problem("there is no DAG: look whether the dag-processor finds files in [core] dags_folder")
+        raise CheckFailed("there is no DAG: look whether the dag-processor finds files in [core] dags_folder")
     return f"{count} listed"
 
 
 def use(connection: Mapping[str, Any]) -> str:
-    """Uses the connection for what its type is for, or at least reaches its host. Raises Problem where that fails."""
+    """Uses the connection for what its type is for, or at least reaches its host. Raises CheckFailed."""
     extra = json.loads(connection["extra"] or "{}")
     if connection["conn_type"] == "aws":
         return _list_buckets(extra)
@@ -166,7 +166,7 @@ def _list_buckets(extra: Mapping[str, Any]) -> str:
     try:
         buckets = boto3.client("s3", endpoint_url=endpoint, region_name=extra.get("region_name")).list_buckets()
     except (BotoCoreError, ClientError) as error:
-        raise Problem(f"{endpoint} does not list its buckets ({error}): compare the keys in the Secret") from error
+        raise CheckFailed(f"{endpoint} does not list its buckets ({error}): compare the keys in the Secret") from error
     return f"{len(buckets['Buckets'])} buckets at {endpoint}"
 
 
@@ -179,7 +179,7 @@ def _list_pods(extra: Mapping[str, Any]) -> str:
         config.load_incluster_config()
         client.CoreV1Api().list_namespaced_pod(namespace, limit=1, _request_timeout=_TIMEOUT)
     except (client.ApiException, config.ConfigException, HTTPError) as error:
-        raise Problem(f"pods of {namespace} cannot be listed ({error}): look at the Role of Airflow") from error
+        raise CheckFailed(f"pods of {namespace} cannot be listed ({error}): look at the Role of Airflow") from error
     return f"lists pods of {namespace}"
 
 
@@ -189,9 +189,11 @@ def _get(url: str) -> str:
     try:
         status = requests.get(url, timeout=_TIMEOUT).status_code
     except requests.RequestException as error:
-        raise Problem(f"{url} does not answer ({error}): look at the pods behind it with kubectl get pods") from error
+        raise CheckFailed(
+            f"{url} does not answer ({error}): look at the pods behind it with kubectl get pods"
+        ) from error
     if status >= 400:
-        raise Problem(f"{url} answers {status}: look at the log of the pods behind it with kubectl logs")
+        raise CheckFailed(f"{url} answers {status}: look at the log of the pods behind it with kubectl logs")
     return f"{url} answers {status}"
 
 
@@ -199,7 +201,7 @@ def _reach(host: str, port: int) -> str:
     try:
         socket.create_connection((host, port), timeout=_TIMEOUT).close()
     except OSError as error:
-        raise Problem(f"{host}:{port} cannot be reached ({error}): compare the address with the Service") from error
+        raise CheckFailed(f"{host}:{port} cannot be reached ({error}): compare the address with the Service") from error
     return f"{host}:{port} reached"
 
 
@@ -217,7 +219,7 @@ def _number(value: str, allowed: Callable[[float], bool], which: str) -> float:
     except ValueError:
         number = math.nan
     if not allowed(number):
-        raise Problem(f"{value!r} is no number {which}: correct it in airflow.variables and run helm upgrade")
+        raise CheckFailed(f"{value!r} is no number {which}: correct it in airflow.variables and run helm upgrade")
     return number
 
 
@@ -227,11 +229,13 @@ def _offline_store(value: str) -> str:
 
     parts = urlsplit(value)
     if parts.scheme != "s3" or not parts.netloc:
-        raise Problem(f"{value!r} is no address like s3://feast: correct it in airflow.variables and run helm upgrade")
+        raise CheckFailed(
+            f"{value!r} is no address like s3://feast: correct it in airflow.variables and run helm upgrade"
+        )
     try:
         found = boto3.client("s3").list_objects_v2(Bucket=parts.netloc, Prefix=parts.path.lstrip("/"), MaxKeys=1)
     except (BotoCoreError, ClientError) as error:
-        raise Problem(
+        raise CheckFailed(
             f"{value} cannot be listed ({error}): set global.buckets.feast to its bucket, or correct the keys"
         ) from error
     return f"{value} holds features" if found["KeyCount"] else f"{value} is empty: fill it with 'make data'"
@@ -243,7 +247,9 @@ def _webhook(value: str) -> str:
         return "is hidden by the API: not used"
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Problem("is no http address: correct the key url of the Secret global.notifications.slackWebhookSecret")
+        raise CheckFailed(
+            "is no http address: correct the key url of the Secret global.notifications.slackWebhookSecret"
+        )
     return _reach(parts.hostname, parts.port or {"http": 80, "https": 443}[parts.scheme])
 
 
@@ -267,9 +273,9 @@ def _request(method: str, url: str, of: str = "the api-server", **options: Any) 
     try:
         answer = requests.request(method, url, timeout=_TIMEOUT, **options)
     except requests.RequestException as error:
-        raise Problem(f"{url} does not answer ({error}): look at the log of {of}") from error
+        raise CheckFailed(f"{url} does not answer ({error}): look at the log of {of}") from error
     if answer.status_code >= 400:
-        raise Problem(f"{url} answers {answer.status_code}: {answer.text[:500]}")
+        raise CheckFailed(f"{url} answers {answer.status_code}: {answer.text[:500]}")
     return answer
 
 
@@ -277,7 +283,7 @@ def _report(name: str, run: Callable[..., str], *arguments: Any, deadline: float
     while True:
         try:
             outcome, held = run(*arguments), True
-        except Problem as problem:
+        except CheckFailed as problem:
             outcome, held = str(problem), False
         if held or time.monotonic() + _PAUSE > deadline:
             break

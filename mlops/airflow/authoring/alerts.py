@@ -14,7 +14,7 @@ from typing import Any
 
 from mlops.airflow.pods.trigger import FAILURE_KEY
 from mlops.notify.webhook import post
-from mlops.result import REFUSED, Failure
+from mlops.result import EXIT_REFUSED, Failure
 
 WEBHOOK = "MAESTRO_SLACK_WEBHOOK_URL"  # environment key, from the Secret global.notifications.slackWebhookSecret
 
@@ -32,7 +32,7 @@ def task_failed(context: Mapping[str, Any]) -> None:
 
 def task_broke(context: Mapping[str, Any]) -> None:
     """As `task_failed`, but silent about a refusal: for tasks that tell people of what they refuse themselves."""
-    if not str(_cause(context["ti"])).startswith(f"the container exited with {REFUSED} "):
+    if not str(_cause(context["ti"])).startswith(f"the container exited with {EXIT_REFUSED} "):
         task_failed(context)
 
 

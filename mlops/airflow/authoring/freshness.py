@@ -54,7 +54,7 @@ class FreshFeatures(BaseSensorOperator):
     def poke(self, context: Context) -> bool:
         """Whether the newest update is at most `max_age` old."""
         newest = _newest(context)
-        self.log.info("online features: %s", _told(newest))
+        self.log.info("online features: %s", _described(newest))
         return newest is not None and datetime.now(UTC) - newest <= self.max_age
 
     def execute(self, context: Context) -> Any:
@@ -64,7 +64,7 @@ class FreshFeatures(BaseSensorOperator):
         except AirflowSensorTimeout as error:
             limit = f"{self.max_age / timedelta(hours=1):g} h"
             raise AirflowSensorTimeout(
-                f"the online features are not fresh: {_told(_newest(context))}, and {limit} ago is the limit: "
+                f"the online features are not fresh: {_described(_newest(context))}, and {limit} ago is the limit: "
                 "trigger feature_materialization, or see why its last run failed, then clear this task"
             ) from error
 
@@ -75,5 +75,5 @@ def _newest(context: Context) -> datetime | None:
     return last[0].timestamp if last else None
 
 
-def _told(newest: datetime | None) -> str:
+def _described(newest: datetime | None) -> str:
     return "never updated" if newest is None else f"last updated at {newest.isoformat(timespec='seconds')}"

@@ -14,7 +14,7 @@ from typing import Any
 _runner: Any = None
 
 
-def nudge() -> None:
+def wake() -> None:
     """Has the runner take up what its triggers yielded, and ask its supervisor for new triggers, now."""
     global _runner
     if os.environ.get("MAESTRO_TRIGGER_NUDGE", "1") == "0":

@@ -12,20 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlops.airflow.pods.state import PodState, unix_time
-from mlops.result import LIMIT, REFUSED, SKIPPED
+from mlops.result import EXIT_REFUSED, EXIT_SKIPPED, LIMIT
+from mlops.waiting import PERMANENT, TRANSIENT
 
-# The kubelet gives these again and again, however long one waits.
-_HOPELESS = {"ErrImageNeverPull", "InvalidImageName"}
-# These may pass: a registry is away, a Secret is about to be written. They are given a grace.
-_HINDERED = {
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "ImageInspectError",
-    "RegistryUnavailable",
-    "CreateContainerConfigError",
-    "CreateContainerError",
-    "RunContainerError",
-}
 _CAUSE_LENGTH = 1000  # characters of a container's last words in the cause; its log has all of them
 _SIGNALS = {137: "SIGKILL", 139: "SIGSEGV", 143: "SIGTERM"}
 
@@ -70,12 +59,12 @@ def vanished(pod: PodState | None) -> Outcome:
     )
 
 
-def hindrance(pod: PodState) -> tuple[str, bool] | None:
-    """What keeps the container from starting, and whether waiting is hopeless; None where nothing is known to."""
+def waiting_problem(pod: PodState) -> tuple[str, bool] | None:
+    """What keeps the container from starting, and whether that is permanent; None where nothing is known to."""
     waiting = pod.container.get("waiting", {})
     reason = waiting.get("reason")
-    if reason in _HOPELESS or reason in _HINDERED:
-        return f"{reason}: {waiting.get('message') or 'no message'}", reason in _HOPELESS
+    if reason in PERMANENT or reason in TRANSIENT:
+        return f"{reason}: {waiting.get('message') or 'no message'}", reason in PERMANENT
     return None
 
 
@@ -83,7 +72,7 @@ def not_started(pod: PodState | None) -> str:
     """Why a pod has not started, in the words of the scheduler or the kubelet."""
     if pod is None:
         return "it was never seen"
-    blocked = hindrance(pod)
+    blocked = waiting_problem(pod)
     if blocked:
         return blocked[0]
     for condition in pod.status.get("conditions") or []:
@@ -98,7 +87,7 @@ def _of_container(pod: PodState, terminated: Mapping[str, Any]) -> Outcome:
         return failed(f"the pod was deleted while it ran (exit code {code}){_disruption(pod)}")
     if code == 0 and not _was_stopped(pod):
         return _success(message)
-    if code == SKIPPED and (reason := _skip_reason(message)) is not None:
+    if code == EXIT_SKIPPED and (reason := _skip_reason(message)) is not None:
         return Outcome("skipped", reason, {"skipped": reason})
     if terminated.get("reason") == "OOMKilled":
         return failed(
@@ -109,7 +98,7 @@ def _of_container(pod: PodState, terminated: Mapping[str, Any]) -> Outcome:
     cause = f"the pod was stopped: {pod_reason}; " if pod_reason else ""
     signal = f", {_SIGNALS[code]}" if code in _SIGNALS else ""
     cause += f"the container exited with {code} ({terminated.get('reason') or 'no reason'}{signal})"
-    return Outcome("failed", f"{cause}: {message[-_CAUSE_LENGTH:]}" if message else cause, retry=code != REFUSED)
+    return Outcome("failed", f"{cause}: {message[-_CAUSE_LENGTH:]}" if message else cause, retry=code != EXIT_REFUSED)
 
 
 def _success(message: str) -> Outcome:

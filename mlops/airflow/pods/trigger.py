@@ -10,16 +10,15 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
+from mlops import waiting
 from mlops.airflow.internals.supervisor import supervisor
-from mlops.airflow.internals.wakeup import nudge
+from mlops.airflow.internals.wakeup import wake
 from mlops.airflow.pods.log import PodLog
-from mlops.airflow.pods.outcome import Outcome, failed, hindrance, not_started, outcome, vanished
+from mlops.airflow.pods.outcome import Outcome, failed, not_started, outcome, vanished, waiting_problem
 from mlops.airflow.pods.watch import PodWatch, Waiter
 
 FAILURE_KEY = "failure"  # XCom: the cause of a failure, for callbacks, which Airflow gives no exception here
 _RETURN_KEY = "return_value"
-# A registry that stumbles is asked three or four times within a minute; a Secret that is being written is there then.
-_HINDRANCE_GRACE = 60.0  # seconds
 # The scheduler hears late of a worker's end. Were the task queued again by then, it would take that for the end
 # second worker's end and fail the task (apache/airflow #67287). Events that end a task are not affected.
 _WORKER_GONE = 10.0  # seconds
@@ -76,7 +75,7 @@ class PodTrigger(BaseTrigger):
         # Airflow cancels a trigger after its event in the way in which it tells of a user's action.
         self._ended = True
         yield event
-        nudge()
+        wake()
 
     async def on_kill(self) -> None:
         """The task was cleared, marked or deleted by a user."""
@@ -107,7 +106,7 @@ class PodTrigger(BaseTrigger):
         return end
 
     async def _wait(self, watch: PodWatch, waiter: Waiter, pod_log: PodLog) -> Outcome:
-        hindered: float | None = None  # since when
+        blocked_since: float | None = None
         unanswered: str | None = None
         while True:
             now, pod = time.time(), waiter.pod
@@ -121,9 +120,9 @@ class PodTrigger(BaseTrigger):
                 return ended
             if pod is not None and pod.started:
                 pod_log.follow()
-            blocked = hindrance(pod) if pod is not None else None
-            hindered = (hindered or now) if blocked else None
-            if blocked and (blocked[1] or now >= (hindered or now) + _HINDRANCE_GRACE):
+            blocked = waiting_problem(pod) if pod is not None else None
+            blocked_since = (blocked_since or now) if blocked else None
+            if blocked and (blocked[1] or now >= (blocked_since or now) + waiting.GRACE):
                 return failed(f"the container cannot start: {blocked[0]}")
             if self.deadline is not None and now >= self.deadline:
                 return failed("the execution timeout passed: the pod was stopped")
@@ -131,7 +130,7 @@ class PodTrigger(BaseTrigger):
             if not started and now >= self.start_by:
                 return failed(f"the container did not start in time: {unanswered or not_started(pod)}")
             times = [now + _LOOK_AGAIN, self.deadline, None if started else self.start_by]
-            times.append(hindered + _HINDRANCE_GRACE if hindered else None)
+            times.append(blocked_since + waiting.GRACE if blocked_since else None)
             await waiter.changed(min(at for at in times if at is not None) - now)
 
     def _report(self, end: Outcome, missing: str | None) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, ClassVar
 
-from mlops.airflow.internals.wakeup import nudge
+from mlops.airflow.internals.wakeup import wake
 from mlops.airflow.platform import Platform
 from mlops.airflow.pods.api import ApiError, JsonObject, PodApi
 from mlops.airflow.pods.manifest import TRY
@@ -187,7 +187,7 @@ class PodWatch:
 
     async def _ask_for_triggers(self) -> None:
         while self._unclaimed:
-            nudge()
+            wake()
             await asyncio.sleep(_ASK_AGAIN)
             now = time.monotonic()
             self._unclaimed = {name: since for name, since in self._unclaimed.items() if now - since < _UNCLAIMED}

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from mlops.features.materialization.view import Field, View
+from mlops.features.materialization.view import Field, MaterializedView
 
 _NAMED = 3  # wrong entities that a summary names
 _MILLISECOND = 1_000_000  # nanoseconds; Feast hands event times over as floating point numbers of seconds
 
 
 @dataclass(frozen=True)
-class Findings:
+class OnlineComparison:
     """counts: of "equal", "newer", "older", "missing" and "different" entities, and only the first two are right: a
     later run may have been faster. wrong: what is wrong with each other one, in words. newest: the latest event served.
     """
@@ -35,7 +35,7 @@ class Findings:
         return f"{counted}: {'; '.join(self.wrong[:_NAMED])}" + (f"; and {rest} more" if rest > 0 else "")
 
 
-def sample(batches: Iterable[pa.Table], view: View, size: int, seed: int) -> pd.DataFrame:
+def sample(batches: Iterable[pa.Table], view: MaterializedView, size: int, seed: int) -> pd.DataFrame:
     """At most `size` entities, each as likely as any other however many rows it has: those of the smallest hashes.
 
     Holds one batch and the sample.
@@ -54,7 +54,7 @@ def sample(batches: Iterable[pa.Table], view: View, size: int, seed: int) -> pd.
     return chosen[view.keys].reset_index(drop=True)
 
 
-def expected(batches: Iterable[pa.Table], view: View, entities: pd.DataFrame) -> pa.Table:
+def expected(batches: Iterable[pa.Table], view: MaterializedView, entities: pd.DataFrame) -> pa.Table:
     """The newest row of each of the entities, in their order."""
     found = []
     for batch in batches:
@@ -69,7 +69,9 @@ def expected(batches: Iterable[pa.Table], view: View, entities: pd.DataFrame) ->
     return table.take(pa.array(rows.to_numpy(np.int64)))
 
 
-def compare(view: View, offline: pa.Table, values: Mapping[str, Sequence[Any]], moments: Sequence[int]) -> Findings:
+def compare(
+    view: MaterializedView, offline: pa.Table, values: Mapping[str, Sequence[Any]], moments: Sequence[int]
+) -> OnlineComparison:
     """What is served beside what it should be.
 
     offline: a row an entity. values: for each feature what is served, in the same order, None for null. moments: the
@@ -92,7 +94,7 @@ def compare(view: View, offline: pa.Table, values: Mapping[str, Sequence[Any]], 
             detail = f" in {differing[0]}: {values[differing[0]][row]!r}, not {should[differing[0]][row]!r}"
         wrong.append(f"{entity} {state}{detail}")
     nulls = sum(value is None for name in names for value in values[name])
-    return Findings(
+    return OnlineComparison(
         counts=dict(sorted(counts.items())),
         wrong=wrong,
         null_share=nulls / max(1, len(names) * len(moments)),

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from mlops import datasets
 from mlops.config import Settings
-from mlops.features.materialization.view import View
+from mlops.features.materialization.view import MaterializedView
 from mlops.result import JSON, Failure, Refused, Result
+from mlops.stores.dataset_files import DatasetFiles
 from mlops.stores.feature_store import FeatureStoreConfig, explained, open_feature_store
-from mlops.stores.metrics import Metrics
+from mlops.stores.metrics import Statsd
 from mlops.stores.object_store import ObjectStore
 from mlops.stores.online_store import OnlineStore, Written
-from mlops.stores.raw import RawData
 
 if TYPE_CHECKING:
     import pandas as pd
     from feast import FeatureStore
 
-    from mlops.features.materialization.check import Findings
+    from mlops.features.materialization.check import OnlineComparison
     from mlops.features.materialization.offline import Window
 
 _PASSES = 3  # over a view, while Redis restarts in the midst of each
@@ -37,7 +37,7 @@ def materialize(*, days: float, end: datetime | None) -> Result:
     from mlops.features.materialization.offline import Window
 
     settings, window = Settings.from_environment(), Window.before(end or datetime.now(UTC), days)
-    metrics, online = Metrics(settings), OnlineStore(settings)
+    metrics, online = Statsd(settings), OnlineStore(settings)
     views = {}
     for view in _views(settings, open_feature_store(settings)):
         begun = time.monotonic()
@@ -61,7 +61,7 @@ def validate_online(
     from mlops.features.materialization.offline import Window
 
     settings, window = Settings.from_environment(), Window.before(end or datetime.now(UTC), days)
-    store, metrics = open_feature_store(settings), Metrics(settings)
+    store, metrics = open_feature_store(settings), Statsd(settings)
     views: dict[str, dict[str, JSON]] = {}
     wrong: list[str] = []
     for view in _views(settings, store):
@@ -94,15 +94,17 @@ def validate_online(
     return {"end": window.end.isoformat(), "views": views}
 
 
-def _views(settings: Settings, store: "FeatureStore") -> list[View]:
+def _views(settings: Settings, store: "FeatureStore") -> list[MaterializedView]:
     with explained(FeatureStoreConfig.of(settings)):
-        found = [View.of(store.project, view) for view in store.list_feature_views() if view.online]
+        found = [MaterializedView.of(store.project, view) for view in store.list_feature_views() if view.online]
     if not found:
         raise Failure("Feast's registry holds no feature view: run 'python -m mlops features apply'")
     return found
 
 
-def _materialize(settings: Settings, view: View, window: "Window", online: OnlineStore) -> tuple[int, Written]:
+def _materialize(
+    settings: Settings, view: MaterializedView, window: "Window", online: OnlineStore
+) -> tuple[int, Written]:
     """Rows read, and entities set. Begins anew where Redis was restarted meanwhile, and may have lost what it had
     acknowledged: of that it writes at most the last second to the disk later, or all where it keeps nothing.
     """
@@ -124,7 +126,9 @@ def _materialize(settings: Settings, view: View, window: "Window", online: Onlin
     )
 
 
-def _findings(settings: Settings, store: "FeatureStore", view: View, window: "Window", size: int) -> "Findings | None":
+def _findings(
+    settings: Settings, store: "FeatureStore", view: MaterializedView, window: "Window", size: int
+) -> "OnlineComparison | None":
     """None where the window has no row."""
     from mlops.features.materialization.check import compare, expected, sample
     from mlops.features.materialization.offline import files, read
@@ -140,7 +144,9 @@ def _findings(settings: Settings, store: "FeatureStore", view: View, window: "Wi
     return compare(view, offline, values, moments)
 
 
-def _served(store: "FeatureStore", view: View, entities: "pd.DataFrame") -> tuple[dict[str, list[Any]], list[int]]:
+def _served(
+    store: "FeatureStore", view: MaterializedView, entities: "pd.DataFrame"
+) -> tuple[dict[str, list[Any]], list[int]]:
     """What Feast's own client gets of the entities: values by feature, and event times in nanoseconds."""
     response = store.get_online_features(
         features=[f"{view.name}:{feature.name}" for feature in view.features],
@@ -153,13 +159,17 @@ def _served(store: "FeatureStore", view: View, entities: "pd.DataFrame") -> tupl
     return {feature.name: values[feature.name] for feature in view.features}, moments
 
 
-def _shift(settings: Settings, view: View) -> Mapping[str, int]:
+def _shift(settings: Settings, view: MaterializedView) -> Mapping[str, int]:
     """What a result that shows times of the view's set says of their shift."""
-    return RawData(settings).shift(datasets.get(view.dataset)).note if view.dataset in datasets.names() else {}
+    return DatasetFiles(settings).shift(datasets.get(view.dataset)).note if view.dataset in datasets.names() else {}
 
 
 def _faults(
-    view: View, findings: "Findings", age: float | None, max_null_share: float, max_age_hours: float | None
+    view: MaterializedView,
+    findings: "OnlineComparison",
+    age: float | None,
+    max_null_share: float,
+    max_age_hours: float | None,
 ) -> list[str]:
     faults = []
     if findings.wrong:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlops.features.materialization.newest import times
-from mlops.features.materialization.view import Field, View
+from mlops.features.materialization.view import Field, MaterializedView
 from mlops.result import Refused
 
 _NANOS, _MICROS = 1_000_000_000, 1_000_000  # in a second
@@ -56,7 +56,7 @@ class Rows:
     columns: list[list[bytes]]
 
 
-def fields(view: View) -> list[bytes]:
+def fields(view: MaterializedView) -> list[bytes]:
     """The names of a view's fields in an entity's hash: that of the event time, then one a feature."""
     import mmh3
 
@@ -64,7 +64,7 @@ def fields(view: View) -> list[bytes]:
     return [f"_ts:{view.name}".encode(), *(struct.pack("<I", value) for value in hashes)]
 
 
-def encode(table: pa.Table, view: View) -> Rows:
+def encode(table: pa.Table, view: MaterializedView) -> Rows:
     """The rows of a table whose columns are each in one chunk. Raises Refused where a column is of another type."""
     return Rows(
         keys=_keys(table, view),
@@ -73,7 +73,7 @@ def encode(table: pa.Table, view: View) -> Rows:
     )
 
 
-def _column(table: pa.Table, field: Field, view: View) -> pa.Array:
+def _column(table: pa.Table, field: Field, view: MaterializedView) -> pa.Array:
     """A column as its declared type, with null for what is not a number."""
     chunks = table.column(field.name)
     column = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
@@ -88,7 +88,7 @@ def _column(table: pa.Table, field: Field, view: View) -> pa.Array:
         ) from error
 
 
-def _keys(table: pa.Table, view: View) -> list[bytes]:
+def _keys(table: pa.Table, view: MaterializedView) -> list[bytes]:
     head = struct.pack("<I", len(view.join_keys))
     for field in view.join_keys:
         name = field.name.encode()

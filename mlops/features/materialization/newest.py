@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlops.features.materialization.view import View
+from mlops.features.materialization.view import MaterializedView
 
 # Rows held at once. More than the platform's sets have entities, so that each entity is mostly written once; at 20
 # features it is 20 MB.
 LIMIT = 131_072
 
 
-def pieces(batches: Iterable[pa.Table], view: View, limit: int = LIMIT) -> Iterator[pa.Table]:
+def pieces(batches: Iterable[pa.Table], view: MaterializedView, limit: int = LIMIT) -> Iterator[pa.Table]:
     """Tables in which each entity has one row, its newest of those that were held together.
 
     An entity comes again in a later piece where there are more entities than fit; whoever takes the pieces keeps the
@@ -35,7 +35,7 @@ def pieces(batches: Iterable[pa.Table], view: View, limit: int = LIMIT) -> Itera
         yield newest(pa.concat_tables(held), view)
 
 
-def newest(table: pa.Table, view: View) -> pa.Table:
+def newest(table: pa.Table, view: MaterializedView) -> pa.Table:
     """One row an entity, in one chunk: the one of the latest event, of one event the row written last, of equals the
     first."""
     table = table.combine_chunks()
@@ -47,12 +47,12 @@ def newest(table: pa.Table, view: View) -> pa.Table:
     return table.take(pa.array(np.sort(order[last]))).combine_chunks()
 
 
-def times(table: pa.Table, view: View) -> list[np.ndarray]:
+def times(table: pa.Table, view: MaterializedView) -> list[np.ndarray]:
     """The columns of time as nanoseconds since 1970, UTC: that of the event, and that of writing where there is one."""
     return [table.column(name).cast(pa.timestamp("ns", "UTC")).cast(pa.int64()).to_numpy() for name in view.times]
 
 
-def _codes(table: pa.Table, view: View) -> np.ndarray:
+def _codes(table: pa.Table, view: MaterializedView) -> np.ndarray:
     """A number for each row that two rows share where they are of one entity."""
     codes = np.zeros(table.num_rows, np.int64)
     for name in view.keys:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mlops.features.materialization.view import View
+from mlops.features.materialization.view import MaterializedView
 from mlops.result import Failure, Refused
 from mlops.stores.object_store import ObjectStore
 
@@ -33,7 +33,7 @@ class Window(NamedTuple):
 
 
 @contextmanager
-def files(store: ObjectStore, view: View) -> Iterator[list[Path]]:
+def files(store: ObjectStore, view: MaterializedView) -> Iterator[list[Path]]:
     """Copies of a view's Parquet files, gone afterwards.
 
     Each is fetched by one request: what is built anew meanwhile is read either as it was or as it is, and never in
@@ -52,7 +52,9 @@ def files(store: ObjectStore, view: View) -> Iterator[list[Path]]:
         yield paths
 
 
-def read(paths: list[Path], view: View, window: Window, columns: list[str] | None = None) -> Iterator[pa.Table]:
+def read(
+    paths: list[Path], view: MaterializedView, window: Window, columns: list[str] | None = None
+) -> Iterator[pa.Table]:
     """The window's rows, the newest part of a file first, so that readers see the newest value as soon as can be.
 
     columns: those of the view that are read, all by default; the event time is always there.
@@ -74,7 +76,7 @@ def read(paths: list[Path], view: View, window: Window, columns: list[str] | Non
 
 
 @contextmanager
-def _opened(path: Path, view: View) -> Iterator[pq.ParquetFile]:
+def _opened(path: Path, view: MaterializedView) -> Iterator[pq.ParquetFile]:
     try:
         file = pq.ParquetFile(path, memory_map=True)
     except pa.ArrowInvalid as error:
@@ -85,7 +87,7 @@ def _opened(path: Path, view: View) -> Iterator[pq.ParquetFile]:
         yield file
 
 
-def _groups(file: pq.ParquetFile, view: View, window: Window) -> list[int]:
+def _groups(file: pq.ParquetFile, view: MaterializedView, window: Window) -> list[int]:
     """The row groups that may hold an event of the window, the one with the newest event first."""
     column = file.schema_arrow.names.index(view.timestamp)
     kind = file.schema_arrow.field(view.timestamp).type
@@ -104,7 +106,7 @@ def _groups(file: pq.ParquetFile, view: View, window: Window) -> list[int]:
     return [group for _, group in sorted(found, key=lambda entry: -entry[0])]
 
 
-def _inside(table: pa.Table, view: View, window: Window) -> pa.Table:
+def _inside(table: pa.Table, view: MaterializedView, window: Window) -> pa.Table:
     for name in (view.timestamp, *(key for key in view.keys if key in table.column_names)):
         if nulls := table.column(name).null_count:
             raise Refused(

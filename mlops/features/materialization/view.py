@@ -24,7 +24,7 @@ class Field:
 
 
 @dataclass(frozen=True)
-class View:
+class MaterializedView:
     """A feature view.
 
     join_keys: the columns that name the entity, in order of their names, as Feast's key has them.

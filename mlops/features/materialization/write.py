@@ -8,13 +8,13 @@ import pyarrow as pa
 from mlops.features.materialization.encode import encode, fields
 from mlops.features.materialization.newest import pieces
 from mlops.features.materialization.offline import Window, read
-from mlops.features.materialization.view import View
+from mlops.features.materialization.view import MaterializedView
 from mlops.stores.online_store import OnlineStore, Written
 
 _ENCODED = 4_096  # rows encoded at once, while Redis works off those before
 
 
-def write(paths: list[Path], view: View, window: Window, online: OnlineStore) -> tuple[int, Written]:
+def write(paths: list[Path], view: MaterializedView, window: Window, online: OnlineStore) -> tuple[int, Written]:
     """Rows of the window in the files, and entities set. Holds a bounded number of rows at a time."""
     rows = 0
 

@@ -21,11 +21,11 @@ from mlops.config import SensorSettings
 from mlops.result import Failure
 from mlops.sensor_trainer.api import docs, errors, schemas
 from mlops.sensor_trainer.api.access import OPEN, Access
-from mlops.sensor_trainer.api.blocking import Calls
-from mlops.sensor_trainer.api.errors import Malformed, Problem, Unavailable, documented
+from mlops.sensor_trainer.api.blocking import BlockingCalls
+from mlops.sensor_trainer.api.errors import Malformed, Problem, ServiceUnavailable, documented
 from mlops.sensor_trainer.api.limits import Limits
-from mlops.sensor_trainer.api.metrics import Measured, Metrics
-from mlops.sensor_trainer.api.periodic import Repeated
+from mlops.sensor_trainer.api.metrics import ApiMetrics, Measured
+from mlops.sensor_trainer.api.periodic import PeriodicTask
 from mlops.sensor_trainer.api.readiness import OK, PATIENCE, Readiness, check_mlflow
 from mlops.sensor_trainer.model.served import MODEL, ServedModel
 from mlops.sensor_trainer.store import database
@@ -93,10 +93,10 @@ def serve(settings: SensorSettings, host: str, port: int) -> None:
 
 def application(services: Services) -> FastAPI:
     """The API. Between its start and its end it also hands jobs over, looks for new models and removes old readings."""
-    settings, metrics, calls = services.settings, Metrics(), Calls(CONNECTIONS)
-    sweep = Repeated("the hand-over of jobs", _SWEEP, lambda: _sweep(services, metrics))
-    refresh = Repeated("the look for a new model", _REFRESH, lambda: _refresh(services, metrics))
-    forget = Repeated("the removal of old readings", _FORGET, lambda: _forget(services))
+    settings, metrics, calls = services.settings, ApiMetrics(), BlockingCalls(CONNECTIONS)
+    sweep = PeriodicTask("the hand-over of jobs", _SWEEP, lambda: _sweep(services, metrics))
+    refresh = PeriodicTask("the look for a new model", _REFRESH, lambda: _refresh(services, metrics))
+    forget = PeriodicTask("the removal of old readings", _FORGET, lambda: _forget(services))
     readiness = Readiness(
         {
             "redis": services.queue.ping,
@@ -136,7 +136,7 @@ def application(services: Services) -> FastAPI:
     return app
 
 
-def _add_readings(app: FastAPI, services: Services, metrics: Metrics, calls: Calls) -> None:
+def _add_readings(app: FastAPI, services: Services, metrics: ApiMetrics, calls: BlockingCalls) -> None:
     """Readings in, and predictions for readings."""
     columns = services.columns
     batch_type, questions_type = schemas.bodies(columns, services.settings.sensors.split(","))
@@ -178,7 +178,7 @@ def _add_readings(app: FastAPI, services: Services, metrics: Metrics, calls: Cal
         return await errors.of_validation(request, error)
 
 
-def _add_jobs(app: FastAPI, services: Services, calls: Calls, wake: Callable[[], None]) -> None:
+def _add_jobs(app: FastAPI, services: Services, calls: BlockingCalls, wake: Callable[[], None]) -> None:
     """Training jobs. wake: hands them over at once; where Redis is away, the sweep does it later."""
 
     @app.post("/train", status_code=HTTPStatus.ACCEPTED, responses=documented(400, 401, 408, 409, 413, 422, 503))
@@ -214,12 +214,12 @@ def _add_jobs(app: FastAPI, services: Services, calls: Calls, wake: Callable[[],
             raise _has_ended(job)
         try:
             await calls(services.queue.stop, job_id)
-        except (Failure, Unavailable) as error:
+        except (Failure, ServiceUnavailable) as error:
             log.info("job %s stays in the queue, where its worker will find it cancelled: %s", job_id, error)
         return schemas.JobStatus.of(job)
 
 
-def _add_state(app: FastAPI, readiness: Readiness, metrics: Metrics) -> None:
+def _add_state(app: FastAPI, readiness: Readiness, metrics: ApiMetrics) -> None:
     """What the kubelet, Prometheus and people ask, without a token."""
 
     @app.get("/health")
@@ -231,10 +231,10 @@ def _add_state(app: FastAPI, readiness: Readiness, metrics: Metrics) -> None:
     async def ready() -> Response:
         """Which of Redis, PostgreSQL and MLflow is away, and why."""
         found: dict[str, Any] = await readiness.ask()
-        away = [name for name, outcome in found.items() if outcome != OK]
-        if away:
-            detail = "; ".join(found[name] for name in away)
-            status, title = HTTPStatus.SERVICE_UNAVAILABLE, f"Away: {', '.join(away)}"
+        unavailable = [name for name, outcome in found.items() if outcome != OK]
+        if unavailable:
+            detail = "; ".join(found[name] for name in unavailable)
+            status, title = HTTPStatus.SERVICE_UNAVAILABLE, f"Unavailable: {', '.join(unavailable)}"
             raise Problem(status, "not-ready", title, detail, **found)
         return JSONResponse(found)
 
@@ -248,7 +248,7 @@ def _add_state(app: FastAPI, readiness: Readiness, metrics: Metrics) -> None:
     docs.install(app)
 
 
-def _sweep(services: Services, metrics: Metrics) -> None:
+def _sweep(services: Services, metrics: ApiMetrics) -> None:
     """Hands over the jobs that nobody runs, and tells how many there are."""
     try:
         hand_over(services.jobs, services.queue)
@@ -258,7 +258,7 @@ def _sweep(services: Services, metrics: Metrics) -> None:
     metrics.waiting(_known(services.queue.waiting))
 
 
-def _refresh(services: Services, metrics: Metrics) -> None:
+def _refresh(services: Services, metrics: ApiMetrics) -> None:
     services.model.refresh()
     metrics.version(services.model.version)
 

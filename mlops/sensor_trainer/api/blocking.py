@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from mlops.sensor_trainer.api.errors import Unavailable
+from mlops.sensor_trainer.api.errors import ServiceUnavailable
 
 _PATIENCE = 8.0  # seconds; a client gets its answer within 10
 
@@ -13,7 +13,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Calls:
+class BlockingCalls:
     """At most `size` calls at once; the others wait, and none longer than the patience.
 
     A call that nobody waits for any more goes on in its thread until its own time-out: what it does is done, and asking
@@ -25,7 +25,7 @@ class Calls:
         self._patience = patience
 
     async def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What the function returns. Raises Unavailable where it takes too long."""
+        """What the function returns. Raises ServiceUnavailable where it takes too long."""
         work = asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
         try:
             return await asyncio.wait_for(work, self._patience)
@@ -33,7 +33,7 @@ class Calls:
             detail = (
                 f"PostgreSQL did not answer within {self._patience:.0f} s: check that it runs and is not overloaded"
             )
-            raise Unavailable("postgresql", detail) from error
+            raise ServiceUnavailable("postgresql", detail) from error
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

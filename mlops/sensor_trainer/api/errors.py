@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
 from mlops.result import Failure
-from mlops.sensor_trainer.store.errors import Away, Denied
+from mlops.sensor_trainer.store.errors import AccessDenied, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 SHOWN = 20  # faults that one answer lists
@@ -83,7 +83,7 @@ class Malformed(Problem):
         )
 
 
-class Unavailable(Problem):
+class ServiceUnavailable(Problem):
     """A server behind this one gives no answer. service: its name in /ready."""
 
     def __init__(self, service: str, detail: str) -> None:
@@ -141,9 +141,9 @@ async def _of_http(request: Request, error: Exception) -> Response:
 
 async def _of_failure(request: Request, error: Exception) -> Response:
     """A store says in words what is wrong with the server behind it, and what to do."""
-    service = error.service if isinstance(error, Away | Denied) else "unknown"
+    service = error.service if isinstance(error, Unavailable | AccessDenied) else "unknown"
     log.warning("%s %s: %s", request.method, request.url.path, error)
-    return response(request.url.path, Unavailable(service, str(error)))
+    return response(request.url.path, ServiceUnavailable(service, str(error)))
 
 
 async def _of_anything(request: Request, error: Exception) -> Response:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 
-class Repeated:
+class PeriodicTask:
     """Calls a function every few seconds in a thread of its own, from `start` to `stop`, whatever it raises."""
 
     def __init__(self, name: str, every: float, work: Callable[[], object]) -> None:

@@ -66,7 +66,7 @@ class Question(BaseModel):
     values: BaseModel
 
 
-class Batch(BaseModel):
+class ReadingBatch(BaseModel):
     """Readings to take in, all or none."""
 
     model_config = _STRICT
@@ -83,7 +83,7 @@ class Questions(BaseModel):
 class Bodies(NamedTuple):
     """The types of the bodies that hold readings."""
 
-    batch: type[Batch]
+    batch: type[ReadingBatch]
     questions: type[Questions]
 
 
@@ -98,7 +98,7 @@ def bodies(columns: Sequence[str], sensors: Sequence[str]) -> Bodies:
     many = Annotated[list[reading], Field(min_length=1, max_length=BATCH)]
     asked = Annotated[list[question], Field(min_length=1, max_length=QUESTIONS)]
     return Bodies(
-        create_model("Batch", __base__=Batch, __doc__=Batch.__doc__, readings=many),
+        create_model("Batch", __base__=ReadingBatch, __doc__=ReadingBatch.__doc__, readings=many),
         create_model("Questions", __base__=Questions, __doc__=Questions.__doc__, readings=asked),
     )
 
@@ -108,7 +108,7 @@ def values_of(reading: Reading | Question) -> tuple[float, ...]:
     return tuple(vars(reading.values).values())
 
 
-def new_readings(batch: Batch) -> list[NewReading]:
+def new_readings(batch: ReadingBatch) -> list[NewReading]:
     return [NewReading(each.key, each.sensor, each.time, values_of(each), each.failure) for each in batch.readings]
 
 

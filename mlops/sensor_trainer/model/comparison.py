@@ -37,7 +37,7 @@ class Flagged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Quality:
+class Evaluation:
     """auc, f1: against the labels, NaN without enough of both classes; label_free: see `told_from_shuffled`."""
 
     auc: float
@@ -50,18 +50,18 @@ class Quality:
         return {name: value for name, value in named.items() if math.isfinite(value)}
 
 
-class Verdict(NamedTuple):
+class Decision(NamedTuple):
     """Whether the challenger is to be served, and why, in words."""
 
     replaces: bool
     reason: str
 
 
-def quality(model: ClusterModel, values: Numbers, failure: Numbers, seed: int) -> Quality:
+def quality(model: ClusterModel, values: Numbers, failure: Numbers, seed: int) -> Evaluation:
     """The model on (n, d) readings with (n,) labels of 1, 0 or NaN."""
     scores = model.score(values)
     auc, f1 = auc_and_f1(Flagged(scores.anomaly, scores.failure), failure)
-    return Quality(auc, f1, told_from_shuffled(model, values, seed))
+    return Evaluation(auc, f1, told_from_shuffled(model, values, seed))
 
 
 def auc_and_f1(found: Flagged, failure: Numbers) -> tuple[float, float]:
@@ -87,7 +87,7 @@ def told_from_shuffled(model: ClusterModel, values: Numbers, seed: int) -> float
     return float(roc_auc_score(np.repeat([0, 1], len(values)), anomaly))
 
 
-def not_worse(challenger: Quality, champion: Quality, version: str) -> Verdict:
+def not_worse(challenger: Evaluation, champion: Evaluation, version: str) -> Decision:
     """Whether the challenger may replace the champion, both measured on the same held-out window."""
     if math.isnan(challenger.auc) or math.isnan(champion.auc):
         measured = (
@@ -95,17 +95,17 @@ def not_worse(challenger: Quality, champion: Quality, version: str) -> Verdict:
             f"which the held-out window has fewer than {FEWEST_OF_A_CLASS} of a class (AUC of telling readings from "
             "shuffled ones)"
         )
-        return _verdict(challenger.label_free >= champion.label_free - AUC_MARGIN, measured)
+        return _decision(challenger.label_free >= champion.label_free - AUC_MARGIN, measured)
     measured = (
         f"AUC {challenger.auc:.4f} against {champion.auc:.4f}, F1 {challenger.f1:.4f} against {champion.f1:.4f} of "
         f"version {version} on the held-out window"
     )
     good = challenger.auc >= champion.auc - AUC_MARGIN and challenger.f1 >= champion.f1 - F1_MARGIN
-    return _verdict(good, measured)
+    return _decision(good, measured)
 
 
-def _verdict(good: bool, measured: str) -> Verdict:
-    return Verdict(good, f"{'not worse' if good else 'worse, so it is not served'}: {measured}")
+def _decision(good: bool, measured: str) -> Decision:
+    return Decision(good, f"{'not worse' if good else 'worse, so it is not served'}: {measured}")
 
 
 def rivals(

@@ -21,7 +21,7 @@ _CHUNK = 4_096  # rows scored at once; all rows by all centres by all sensors wo
 _REMEDY = "train the model again with POST /train"
 
 
-class Scores(NamedTuple):
+class ReadingScores(NamedTuple):
     """One entry a reading: its cluster's number, the distance to that cluster's centre, the distance to the nearest
     healthy centre in multiples of the threshold, and whether it is a failure."""
 
@@ -47,7 +47,7 @@ class ClusterModel:
     failure_prone: Flags
     threshold: float
 
-    def score(self, values: Numbers) -> Scores:
+    def score(self, values: Numbers) -> ReadingScores:
         """values: (n, d), finite. A reading is a failure where it lies beyond the threshold or in a failing cluster."""
         if values.ndim != 2 or values.shape[1] != len(self.columns):
             raise ValueError(f"readings of shape {values.shape} for a model of the columns {', '.join(self.columns)}")
@@ -55,7 +55,7 @@ class ClusterModel:
         cluster = distances.argmin(axis=1)
         anomaly = distances[:, self.healthy].min(axis=1) / self.threshold
         own = distances[np.arange(len(distances)), cluster]
-        return Scores(cluster, own, anomaly, (anomaly > 1) | self.failure_prone[cluster])
+        return ReadingScores(cluster, own, anomaly, (anomaly > 1) | self.failure_prone[cluster])
 
     def distances(self, values: Numbers) -> Numbers:
         """(n, k): the Euclidean distance of each scaled reading to each centre."""

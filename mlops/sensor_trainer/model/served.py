@@ -50,15 +50,15 @@ class ServedModel:
         try:
             version = self._tracking.aliased(self._name, ALIAS)
             if version == self.version:
-                return self._told(None)
+                return self._log_change(None)
             self._served = Served(version, load(self._tracking, version, self._name)) if version else None
         except Failure as failure:
-            return self._told(str(failure))
-        self._told(None)
+            return self._log_change(str(failure))
+        self._log_change(None)
         log.info("serving version %s of %s", version or "none", self._name)
         return True
 
-    def _told(self, trouble: str | None) -> bool:
+    def _log_change(self, trouble: str | None) -> bool:
         if trouble and trouble != self._trouble:
             log.warning("version %s of %s stays: %s", self.version or "none", self._name, trouble)
         if self._trouble and not trouble:

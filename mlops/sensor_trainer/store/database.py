@@ -17,7 +17,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from mlops.config import SensorSettings
 from mlops.result import Failure
-from mlops.sensor_trainer.store.errors import Away, Denied
+from mlops.sensor_trainer.store.errors import AccessDenied, Unavailable
 
 SCHEMA = "sensors"
 _WAIT = 5.0  # seconds for a connection of the pool
@@ -92,7 +92,7 @@ def connect(settings: SensorSettings) -> Connection[TupleRow]:
 def transaction(pool: ConnectionPool[Connection[TupleRow]], wait: float = _WAIT) -> Iterator[Connection[TupleRow]]:
     """A connection for one transaction, which is committed at the end of the block.
 
-    wait: seconds for a connection. Raises Away without the server, and Denied where the role may not do it.
+    wait: seconds for a connection. Raises Unavailable without the server, AccessDenied where the role may not do it.
     """
     try:
         with pool.connection(wait) as connection:
@@ -102,7 +102,7 @@ def transaction(pool: ConnectionPool[Connection[TupleRow]], wait: float = _WAIT)
 
 
 def check(pool: ConnectionPool[Connection[TupleRow]], wait: float = 2.0) -> None:
-    """Raises Away or Denied, with the cause in words, unless the server answers and the tables are there."""
+    """Raises Unavailable or AccessDenied, with the cause in words, unless the server answers and has the tables."""
     with transaction(pool, wait) as connection:
         connection.execute("select from sensors.readings limit 0")
         connection.execute("select from sensors.training_jobs limit 0")
@@ -114,7 +114,9 @@ def explained(error: psycopg.Error, pool: ConnectionPool[Connection[TupleRow]]) 
         cause = pool.cause if isinstance(pool, Pool) else None
         if not isinstance(cause, psycopg.Error):
             server = _server(str(pool.conninfo))
-            return Away("postgresql", f"PostgreSQL at {server}: all {pool.max_size} connections are in use: try again")
+            return Unavailable(
+                "postgresql", f"PostgreSQL at {server}: all {pool.max_size} connections are in use: try again"
+            )
         error = cause
     return _explained(error, str(pool.conninfo))
 
@@ -122,17 +124,17 @@ def explained(error: psycopg.Error, pool: ConnectionPool[Connection[TupleRow]]) 
 def upgrade(settings: SensorSettings, patience: float) -> None:
     """Makes the schema and its tables what this code expects. patience: seconds to wait for the server.
 
-    Two that run at once follow one another. Raises Away, Denied, and Failure for tables of a later release.
+    Two that run at once follow one another. Raises Unavailable, AccessDenied, or Failure for tables of a later release.
     """
     end = time.monotonic() + patience
     while True:
         try:
             _migrate(settings)
             return
-        except Away as away:
+        except Unavailable as error:
             if time.monotonic() > end:
                 raise
-            log.info("waiting for the database: %s", away)
+            log.info("waiting for the database: %s", error)
         time.sleep(_PAUSE)
 
 
@@ -175,17 +177,19 @@ def _explained(error: psycopg.Error, url: str) -> Failure:
     server, text = _server(url), " ".join(str(error).split())
     if "password authentication failed" in text or isinstance(error, errors.InvalidAuthorizationSpecification):
         remedy = "check the password in the Secret that global.postgresql.existingSecret names"
-        return Denied("postgresql", f"PostgreSQL at {server} lets nobody in ({text}): {remedy}")
+        return AccessDenied("postgresql", f"PostgreSQL at {server} lets nobody in ({text}): {remedy}")
     if isinstance(error, errors.InsufficientPrivilege) or "permission denied" in text:
         role = conninfo_to_dict(url).get("user", "")
         remedy = f"let the role own the schema {SCHEMA} with all that is in it"
-        return Denied("postgresql", f"PostgreSQL at {server} refuses role {role} ({text}): {remedy}")
+        return AccessDenied("postgresql", f"PostgreSQL at {server} refuses role {role} ({text}): {remedy}")
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn | errors.InvalidSchemaName):
         remedy = "run 'python -m mlops sensor-trainer migrate', which the chart's Job does"
-        return Away("postgresql", f"PostgreSQL at {server} has not the tables of this release ({text}): {remedy}")
+        return Unavailable(
+            "postgresql", f"PostgreSQL at {server} has not the tables of this release ({text}): {remedy}"
+        )
     if isinstance(error, psycopg.OperationalError | errors.ReadOnlySqlTransaction):
         remedy = "check that it runs and that global.services.postgresql or global.postgresql.external names it"
-        return Away("postgresql", f"PostgreSQL at {server} failed ({text}): {remedy}")
+        return Unavailable("postgresql", f"PostgreSQL at {server} failed ({text}): {remedy}")
     raise error
 
 

@@ -3,7 +3,7 @@
 from mlops.result import Failure, Refused
 
 
-class Away(Failure):
+class Unavailable(Failure):
     """A server gives no answer, or none in time. What was asked may be asked again: nothing is done twice.
 
     service: `postgresql` or `redis`.
@@ -14,7 +14,7 @@ class Away(Failure):
         self.service = service
 
 
-class Denied(Refused):
+class AccessDenied(Refused):
     """A server answers that this user may not, which stays so until somebody changes it."""
 
     def __init__(self, service: str, text: str) -> None:

@@ -21,7 +21,7 @@ from psycopg.types.json import Jsonb
 
 from mlops.result import shorten
 from mlops.sensor_trainer.store.database import transaction
-from mlops.sensor_trainer.store.errors import Away
+from mlops.sensor_trainer.store.errors import Unavailable
 
 if TYPE_CHECKING:
     from psycopg import Connection, Cursor
@@ -134,7 +134,7 @@ class Cancelled(Exception):
 
 
 class Jobs:
-    """The table of jobs. Each method raises Away without PostgreSQL, and Denied where the role may not."""
+    """The table of jobs. Each method raises Unavailable without PostgreSQL, and AccessDenied where the role may not."""
 
     def __init__(self, pool: ConnectionPool[Connection[TupleRow]]) -> None:
         self._pool = pool
@@ -178,8 +178,8 @@ class Jobs:
             with transaction(self._pool) as connection, _cursor(connection) as cursor:
                 cursor.execute(f"set local lock_timeout = '{_PATIENCE}'")
                 cancelled = cursor.execute(_CANCEL, (job_id,)).fetchone()
-        except Away as away:
-            if not _is_locked(away):
+        except Unavailable as error:
+            if not _is_locked(error):
                 raise
             cancelled = None
         return cancelled or self.get(job_id)
@@ -246,8 +246,8 @@ class Attempt:
                 cancelled = self._is_cancelled(connection)
                 if cancelled:
                     self._end(connection, "cancelled")
-        except Away as away:
-            log.warning("job %s: the step %r is not reported: %s", self.job.id, step, away)
+        except Unavailable as error:
+            log.warning("job %s: the step %r is not reported: %s", self.job.id, step, error)
             return
         if cancelled:
             raise self._cancelled()
@@ -266,7 +266,7 @@ class Attempt:
         """Holds the job while the block publishes its result, and ends it as the block says, in one transaction.
 
         Nobody else can claim or cancel it meanwhile. Raises Superseded and Cancelled before the block. Where PostgreSQL
-        is lost on the way this raises Away and may be tried again, with a block that publishes nothing twice.
+        is lost on the way this raises Unavailable and may be tried again, with a block that publishes nothing twice.
         """
         cancelled = False
         with transaction(self._pool) as connection:
@@ -351,8 +351,8 @@ def _cursor(connection: Connection[TupleRow]) -> Cursor[Job]:
     return connection.cursor(row_factory=class_row(Job))
 
 
-def _is_locked(away: Away) -> bool:
-    return isinstance(away.__cause__, LockNotAvailable)
+def _is_locked(error: Unavailable) -> bool:
+    return isinstance(error.__cause__, LockNotAvailable)
 
 
 def _finite(value: Any) -> Any:

@@ -22,7 +22,7 @@ from rq import Queue, Worker
 from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
 
-from mlops.sensor_trainer.store.errors import Away, Denied
+from mlops.sensor_trainer.store.errors import AccessDenied, Unavailable
 
 if TYPE_CHECKING:
     from rq.executions import Execution
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class JobQueue:
-    """Each method raises Away without Redis, within 4 s, and Denied where the password is wrong."""
+    """Each method raises Unavailable without Redis, within 4 s, and AccessDenied where the password is wrong."""
 
     def __init__(self, settings: SensorSettings) -> None:
         self._client = _client(settings)
@@ -115,7 +115,8 @@ class _Worker(Worker):
 def work(settings: SensorSettings, on_start: Callable[[], None]) -> None:
     """Runs the jobs that are handed over, one after the other, until SIGTERM; one that runs then is run to its end.
 
-    on_start: called once before; what it imports, no job has to. Each job runs in a process of its own. Raises Denied.
+    on_start: called once before; what it imports, no job has to. Each job runs in a process of its own.
+    Raises AccessDenied.
     """
     signal.signal(signal.SIGTERM, _stop)
     on_start()
@@ -138,7 +139,7 @@ def _work_while_redis_is_there(queue: JobQueue, client: Redis) -> bool:
             job_monitoring_interval=_WORKER_TTL // 2,
         )
         worker.work(logging_level="WARNING")
-    except (Away, RedisError) as error:
+    except (Unavailable, RedisError) as error:
         log.warning("the worker waits for Redis: %s", error)
     if worker is not None and worker.horse_pid:
         worker.wait_for_horse()  # RQ gave its job up, which is still at work
@@ -161,9 +162,9 @@ def _explained(address: str) -> Iterator[None]:
     except RedisError as error:
         if isinstance(error, AuthenticationError | AuthorizationError):
             remedy = "check the password in the Secret that global.redis.existingSecret names"
-            raise Denied("redis", f"Redis at {address} lets nobody in ({error}): {remedy}") from error
+            raise AccessDenied("redis", f"Redis at {address} lets nobody in ({error}): {remedy}") from error
         remedy = "check that it runs and that global.services.redis or global.redis.external names it"
-        raise Away("redis", f"Redis at {address} failed ({error}): {remedy}") from error
+        raise Unavailable("redis", f"Redis at {address} failed ({error}): {remedy}") from error
 
 
 def _client(settings: SensorSettings) -> Redis:

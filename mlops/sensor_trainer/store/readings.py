@@ -11,7 +11,7 @@ import pandas as pd
 from psycopg.errors import DeadlockDetected
 
 from mlops.sensor_trainer.store.database import transaction
-from mlops.sensor_trainer.store.errors import Away
+from mlops.sensor_trainer.store.errors import Unavailable
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -63,7 +63,7 @@ class Ingested(NamedTuple):
 
 
 class Readings:
-    """The table of readings. Each method raises Away without PostgreSQL, and Denied where the role may not."""
+    """The table of readings. Each method raises Unavailable without PostgreSQL, AccessDenied where the role may not."""
 
     def __init__(self, pool: ConnectionPool[Connection[TupleRow]]) -> None:
         self._pool = pool
@@ -74,9 +74,9 @@ class Readings:
             try:
                 accepted = self._ingest(readings)
                 break
-            except Away as away:
+            except Unavailable as error:
                 # Two batches that give the same keys other times may block each other; PostgreSQL ends one of them.
-                if not (again and isinstance(away.__cause__, DeadlockDetected)):
+                if not (again and isinstance(error.__cause__, DeadlockDetected)):
                     raise
         return Ingested(accepted, len(readings) - accepted)
 

@@ -14,7 +14,7 @@ from mlops import datasets
 from mlops.config import SensorSettings
 from mlops.result import Failure, Refused
 from mlops.sensor_trainer.store.database import open_pool
-from mlops.sensor_trainer.store.errors import Away
+from mlops.sensor_trainer.store.errors import Unavailable
 from mlops.sensor_trainer.store.heartbeat import Heartbeat
 from mlops.sensor_trainer.store.jobs import ATTEMPTS, LEASE, Attempt, Cancelled, Job, Jobs, Superseded
 from mlops.sensor_trainer.store.queue import work as work_on_the_queue
@@ -46,7 +46,7 @@ def run_job(job_id: str) -> None:
             log.info("job %s: there is nothing to do", job_id)
             return
         log.info("job %s: attempt %d", job_id, attempt.job.attempt)
-        with _told_how_it_ends(attempt):
+        with _reporting_its_end(attempt):
             _run(attempt, settings, Jobs(pool), Readings(pool))
 
 
@@ -56,7 +56,7 @@ def patiently(ask: Callable[[], T]) -> T:
     while True:
         try:
             return ask()
-        except Away as away:
+        except Unavailable as away:
             if time.monotonic() > end:
                 raise
             log.warning("trying again: %s", away)
@@ -142,7 +142,7 @@ def _publish(attempt: Attempt, settings: SensorSettings, made: _Made, new: int) 
 
 
 @contextmanager
-def _told_how_it_ends(attempt: Attempt) -> Iterator[None]:
+def _reporting_its_end(attempt: Attempt) -> Iterator[None]:
     """Writes the cause of a failure into the job. What may pass, such as MLflow being away, is tried again later."""
     job = attempt.job
     try:
@@ -150,7 +150,7 @@ def _told_how_it_ends(attempt: Attempt) -> Iterator[None]:
         log.info("job %s has ended", job.id)
     except (Superseded, Cancelled) as verdict:
         log.warning("attempt %d stops: %s", job.attempt, verdict)
-    except Away:
+    except Unavailable:
         raise  # PostgreSQL, in which nothing can be written then: the end of the lease gives the job to another attempt
     except Refused as refused:
         log.error("job %s failed: %s", job.id, refused)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlops.result import Refused
 from mlops.sensor_trainer.model.clusters import FEWEST_ROWS, Fitted, fit, judge
-from mlops.sensor_trainer.model.comparison import Flagged, Quality, Verdict, auc_and_f1, not_worse, quality, rivals
+from mlops.sensor_trainer.model.comparison import Decision, Evaluation, Flagged, auc_and_f1, not_worse, quality, rivals
 from mlops.sensor_trainer.model.scoring import ClusterModel, Numbers
 from mlops.sensor_trainer.model.served import ALIAS, FILE, MODEL, load
 from mlops.stores.tracking import SUPERSEDED
@@ -195,19 +195,19 @@ def _beside_others(
 
 def _beside_champion(
     model: ClusterModel, window: pd.DataFrame, columns: Sequence[str], tracking: Tracking
-) -> tuple[str | None, dict[str, float], Verdict]:
+) -> tuple[str | None, dict[str, float], Decision]:
     """(the champion's version, both models' quality on the window as metrics, whether the new one replaces it)."""
     values, labels = _values(window, columns), _labels(window)
     found = quality(model, values, labels, SEED)
     flagged = {"flagged_share": float(model.score(values).failure.mean())}
     champion = tracking.aliased(MODEL, ALIAS)
     if champion is None:
-        return None, found.metrics("") | flagged, Verdict(True, "no version was served before")
+        return None, found.metrics("") | flagged, Decision(True, "no version was served before")
     served = load(tracking, champion)
     if served.columns != model.columns:
         reason = f"version {champion} knows other columns: {', '.join(served.columns)}"
-        return champion, found.metrics("") | flagged, Verdict(True, reason)
-    rival: Quality = quality(served, values, labels, SEED)
+        return champion, found.metrics("") | flagged, Decision(True, reason)
+    rival: Evaluation = quality(served, values, labels, SEED)
     metrics = found.metrics("") | flagged | rival.metrics("champion_")
     return champion, metrics, not_worse(found, rival, champion)
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from mlops.features.repository import View, views_of
+from mlops.features.repository import FeatureViewSpec, views_of
 from mlops.result import Failure
-from mlops.stores.raw import SHIFT_FIELD, Raw
+from mlops.stores.dataset_files import SHIFT_FIELD, LoadedDataset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ _ROWS_A_GROUP = 20_000  # what a reader that wants the last days only can leave 
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildRecord:
     """data_version and shift_seconds: of the raw set; code_version: of what computed; rows: view -> rows."""
 
     data_version: str
@@ -31,21 +31,21 @@ class Built:
     created: str
     rows: Mapping[str, int] = field(default_factory=dict)
 
-    def of(self, raw: Raw, code_version: str) -> bool:
+    def of(self, raw: LoadedDataset, code_version: str) -> bool:
         """Whether computing anew would give the same."""
         made_from = (self.data_version, self.shift_seconds, self.code_version)
         return made_from == (raw.data_version, raw.shift_seconds, code_version)
 
 
-def find_built(store: ObjectStore, dataset: str) -> Built | None:
+def find_build_record(store: ObjectStore, dataset: str) -> BuildRecord | None:
     """What the set's features were computed from; None where they were not, or not wholly."""
     note = store.find_bytes(_note(dataset))
     if note is None or any(store.digest(view.file) is None for view in views_of(dataset)):
         return None
-    return Built(**json.loads(note))
+    return BuildRecord(**json.loads(note))
 
 
-def write_view(store: ObjectStore, view: View, rows: pd.DataFrame) -> None:
+def write_view(store: ObjectStore, view: FeatureViewSpec, rows: pd.DataFrame) -> None:
     """Puts a view's rows in one step: a reader sees those of before or these."""
     content = io.BytesIO()
     rows.to_parquet(content, index=False, row_group_size=_ROWS_A_GROUP)
@@ -53,7 +53,7 @@ def write_view(store: ObjectStore, view: View, rows: pd.DataFrame) -> None:
     store.write_bytes(view.file, content.getvalue(), digest=digest)
 
 
-def write_built(store: ObjectStore, dataset: str, built: Built) -> None:
+def write_build_record(store: ObjectStore, dataset: str, built: BuildRecord) -> None:
     store.write_bytes(_note(dataset), json.dumps(asdict(built)).encode())
 
 
@@ -63,7 +63,7 @@ def check_same_source(store: ObjectStore, dataset: str, table: pd.DataFrame, key
     A table that does not say what it was made from is taken as it is.
     """
     remedy = f"run 'python -m mlops features build --dataset {dataset}', and clear the task that downloads the data"
-    built = find_built(store, dataset)
+    built = find_build_record(store, dataset)
     if built is None:
         raise Failure(f"the features of dataset {dataset} are not in bucket {store.bucket!r}: {remedy}")
     said = {"data_version": built.data_version, SHIFT_FIELD: built.shift_seconds}

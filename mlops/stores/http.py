@@ -60,7 +60,7 @@ class Answer(NamedTuple):
     body: Any
 
 
-class Service:
+class HttpService:
     """A service by its URL.
 
     title: what people call it. setting: the value of the chart that names it. token: sent as a bearer token, and shown

@@ -23,7 +23,7 @@ _SHIFT_FILE = "shift.json"
 
 
 @dataclass(frozen=True)
-class Shift:
+class EventTimeShift:
     """seconds: what is added to every event time of a set, so that all gaps stay; newest: the newest event, shifted."""
 
     seconds: int = 0
@@ -35,7 +35,7 @@ class Shift:
         return {SHIFT_FIELD: self.seconds} if self.seconds else {}
 
 
-class Raw(NamedTuple):
+class LoadedDataset(NamedTuple):
     """table: the declared columns and `event_time`, shifted by `shift_seconds`; data_version: of the set's files."""
 
     table: pd.DataFrame
@@ -43,13 +43,13 @@ class Raw(NamedTuple):
     shift_seconds: int
 
 
-class RawData:
+class DatasetFiles:
     """The raw sets of the data bucket. Each method raises Failure where a set was not loaded or is damaged."""
 
     def __init__(self, settings: Settings) -> None:
         self._store = data_bucket(settings)
 
-    def read(self, dataset: Dataset | str) -> Raw:
+    def read(self, dataset: Dataset | str) -> LoadedDataset:
         """All rows of a set; its raw columns stay as the files have them, also one that `event_time` is made of."""
         from mlops import datasets
         from mlops.datasets.read import data_version, read_dataset
@@ -59,26 +59,26 @@ class RawData:
         table, shift = read_dataset(declared, files), self.shift(declared)
         if EVENT_TIME in table and shift.seconds:
             table[EVENT_TIME] += timedelta(seconds=shift.seconds)
-        return Raw(table, data_version(files), shift.seconds)
+        return LoadedDataset(table, data_version(files), shift.seconds)
 
-    def shift(self, dataset: Dataset) -> Shift:
+    def shift(self, dataset: Dataset) -> EventTimeShift:
         """The shift that the set was loaded with."""
         content = self._store.find_bytes(dataset.object_key(_SHIFT_FILE))
-        return Shift() if content is None else Shift(**json.loads(content))
+        return EventTimeShift() if content is None else EventTimeShift(**json.loads(content))
 
-    def shift_to(self, dataset: Dataset, now: datetime) -> Shift:
+    def shift_to(self, dataset: Dataset, now: datetime) -> EventTimeShift:
         """Shifts the set by whole seconds so that its newest event is at most a second before `now`."""
         from mlops.datasets.read import read_dataset
 
         files = {name: self._store.read_bytes(dataset.object_key(name)) for name in dataset.source.files}
         newest = read_dataset(dataset, files)[EVENT_TIME].max().to_pydatetime()
         seconds = (now - newest) // timedelta(seconds=1)
-        return self._write(dataset, Shift(seconds, (newest + timedelta(seconds=seconds)).isoformat()))
+        return self._write(dataset, EventTimeShift(seconds, (newest + timedelta(seconds=seconds)).isoformat()))
 
-    def unshift(self, dataset: Dataset) -> Shift:
+    def unshift(self, dataset: Dataset) -> EventTimeShift:
         """Takes a shift back: event times are again those of the files."""
-        return self._write(dataset, Shift()) if self.shift(dataset).seconds else Shift()
+        return self._write(dataset, EventTimeShift()) if self.shift(dataset).seconds else EventTimeShift()
 
-    def _write(self, dataset: Dataset, shift: Shift) -> Shift:
+    def _write(self, dataset: Dataset, shift: EventTimeShift) -> EventTimeShift:
         self._store.write_bytes(dataset.object_key(_SHIFT_FILE), json.dumps(asdict(shift)).encode())
         return shift
