@@ -14,9 +14,9 @@ first run; `python -m mlops drift reference` stores a new one.
 from datetime import timedelta
 from functools import partial
 
-from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param
+from airflow.sdk import DAG, Param
 
-from mlops.airflow.authoring.alerts import deadline_missed, task_broke
+from mlops.airflow.authoring.alerts import due_within, task_broke
 from mlops.airflow.authoring.operator import task_pod
 from mlops.airflow.authoring.schedule import cron
 from mlops.datasets import names
@@ -35,11 +35,7 @@ with DAG(
     },
     # Of what it refuses, generate_report tells once a window.
     default_args={"on_failure_callback": task_broke},
-    deadline=DeadlineAlert(
-        reference=DeadlineReference.DAGRUN_QUEUED_AT,
-        interval=timedelta(minutes=15),
-        callback=AsyncCallback(deadline_missed),
-    ),
+    deadline=due_within(timedelta(minutes=15)),
     tags=["ml", "monitoring"],
 ):
     step = partial(task_pod, dataset="{{ params.dataset }}", timeout=timedelta(minutes=5))

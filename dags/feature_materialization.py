@@ -12,9 +12,9 @@ Its last task updates the asset `online-features`, which a DAG that needs fresh 
 from datetime import timedelta
 from functools import partial
 
-from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference
+from airflow.sdk import DAG
 
-from mlops.airflow.authoring.alerts import deadline_missed, task_failed
+from mlops.airflow.authoring.alerts import due_within, task_failed
 from mlops.airflow.authoring.freshness import ONLINE_FEATURES
 from mlops.airflow.authoring.operator import task_pod
 from mlops.airflow.authoring.schedule import cron
@@ -28,11 +28,7 @@ with DAG(
     max_active_runs=1,  # two at once would do no harm, and the work twice
     is_paused_upon_creation=False,
     default_args={"on_failure_callback": task_failed},
-    deadline=DeadlineAlert(
-        reference=DeadlineReference.DAGRUN_QUEUED_AT,  # the logical date of a backfilled run lies long ago
-        interval=timedelta(minutes=30),
-        callback=AsyncCallback(deadline_missed),
-    ),
+    deadline=due_within(timedelta(minutes=30)),
     tags=["features"],
 ):
     step = partial(task_pod, image="feast", timeout=timedelta(minutes=10))

@@ -12,9 +12,9 @@ Choose the dataset in the trigger form. Thresholds are the Variables `model_accu
 from datetime import timedelta
 from functools import partial
 
-from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param
+from airflow.sdk import DAG, Param
 
-from mlops.airflow.authoring.alerts import deadline_missed, task_failed
+from mlops.airflow.authoring.alerts import due_within, task_failed
 from mlops.airflow.authoring.operator import task_pod
 from mlops.airflow.authoring.schedule import cron
 from mlops.datasets import names
@@ -32,11 +32,7 @@ with DAG(
     is_paused_upon_creation=False,
     params={"dataset": Param("shuttle", type="string", enum=names(), description="A dataset of mlops/datasets")},
     default_args={"on_failure_callback": task_failed},
-    deadline=DeadlineAlert(
-        reference=DeadlineReference.DAGRUN_QUEUED_AT,  # the logical date of a backfilled run lies long ago
-        interval=timedelta(hours=1),
-        callback=AsyncCallback(deadline_missed),
-    ),
+    deadline=due_within(timedelta(hours=1)),
     tags=["ml", "training"],
 ):
     step = partial(task_pod, dataset="{{ params.dataset }}", timeout=timedelta(minutes=15))

@@ -16,9 +16,9 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param, TaskGroup, task
+from airflow.sdk import DAG, Param, TaskGroup, task
 
-from mlops.airflow.authoring.alerts import deadline_missed, task_failed
+from mlops.airflow.authoring.alerts import due_within, task_failed
 from mlops.airflow.authoring.freshness import FreshFeatures
 from mlops.airflow.authoring.operator import task_pod
 from mlops.airflow.authoring.schedule import cron
@@ -52,11 +52,7 @@ with DAG(
         "dataset": Param("shuttle", type="string", enum=WITH_EVENT_TIMES, description="A dataset with event times")
     },
     default_args={"on_failure_callback": task_failed},
-    deadline=DeadlineAlert(
-        reference=DeadlineReference.DAGRUN_QUEUED_AT,
-        interval=timedelta(hours=2),
-        callback=AsyncCallback(deadline_missed),
-    ),
+    deadline=due_within(timedelta(hours=2)),
     tags=["ml", "training", "features"],
 ):
     step = partial(task_pod, timeout=timedelta(minutes=15))
@@ -94,4 +90,5 @@ with DAG(
     )
     register = of_dataset("register_model", "registry", "register", run_id=train.result("run_id"))
     skip = step("skip_registration", "registry", "skip", run_id=train.result("run_id"))
-    fresh >> validate_data >> features >> train >> evaluate >> decide(evaluate.output) >> [register, skip]
+    way = decide(evaluate.output)  # type: ignore[arg-type]  # Airflow hands over what it stands for
+    fresh >> validate_data >> features >> train >> evaluate >> way >> [register, skip]

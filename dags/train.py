@@ -13,11 +13,11 @@ values.
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param
+from airflow.sdk import DAG, Param
 from utils.healthcheck import mlflow_healthcheck, trainer_healthcheck
 from utils.status import check_status
 
-from mlops.airflow.authoring.alerts import deadline_missed, task_failed
+from mlops.airflow.authoring.alerts import due_within, task_failed
 from mlops.airflow.authoring.operator import task_pod
 from mlops.airflow.authoring.schedule import cron
 
@@ -42,11 +42,7 @@ with DAG(
         "retry_delay": timedelta(seconds=30),
         "retry_exponential_backoff": 1.0,
     },
-    deadline=DeadlineAlert(
-        reference=DeadlineReference.DAGRUN_QUEUED_AT,
-        interval=timedelta(minutes=50),
-        callback=AsyncCallback(deadline_missed),
-    ),
+    deadline=due_within(timedelta(minutes=50)),
     tags=["sensor", "ml", "training"],
 ):
     train = task_pod(

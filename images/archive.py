@@ -17,7 +17,7 @@ import tarfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 # The kinds of entries in a tar-split file: the place of a file's content, and bytes of the tar between those.
 _FILE, _BYTES = 1, 2
@@ -51,7 +51,7 @@ class Layer:
     files: Path
     split: Path
 
-    def write(self, output: BinaryIO) -> None:
+    def write(self, output: IO[bytes]) -> None:
         """Write its tar."""
         written = 0
         with gzip.open(self.split) as entries:
@@ -92,7 +92,7 @@ def lacking(images: Iterable[Image], known: Mapping[str, Layer], present: Collec
     return [known[digest] for digest in digests if digest not in present]
 
 
-def write(output: BinaryIO, images: Iterable[Image], carried: Iterable[Layer]) -> None:
+def write(output: IO[bytes], images: Iterable[Image], carried: Iterable[Layer]) -> None:
     """Write an archive that names the images and carries some of their layers."""
     for layer in carried:
         output.write(_header(f"blobs/{layer.digest.replace(':', '/')}", layer.size))
@@ -109,14 +109,14 @@ def write(output: BinaryIO, images: Iterable[Image], carried: Iterable[Layer]) -
     output.write(bytes(2 * tarfile.BLOCKSIZE))
 
 
-def _blob(output: BinaryIO, content: bytes) -> str:
+def _blob(output: IO[bytes], content: bytes) -> str:
     """Write a blob; returns its digest."""
     digest = hashlib.sha256(content).hexdigest()
     _file(output, f"blobs/sha256/{digest}", content)
     return f"sha256:{digest}"
 
 
-def _file(output: BinaryIO, name: str, content: bytes) -> None:
+def _file(output: IO[bytes], name: str, content: bytes) -> None:
     output.write(_header(name, len(content)) + content + _padding(len(content)))
 
 

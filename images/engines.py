@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import archive
 import debian
@@ -49,7 +49,7 @@ class Log:
     def feed(
         self,
         command: Sequence[str | Path],
-        write: Callable[[BinaryIO], None],
+        write: Callable[[IO[bytes]], None],
         environment: dict[str, str] | None = None,
     ) -> None:
         """Run a command as `run` does, and write what it reads from its standard input."""
@@ -65,6 +65,7 @@ class Log:
                 raise BuildError(f"{words[0]} is not installed") from None
             # One that ends before it has read all says itself why.
             with suppress(BrokenPipeError), process:
+                assert process.stdin is not None  # noqa: S101 - a pipe was asked for
                 write(process.stdin)
         if process.returncode:
             end = "\n".join(f"    {line}" for line in self.tail(LOG_TAIL))

@@ -83,8 +83,8 @@ GROUPS = {
         ("mlops", "charts", "dags", *UNIT),
     ),
     "mutation": Group(
-        30,
-        [sys.executable, "-m", "tests.mutation", "--sample", "12", "--minutes", "5"],
+        45,
+        [sys.executable, "-m", "tests.mutation", "--sample", "12", "--minutes", "4"],
         ("mlops", "tests/mutation", *UNIT),
     ),
 }

@@ -146,8 +146,13 @@ def build_binaries() -> None:
     missing = [[build for build in lane if not build.folder.exists()] for lane in builds]
     if names := ", ".join(build.name for lane in missing for build in lane):
         compiler = go()
+
+        def make(lane: Sequence[Build]) -> None:
+            for build in lane:
+                build.make(compiler)
+
         with step(f"building {names}", usually="5 min"), ThreadPoolExecutor() as pool:
-            for done in [pool.submit(lambda lane: [build.make(compiler) for build in lane], lane) for lane in missing]:
+            for done in [pool.submit(make, lane) for lane in missing]:
                 done.result()
     for build in itertools.chain(*builds):
         for program in build.programs:

@@ -88,7 +88,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     It asks nothing of how the columns depend on each other (Holm, Scandinavian Journal of Statistics 6, 1979).
     """
-    order = np.argsort(p_values, kind="stable")
+    order = np.argsort(p_values)
     factors = np.arange(len(p_values), 0, -1)
     raised = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values, dtype=float)[order] * factors))
     adjusted = np.empty(len(p_values))
@@ -149,7 +149,7 @@ def _categories(reference: pd.Series, batch: pd.Series) -> _Tested:
     kept = list(r.value_counts().index[:_KEPT])
     counts = pd.DataFrame(
         {side: values.where(values.isin(kept), _REST).value_counts() for side, values in (("r", r), ("b", b))}
-    ).reindex([*kept, _REST], fill_value=0)
+    ).reindex([*kept, _REST])
     counts = _merged(counts.fillna(0).astype(int))
     p = 1.0
     if len(counts) > 1:

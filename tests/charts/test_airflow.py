@@ -16,7 +16,7 @@ import yaml
 from tests.charts.conftest import ROOT, Object, Refused, containers, environment, find, render
 from tests.charts.profiles import platform as platform_of
 
-AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))  # type: ignore[union-attr, arg-type]
+AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))
 SLACK = {"global": {"notifications": {"slackWebhookSecret": "slack"}}}
 COMBINED = {"scheduler": {"withApiServer": True}}
 

@@ -233,7 +233,7 @@ def test_a_password_of_a_database_is_that_of_the_user_in_its_address(objects: li
     for name, _, container in each(objects):
         told = environment(container)
         if address := told.get("DATABASE_URL"):
-            user, database = re.fullmatch(r"postgresql://(\w+)@[\w.-]+:\d+/(\w+)", address).groups()  # type: ignore[union-attr]
+            user, database = re.fullmatch(r"postgresql://(\w+)@[\w.-]+:\d+/(\w+)", address).groups()
             assert user == database
             assert told["PGPASSWORD"]["secretKeyRef"]["key"] == f"{user}-password", name
 

@@ -12,7 +12,7 @@ from infrastructure import release, sensors, ui
 from tests.charts.conftest import ROOT, Loader, Object, containers, environment, find, render
 from tests.charts.profiles import PROFILES, maestro, pods, task_pod
 
-AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))  # type: ignore[union-attr, arg-type]
+AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))
 WORKLOADS = ("Deployment", "StatefulSet")
 SERVICES = yaml.safe_load((ROOT / "charts/maestro/values.yaml").read_text())["global"]["services"]
 # Services of other names and at other ports than the charts'.

@@ -15,7 +15,7 @@ from mlops.config import ModelServerSettings, RunIdentity, SensorSettings, Setti
 from tests.charts.conftest import ROOT, Loader, Object, containers, environment
 from tests.charts.profiles import maestro, pods
 
-AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))  # type: ignore[union-attr, arg-type]
+AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))
 # What the libraries read that the commands use, and in the case of the last the release gate.
 LIBRARIES = {"HOME", "PGPASSWORD", "PGCONNECT_TIMEOUT", "MLFLOW_DISABLE_TELEMETRY"}
 RELEASE_GATE = {"DATABASE_URL"}

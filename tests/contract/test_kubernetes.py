@@ -12,7 +12,7 @@ from kubernetes.client.exceptions import ApiException
 from mlops.result import Failure
 from mlops.stores.deployments import VERSION_ANNOTATION, Deployment
 from tests.charts.conftest import Object, containers, find, pod_specs, render
-from tests.charts.test_maestro import PROFILES
+from tests.charts.profiles import PROFILES
 from tests.conftest import eventually
 from tests.kube_apiserver import KubeApiserver, Namespace, call
 

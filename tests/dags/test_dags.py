@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import BundleDagBag, DagBag
-from airflow.sdk import DAG, AsyncCallback, DeadlineReference
+from airflow.sdk import DAG, AsyncCallback, DeadlineReference  # type: ignore[attr-defined]
 
 from mlops import datasets
 from mlops.airflow.authoring.alerts import deadline_missed, task_failed

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk import DAG, DeadlineReference
+from airflow.sdk import DAG, DeadlineReference  # type: ignore[attr-defined]
 from airflow.task.trigger_rule import TriggerRule
 
 from mlops.airflow.authoring.alerts import task_failed

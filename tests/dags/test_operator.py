@@ -163,7 +163,7 @@ def test_a_mapped_task_has_the_same_defaults() -> None:
     with DAG(dag_id="mapped", schedule=None):
         mapped = PodTask.partial(task_id="t", size="medium").expand(arguments=[["one"], ["two"]])
     assert (mapped.retries, mapped.execution_timeout, mapped.owner) == (2, timedelta(hours=1), "maestro")
-    task = mapped.unmap({"arguments": ["one"]})
+    task: Any = mapped.unmap({"arguments": ["one"]})
     assert (task.arguments, task.size, task.do_xcom_push) == (["one"], "medium", True)
 
 

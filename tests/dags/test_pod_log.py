@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mlops.airflow.internals import supervisor
 from mlops.airflow.internals.supervisor import Supervisor
 from mlops.airflow.pods import api as pod_api
 from mlops.airflow.pods import log as pod_log
@@ -82,7 +83,7 @@ def copied(lines: list[bytes], following: Cuts = (), finishing: Cuts = (), size:
 
     async def story() -> list[str]:
         said, api = RecordedLog(), CutLog(lines, following, finishing, size)
-        log = PodLog(api, "pod", said, Supervisor(None))  # type: ignore[arg-type]
+        log = PodLog(api, "pod", said, Supervisor(None))
         log.follow()
         await asyncio.wait_for(api.followed.wait(), 10)
         assert await log.finish() is None
@@ -122,7 +123,7 @@ def test_the_last_line_is_written_however_many_bytes_stand_before_it(size: int) 
 
 
 def test_a_reader_that_is_stuck_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pod_log, "_PATIENCE", 0.1)
+    monkeypatch.setattr(supervisor, "_PATIENCE", 0.1)
 
     async def story() -> None:
         writer, reader = socket.socketpair()
@@ -163,6 +164,39 @@ def test_a_call_is_repeated_while_that_may_help_for_its_patience_all_together(er
 
     asyncio.run(story())
     assert (attempts > 1) == again
+
+
+def test_a_refusal_is_told_in_the_servers_words() -> None:
+    assert (
+        str(ApiError(403, b'{"message": "pods is forbidden"}')) == "the Kubernetes API answered 403: pods is forbidden"
+    )
+    for body in (b"no JSON", b"[]", b'{"code": 500}'):
+        assert str(ApiError(500, body)) == f"the Kubernetes API answered 500: {body.decode()}"
+
+
+def test_a_stream_that_breaks_again_and_again_is_opened_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    class Broken:
+        async def log(self, *_: object, **__: object) -> AsyncIterator[list[bytes]]:
+            raise ConnectionResetError
+            yield []
+
+        async def passing(self, error: Exception) -> bool:
+            return True
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 6:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(pod_log, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(pod_log, "_SHORTEST_PAUSE", 1.0)
+    monkeypatch.setattr(pod_log, "_LONGEST_PAUSE", 10.0)
+    following = PodLog(Broken(), "pod", None, Supervisor(None))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(following._follow())
+    assert pauses == [1, 2, 4, 8, 10, 10]
 
 
 @pytest.mark.parametrize(("lines", "events"), [(1, 1), (20, 20), (21, 1)])

@@ -192,6 +192,13 @@ def test_the_platform_is_read_from_the_mounted_files() -> None:
     assert loaded.template == POD_TEMPLATE
 
 
+def test_a_platform_without_a_model_server_has_no_identities(pod_config) -> None:
+    assert Platform.load().identities == {"deployer": "maestro-deployer"}
+    declared = yaml.safe_load((pod_config / "platform.yaml").read_text())
+    (pod_config / "platform.yaml").write_text(yaml.safe_dump({**declared, "identities": None}))
+    assert Platform.load().identities == {}
+
+
 def test_a_missing_or_incomplete_file_is_named_with_the_remedy(pod_config) -> None:
     (pod_config / "platform.yaml").write_text("namespace: maestro")
     with pytest.raises(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
-from airflow.sdk import DAG, DeadlineReference
+from airflow.sdk import DAG, DeadlineReference  # type: ignore[attr-defined]
 
 from mlops.airflow.authoring.alerts import task_failed
 from mlops.airflow.authoring.operator import PodTask

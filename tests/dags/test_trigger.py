@@ -623,7 +623,7 @@ def test_a_log_that_is_still_being_written_when_its_container_has_ended_is_read_
             yield next(self.reads, stamped)
 
     log = RecordedLog()
-    assert asyncio.run(PodLog(StillWritten(), "pod", log, Supervisor(None)).finish()) is None  # type: ignore[arg-type]
+    assert asyncio.run(PodLog(StillWritten(), "pod", log, Supervisor(None)).finish()) is None
     assert "\n".join(log.lines).split("\n") == whole
 
 
@@ -642,8 +642,8 @@ def test_a_log_waits_for_its_reader_and_another_trigger_may_end_meanwhile() -> N
         writer, reader = socket.socketpair()
         reader.setblocking(False)
         supervisor, log = Supervisor(writer.fileno()), RecordedLog()
-        log.info = lambda _, text: writer.sendall(text.encode())  # type: ignore[method-assign]
-        chatty = PodLog(Lines(["x" * 1000] * 1000), "pod", log, supervisor)  # type: ignore[arg-type]
+        log.info = lambda _, text: writer.sendall(text.encode())
+        chatty = PodLog(Lines(["x" * 1000] * 1000), "pod", log, supervisor)
         writing = asyncio.create_task(chatty.finish())
         await asyncio.sleep(0.3)
         assert not writing.done(), "nobody reads: the writer must wait instead of blocking the event loop"

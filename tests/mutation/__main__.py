@@ -2,9 +2,9 @@
 
     python -m tests.mutation [--module NAME] [--sample N] [--seed S]
 
-Each mutant is tried in a copy of the tree and in processes of its own. First those tests run that reach the mutant's
-block, then, while it lives, the rest of the module's. One that takes five times as long as without a fault counts as
-killed. A survivor must be mended by a test, or explained in explained.yaml.
+Each mutant is tried in a copy of the tree and in processes of its own, by the tests that reach its block, themselves
+or in a process that they start. One that takes five times as long as without a fault counts as killed.
+A survivor must be mended by a test, or explained in explained.yaml.
 
 No library does this in the time that there is (on verdict.py, two busy cores, CPU seconds a mutant):
 - mutmut 3.8.1, 0.3: it forks from a warm process as well. But it starts PostgreSQL, S3 and MLflow, 5 to 10 s, for every
@@ -125,7 +125,7 @@ class Found:
 
 
 def examine(root: Path, module: Module, sample: int, seed: int, minutes: float) -> Found:
-    """Tries mutants of a module in a copy of the tree; begins none after so many minutes."""
+    """Tries mutants of a module in a copy of the tree for so many minutes, once it is known which tests reach them."""
     found = Found()
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         Path(folder).chmod(0o755)
@@ -223,7 +223,7 @@ def main() -> int:
     parser.add_argument("--module", action="append", choices=MODULES, help="of these alone")
     parser.add_argument("--sample", type=int, default=12, help="mutants a file; 0 for all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the sample (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=30, help="for each module (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=30, help="of trials a module (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="modules at once (default: %(default)s)")
     options = parser.parse_args()
     print(f"seed {options.seed}, {options.sample or 'all'} mutants a file")

@@ -29,6 +29,20 @@ import pytest
 from tests.mutation.mutants import Mutant, compiles, mutants, probed
 
 _REACHED = "__import__('sys').__dict__.setdefault('_reached', set()).add"
+# Every Python that a test starts imports this first, and writes down what it reaches.
+_IN_CHILDREN = """
+import os, sys
+
+class Reached(set):
+    def add(self, block):
+        if block not in self:
+            super().add(block)
+            with open(f"{os.environ['MUTATION_REACHED']}/{os.getpid()}", "a") as file:
+                print(*block, file=file)
+
+if "MUTATION_REACHED" in os.environ:
+    sys._reached = Reached()
+"""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 TIMED_OUT = 99
 # Seconds that a trial may take: these, and this many times what its tests took without a fault.
@@ -38,11 +52,13 @@ _PATIENCE, _TIMES = 30.0, 5.0
 class Recorder:
     """A plugin that notes how long each test takes and which blocks it reaches, by the node that they are reached for.
 
-    A fixture of a module or of the session is set up in the first test that asks for it, on behalf of all of them.
+    A fixture of a module or of the session is set up in the first test that asks for it, on behalf of all of them. What
+    a process reaches that a test started counts for all tests of its file: others may ask the same process.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: Path, children: Path) -> None:
+        self._file, self._children = file, children
+        self._read: dict[Path, int] = {}
         self._node = ""
         self._blocks: dict[str, set[tuple[str, int]]] = defaultdict(set)
         self._seconds: dict[str, float] = {}
@@ -51,6 +67,11 @@ class Recorder:
         reached: set[tuple[str, int]] = sys.__dict__.setdefault("_reached", set())
         self._blocks[node] |= reached
         reached.clear()
+        for file in self._children.iterdir():
+            *lines, _ = file.read_text()[self._read.get(file, 0) :].split("\n")
+            self._read[file] = self._read.get(file, 0) + sum(len(line) + 1 for line in lines)
+            found = (line.split(" ") for line in lines)
+            self._blocks[self._node.partition("::")[0]] |= {(name, int(block)) for name, block in found}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Any:
@@ -73,6 +94,7 @@ class Recorder:
             self._seconds[item.nodeid] = time.monotonic() - began
 
     def pytest_sessionfinish(self) -> None:
+        self._drain(self._node)
         blocks = {node: sorted(reached) for node, reached in self._blocks.items()}
         self._file.write_text(json.dumps({"blocks": blocks, "seconds": self._seconds, "modules": list(sys.modules)}))
 
@@ -174,7 +196,6 @@ def _prctl(option: int, value: int) -> None:
 
 def main() -> None:
     task = json.load(sys.stdin)
-    end = time.monotonic() + 60 * task["minutes"]
     report = os.fdopen(os.dup(1), "w", buffering=1)
     with Path("trials.log").open("wb") as log:
         os.dup2(log.fileno(), 1)
@@ -190,15 +211,17 @@ def main() -> None:
         drawn = [one for item in sources.items() for one in _drawn(*item, task["sample"], task["seed"])]
         random.Random(task["seed"]).shuffle(drawn)  # of all files, if time ends before them
         print(len(drawn), file=report)
+        end, last = time.monotonic() + 60 * task["minutes"], set[str]()
         for mutant in drawn:
             if (began := time.monotonic()) > end:
                 break
             outcome = _tried(trials, mutant, covering(mutant), seconds)
+            last = covering(mutant) or last
             _put(mutant.file, sources[mutant.file])
             told = {name: getattr(mutant, name) for name in ("file", "line", "function", "change")}
             print(json.dumps({**told, "outcome": outcome, "took": time.monotonic() - began}), file=report)
         # A mutant that broke a server, or an import that is not as in a process of its own, would kill all others.
-        if trials.run(None, _PATIENCE + _TIMES * sum(seconds.values())):
+        if last and trials.run(last, _PATIENCE + _TIMES * sum(seconds[test] for test in last)):
             sys.exit("the tests fail without a fault after the trials: no outcome counts")
 
 
@@ -208,9 +231,14 @@ def _reach(trials: Trials, sources: dict[str, bytes]) -> tuple[dict[str, float],
     for file, source in sources.items():
         text, blocks[file] = probed(source, f"{_REACHED}(({file!r}, {{}}))")
         _put(file, text)
-    reached = Path("reached.json")
-    if trials.run(None, 3600, Recorder(reached), write_bytecode=True):
+    reached, children, hook = Path("reached.json"), Path("children").resolve(), Path("sitecustomize.py")
+    children.mkdir()
+    hook.write_text(_IN_CHILDREN)
+    os.environ["MUTATION_REACHED"] = str(children)
+    if trials.run(None, 3600, Recorder(reached, children), write_bytecode=True):
         sys.exit("the tests fail without a fault")
+    hook.unlink()
+    del os.environ["MUTATION_REACHED"]
     found = json.loads(reached.read_text())
     for file, source in sources.items():
         _put(file, source)
@@ -223,10 +251,12 @@ def _reach(trials: Trials, sources: dict[str, bytes]) -> tuple[dict[str, float],
     gc.freeze()
 
     def covering(mutant: Mutant) -> set[str]:
-        block = blocks[mutant.file].get(mutant.line)
-        if block is None:
-            return set(found["seconds"])
-        nodes = [node for node, hit in found["blocks"].items() if [mutant.file, block] in hit]
+        block = blocks[mutant.file].get(mutant.line)  # None: of the module itself, which counts for all of its blocks
+        nodes = [
+            node
+            for node, hit in found["blocks"].items()
+            if any(file == mutant.file and block in (None, number) for file, number in hit)
+        ]
         return {test for test in found["seconds"] if any(test.startswith(node) for node in nodes)}
 
     return found["seconds"], covering
@@ -246,14 +276,10 @@ def _drawn(file: str, source: bytes, sample: int, seed: int) -> list[Mutant]:
 
 
 def _tried(trials: Trials, mutant: Mutant, covering: set[str], seconds: dict[str, float]) -> str:
-    """The tests that reach it first; what they let live may be seen by one that reaches it in another process."""
+    """What the tests that reach it say of it."""
     _put(mutant.file, mutant.source)
-    for tests in (covering, set(seconds) - covering):
-        if tests:
-            code = trials.run(tests, _PATIENCE + _TIMES * sum(seconds[test] for test in tests))
-            if code:
-                return "timed out" if code == TIMED_OUT else "killed"
-    return "survived"
+    code = trials.run(covering, _PATIENCE + _TIMES * sum(seconds[test] for test in covering)) if covering else 0
+    return "survived" if not code else "timed out" if code == TIMED_OUT else "killed"
 
 
 def _put(file: str, source: bytes) -> None:

@@ -88,7 +88,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, tmp_path, run) -> tuple[int, str]:
     monkeypatch.setenv("MAESTRO_RESULT_PATH", str(tmp_path / "message"))
     module = type(sys)("test commands")
     module.__doc__ = "Test commands."
-    module.COMMANDS = {"run": (run, lambda parser: None)}
+    vars(module)["COMMANDS"] = {"run": (run, lambda parser: None)}
     monkeypatch.setattr(cli, "GROUPS", {"test": module})
     code = cli.main(["test", "run"])
     return code, (tmp_path / "message").read_text()

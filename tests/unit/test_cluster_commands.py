@@ -3,6 +3,7 @@
 And the node's preflight.
 """
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -271,9 +272,7 @@ def preflight(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(REPOSITORY / "infrastructure/local"))
     for name in ("preflight", "steps", "config"):
         sys.modules.pop(name, None)
-    import preflight
-
-    yield preflight
+    yield importlib.import_module("preflight")
     for name in ("preflight", "steps", "config"):
         sys.modules.pop(name, None)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from infrastructure import demo, release, sensors
+from mlops.features.repository import datasets_with_features
 from tests.conftest import ROOT, free_ports
 from tests.unit.programs import stand_in
 from tests.unit.trainer_api import Api, Reply, serving
@@ -317,7 +318,7 @@ def confs(platform: Platform) -> Sequence[Any]:
 def test_another_data_set_is_the_runs_own_but_where_it_has_no_features(platform, monkeypatch):
     monkeypatch.setenv("DATASET", "adult")
     assert demo.main() == 0
-    assert confs(platform) == [None, "adult", "adult", demo.datasets_with_features()[0], None]
+    assert confs(platform) == [None, "adult", "adult", datasets_with_features()[0], None]
 
 
 @pytest.mark.parametrize(("module", "code"), [("demo", 1), ("data", 1), ("install", 3)])

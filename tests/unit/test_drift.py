@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from mlops import datasets
 from mlops.data_quality.window import earliest, latest
@@ -109,6 +110,20 @@ def test_the_level_and_the_least_effect_are_drift_themselves():
     ):
         (again,) = compare(*tables, {"x": "number"}, level=level, effect_threshold=effect)
         assert again.drifted is drift
+
+
+def test_numbers_are_compared_by_the_asymptotic_test_also_where_they_are_few():
+    """Three beside three others: exactly 0.1. The limit of Kolmogorov and Smirnov for D = 1, n = 3 * 3 / 6."""
+    tables = [pd.DataFrame({"x": values}) for values in ([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])]
+    (one,) = compare(*tables, {"x": "number"}, level=LEVEL, effect_threshold=EFFECT)
+    assert one.p == pytest.approx(stats.ks_2samp([1, 2, 3], [11, 12, 13], method="asymp").pvalue)
+    assert one.p != pytest.approx(0.1)
+
+
+def test_a_column_of_one_value_is_shown_in_bins_of_a_unit():
+    tables = [pd.DataFrame({"x": [5.0] * rows}) for rows in (40, 20)]
+    (one,) = compare(*tables, {"x": "number"}, level=LEVEL, effect_threshold=EFFECT)
+    assert (one.labels[0], one.labels[-1]) == ("5 to 5.05", "5.95 to 6")
 
 
 def test_categories_are_compared_by_the_chi_squared_test_of_the_counts():

@@ -337,6 +337,21 @@ def test_the_newest_part_of_a_file_is_read_first(tmp_path: Path) -> None:
     assert found == sorted(found, reverse=True)
 
 
+def test_the_newest_part_is_read_first_also_where_a_file_begins_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    stored(events(100, 10).sort_by([("event_timestamp", "descending")]), path, 20)
+    with offline._opened(path, VIEW) as file:
+        assert offline._groups(file, VIEW, WINDOW) == [0, 1, 2, 3, 4]
+
+
+def test_entities_of_several_keys_are_told_apart() -> None:
+    columns = (Column("a", "INT64"), Column("b", "INT64"))
+    view = MaterializedView(**{**vars(VIEW), "join_keys": columns, "features": (), "created": None})
+    pairs = [(a, b) for a in range(5) for b in range(2)]
+    table = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs], "event_timestamp": [NOW] * len(pairs)})
+    assert newest(table, view).num_rows == len(pairs)
+
+
 def test_the_window_ends_with_its_last_moment_and_skips_what_lies_outside(tmp_path: Path) -> None:
     moments = [WINDOW.start - timedelta(microseconds=1), WINDOW.start, NOW, NOW + timedelta(microseconds=1)]
     table = events(4, 4).set_column(1, "event_timestamp", pa.array(moments, SCHEMA.field("event_timestamp").type))
@@ -375,8 +390,7 @@ def _in_small_steps(read_: Callable[..., Iterator[pa.Table]] = read) -> None:
     """Many calls out of few rows."""
     offline.BATCH = 100
     write._ENCODED = 50
-    write.pieces = partial(pieces, limit=200)  # type: ignore[assignment]
-    write.read = read_
+    vars(write).update(pieces=partial(pieces, limit=200), read=read_)
 
 
 def _die_half_way(port: int, path: Path) -> None:
@@ -529,11 +543,11 @@ def test_a_summary_names_three_entities_and_counts_the_others() -> None:
 
 def test_the_keys_of_an_entity_are_ordered_by_their_names_and_its_files_are_those_of_its_folder() -> None:
     keys = [Entity(name=name, join_keys=[name], value_type=ValueType.STRING) for name in ("b", "a")]
-    source = FileSource(path="s3://feast/pairs", timestamp_field="event_timestamp")
+    source = FileSource(path="s3://feast/X/pairs", timestamp_field="event_timestamp")
     schema = [Field(name=name, dtype=String) for name in ("b", "a", "text")]
     found = MaterializedView.of("maestro", FeatureView(name="pairs", entities=keys, schema=schema, source=source))
     assert found.keys == ["a", "b"]
-    assert (found.bucket, found.prefix, found.created) == ("feast", "pairs/", None)
+    assert (found.bucket, found.prefix, found.created) == ("feast", "X/pairs/", None)
     assert found.columns == ["a", "b", "event_timestamp", "text"]
 
 
@@ -584,7 +598,7 @@ def upload(settings_: Settings, table: pa.Table, folder: Path, key: str = "thing
 
 def check(**changes: Any) -> Any:
     options: dict[str, Any] = {"days": 7, "end": NOW, "sample": 200, "max_null_share": 0.5, "max_age_hours": None}
-    return commands.validate(**{**options, **changes})
+    return commands.validate_online(**{**options, **changes})
 
 
 def test_a_run_and_its_check_say_what_they_did(cluster: Settings, tmp_path: Path) -> None:
@@ -594,9 +608,9 @@ def test_a_run_and_its_check_say_what_they_did(cluster: Settings, tmp_path: Path
     for elsewhere in ("things/_SUCCESS", "things-of-another-view/set.parquet"):
         upload(cluster, events(10, 10, seed=9, created=NOW + timedelta(days=1)), tmp_path, elsewhere)
     entities = len(reference(table))
-    result = commands.run(days=7, end=NOW)
+    result = commands.materialize(days=7, end=NOW)
     assert (result["rows_read"], result["rows_written"]) == (3_000, entities)
-    again = commands.run(days=7, end=NOW)
+    again = commands.materialize(days=7, end=NOW)
     assert (again["rows_written"], again["rows_not_newer"]) == (0, entities)
     found = check()["views"]["things"]
     assert (found["sampled"], found["equal"]) == (200, 200)
@@ -611,7 +625,7 @@ def test_a_check_names_entities_that_are_missing_older_or_other(
 ) -> None:
     table = events(300, 3)
     upload(cluster, table, tmp_path)
-    commands.run(days=7, end=NOW)
+    commands.materialize(days=7, end=NOW)
     keys = dict(zip(newest(table, VIEW)["thing"].to_pylist(), encode(newest(table, VIEW), VIEW).keys, strict=True))
     server.client.delete(keys["thing-0"])
     server.client.hset(keys["thing-1"], fields(VIEW)[1], Value(double_val=5).SerializeToString())
@@ -622,7 +636,7 @@ def test_a_check_names_entities_that_are_missing_older_or_other(
     upload(cluster, pa.concat_tables([table, events(300, 3, seed=5)]), tmp_path)
     with pytest.raises(Refused, match="older"):
         check()
-    commands.run(days=7, end=NOW)
+    commands.materialize(days=7, end=NOW)
     with pytest.raises(Refused, match="not what it should be"):
         check(max_null_share=0.01)
     with pytest.raises(Refused, match=r"the newest event served is .* h old, 0.001 are allowed"):
@@ -632,14 +646,14 @@ def test_a_check_names_entities_that_are_missing_older_or_other(
 def test_a_window_without_events_is_refused_with_the_remedy(cluster: Settings, tmp_path: Path) -> None:
     upload(cluster, events(30, 3), tmp_path)
     end = NOW + timedelta(days=100)
-    assert commands.run(days=7, end=end)["rows_read"] == 0
+    assert commands.materialize(days=7, end=end)["rows_read"] == 0
     with pytest.raises(Refused, match="or raise the Variable feature_materialization_days"):
         check(end=end)
 
 
 def test_a_view_that_was_never_built_is_named(cluster: Settings) -> None:
     with pytest.raises(Failure, match=r"no Parquet file in s3://feast-.*/things/: build the features"):
-        commands.run(days=7, end=NOW)
+        commands.materialize(days=7, end=NOW)
 
 
 def test_a_redis_that_lost_what_it_had_is_written_anew(
@@ -668,7 +682,7 @@ def test_a_redis_that_lost_what_it_had_is_written_anew(
         (write, "read", interrupted),
     ):
         monkeypatch.setattr(target, name, value)
-    result = commands.run(days=7, end=NOW)
+    result = commands.materialize(days=7, end=NOW)
     assert killed[0] > 0
     assert result["rows_read"] == 12_000
     assert forgetful.client.dbsize() == len(reference(table))
@@ -683,7 +697,7 @@ def test_a_redis_that_restarts_again_and_again_is_given_up(
     starts = iter(range(1_000))
     monkeypatch.setattr(OnlineStore, "run_id", lambda _: str(next(starts)))
     with pytest.raises(Failure, match="feature view things: Redis was restarted during each of 3 passes"):
-        commands.run(days=7, end=NOW)
+        commands.materialize(days=7, end=NOW)
 
 
 @pytest.mark.parametrize(

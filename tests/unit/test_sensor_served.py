@@ -137,7 +137,7 @@ def test_a_version_and_its_scores_belong_together_while_the_model_is_replaced(mo
         def read_text(self, run_id: str, file: str) -> str:
             return texts[run_id]
 
-    served = ServedModel(Registry(), MODEL)  # type: ignore[arg-type]  # the three methods that it calls
+    served = ServedModel(Registry(), MODEL)  # the three methods that it calls
     served.refresh()
 
     def flip() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from mlops.datasets.declaration import EVENT_TIME, LABEL
 from mlops.result import Failure, Refused
-from mlops.sensor_trainer.model.clusters import FEWEST_ROWS
+from mlops.sensor_trainer.model.clusters import FEWEST_ROWS, fit
 from mlops.sensor_trainer.model.served import ALIAS, FILE, MODEL, load
 from mlops.sensor_trainer.worker import training
 from mlops.sensor_trainer.worker.training import EXPERIMENT, JOB_ID, PREVIOUS, Trained, publish, split, train
@@ -299,7 +299,7 @@ def test_a_model_that_is_not_worse_is_served_and_the_one_before_stays_at_hand(tr
 
 def test_a_worse_model_is_registered_and_not_served(tracking, readings, monkeypatch):
     published(tracking, readings)
-    right = training.fit
+    right = fit
 
     def wrong(values: pd.DataFrame, failure: np.ndarray, seed: int):
         """Learned from failures as if they were healthy."""
@@ -315,7 +315,7 @@ def test_a_worse_model_is_registered_and_not_served(tracking, readings, monkeypa
 
 
 def test_a_worse_model_is_not_served_without_labels_either(tracking, readings, monkeypatch):
-    bare, right = readings.assign(failure=NAN), training.fit
+    bare, right = readings.assign(failure=NAN), fit
     published(tracking, bare)
     scrambled = np.random.default_rng(1).permuted(readings[COLUMNS].to_numpy(), axis=0)
     monkeypatch.setattr(

@@ -10,7 +10,10 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
+
+from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference  # type: ignore[attr-defined]  # loaded lazily
 
 from mlops.airflow.pods.trigger import FAILURE_KEY
 from mlops.notify.webhook import post
@@ -40,6 +43,13 @@ def _cause(ti: Any) -> str | None:
     """What the operator left as the cause of a task's failure."""
     cause: str | None = ti.xcom_pull(task_ids=ti.task_id, key=FAILURE_KEY, map_indexes=ti.map_index)
     return cause
+
+
+def due_within(interval: timedelta) -> DeadlineAlert:
+    """The deadline of a DAG's runs, counted from their queueing: the logical date of a backfilled run lies long ago."""
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT, interval=interval, callback=AsyncCallback(deadline_missed)
+    )
 
 
 async def deadline_missed(context: Mapping[str, Any] | None = None, **details: Any) -> None:
