@@ -130,17 +130,18 @@ check-connections: ## Use each connection and variable of Airflow for real, and 
 	kubectl --namespace $(NAMESPACE) exec deployment/$(RELEASE)-airflow-scheduler -c scheduler -- python -m mlops.airflow.administration.check connections
 
 ##@ Development
-.PHONY: lint test e2e e2e-full e2e-changed bench constraints
+.PHONY: lint test e2e e2e-full e2e-changed bench constraints values
 lint test e2e e2e-full e2e-changed bench: $(VENV)/test-tools
 
 lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell and charts
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy --cache-dir $(CACHE)/mypy
-	for folder in images infrastructure/local; do MYPYPATH=$$folder $(VENV)/bin/mypy --cache-dir $(CACHE)/mypy $$folder/*.py; done
+	for folder in charts images infrastructure/local; do MYPYPATH=$$folder $(VENV)/bin/mypy --cache-dir $(CACHE)/mypy $$folder/*.py; done
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/hadolint images/*/Dockerfile infrastructure/local/node/Dockerfile
 	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/redis/redis-start images/builder/*-*
+	$(PYTHON) charts/values.py --check
 	for chart in charts/*/; do helm lint --quiet "$$chart"; done
 
 test: $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
@@ -163,6 +164,9 @@ bench: images $(BUILD)/bin/k6 ## Measure an installation, materialization beside
 
 $(BUILD)/bin/k6:
 	GOBIN=$(CURDIR)/$(BUILD)/bin CGO_ENABLED=0 $(cluster_local) go install go.k6.io/k6@$(K6_VERSION)
+
+values: $(VENV)/ready ## Make the schemas of the charts' values and docs/values.md from the comments in values.yaml
+	$(PYTHON) charts/values.py
 
 constraints: $(VENV)/bin/uv ## Compile constraints.txt anew
 	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --python-version 3.11 --upgrade --no-header --no-emit-index-url -q -o constraints.txt

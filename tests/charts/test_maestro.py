@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache, reduce
 from pathlib import Path
@@ -239,43 +240,11 @@ def test_unknown_keys_are_errors(path: tuple[str, ...]) -> None:
         render("maestro", at((*path, "notAKey"), "x"))
 
 
-@pytest.mark.parametrize("chart", SUBCHARTS.values())
-def test_a_chart_alone_knows_of_the_platform_what_the_umbrella_does(chart: str) -> None:
-    shared = dict(leaves(load(CHARTS / "maestro/values.yaml")["global"]))
-    for path, value in leaves(load(CHARTS / chart / "values.yaml")["global"]):
-        assert shared[path] == value, f"charts/{chart}: global.{'.'.join(path)}"
-
-
-@pytest.mark.parametrize("chart", SUBCHARTS.values())
-def test_a_charts_schema_says_of_global_values_what_the_umbrellas_does(chart: str) -> None:
-    def types(schema: Any, definitions: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-        schema = definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
-        if "properties" not in schema:
-            yield path, {key: value for key, value in schema.items() if key != "description"}
-        for key, value in schema.get("properties", {}).items():
-            yield from types(value, definitions, (*path, key))
-
-    def global_types(name: str) -> dict[tuple[str, ...], Any]:
-        schema = json.loads((CHARTS / name / "values.schema.json").read_text())
-        return dict(types(schema["properties"]["global"], schema["definitions"]))
-
-    shared = global_types("maestro")
-    for path, said in global_types(chart).items():
-        assert shared.get(path) == said, f"charts/{chart}: global.{'.'.join(path)}"
-
-
-def test_every_value_has_its_place_in_the_schema() -> None:
-    for chart in ("maestro", *SUBCHARTS.values()):
-        schema = json.loads((CHARTS / chart / "values.schema.json").read_text())
-        assert load(CHARTS / chart / "values.yaml").keys() <= schema["properties"].keys()
-        assert schema["additionalProperties"] is False
-
-
-def test_the_schema_has_no_key_that_values_do_not_explain() -> None:
-    for chart in ("maestro", *SUBCHARTS.values()):
-        schema = json.loads((CHARTS / chart / "values.schema.json").read_text())
-        unexplained = schema["properties"].keys() - load(CHARTS / chart / "values.yaml").keys()
-        assert unexplained <= {"enabled", "common", "global"}, f"charts/{chart}"
+def test_schemas_and_reference_are_those_that_the_comments_make() -> None:
+    made = subprocess.run(
+        [sys.executable, CHARTS / "values.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
 
 
 # A value that is rendered only together with another.
