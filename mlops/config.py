@@ -59,7 +59,6 @@ class Settings(_FromEnvironment):
     feast_registry_password: str = _from(
         "MAESTRO_FEAST_REGISTRY_PASSWORD", "the Secret global.postgresql.existingSecret", repr=False
     )
-    feast_url: str = _from("MAESTRO_FEAST_URL", "global.services.feast")
     redis_host: str = _from("MAESTRO_REDIS_HOST", "global.services.redis or global.redis.external")
     redis_port: str = _from("MAESTRO_REDIS_PORT", "global.services.redis or global.redis.external")
     redis_password: str = _from("MAESTRO_REDIS_PASSWORD", "the Secret global.redis.existingSecret", repr=False)
@@ -95,7 +94,7 @@ class SensorSettings(_FromEnvironment):
     redis_port: str = _from("MAESTRO_REDIS_PORT", "global.services.redis or global.redis.external")
     redis_password: str = _from("MAESTRO_REDIS_PASSWORD", "the Secret global.redis.existingSecret", repr=False)
     mlflow_tracking_uri: str = _from("MLFLOW_TRACKING_URI", "global.services.mlflow")
-    token: str = _from("SENSOR_TRAINER_TOKEN", "the Secret sensorTrainer.existingSecret", repr=False)
+    token: str = _from("SENSOR_TRAINER_TOKEN", "the Secret global.sensorTrainer.existingSecret", repr=False)
     dataset: str = _from("SENSOR_DATASET", "sensorTrainer.dataset", default="shuttle")
     sensors: str = _from("SENSOR_NAMES", "sensorTrainer.sensors", default="shuttle")
     minimum_new_readings: str = _from("SENSOR_MINIMUM_NEW_READINGS", "sensorTrainer.minimumNewReadings", default="500")
@@ -116,7 +115,6 @@ class RunIdentity(_FromEnvironment):
     run_id: str = _from("MAESTRO_RUN_ID", "the operator")
     task_id: str = _from("MAESTRO_TASK_ID", "the operator")
     try_number: str = _from("MAESTRO_TRY_NUMBER", "the operator", default="1")
-    logical_date: str | None = _from("MAESTRO_LOGICAL_DATE", "the operator", default=None)
     map_index: str = _from("MAESTRO_MAP_INDEX", "the operator, for a mapped task", default="-1")
 
     @property

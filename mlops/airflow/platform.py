@@ -27,7 +27,7 @@ class Platform:
     """Where pods run and what they are made of.
 
     images: reference by name ("task"); sizes: Kubernetes resource requirements by name ("small");
-    identities: service account by name ("deployer"); failed_pod_ttl: seconds that a finished pod is kept;
+    identities: service account by name ("deployer"); failed_pod_ttl: seconds that a pod is kept that failed;
     reports_bucket: where reports for people lie; template: the Pod that every task pod starts from, with its work in
     the container `base`; owner: the reference to the object with which Kubernetes ends all of them, where there is one.
     """

@@ -13,11 +13,6 @@ SERVICE_TAG = "maestro.feature_service"
 SCHEMA_TAG = "maestro.feature_schema"  # a JSON object, {"view:feature": type}
 
 
-def tags_of(service: str, schema: Mapping[str, str]) -> dict[str, str]:
-    """The tags of a model that was trained on a service of this schema."""
-    return {SERVICE_TAG: service, SCHEMA_TAG: json.dumps(dict(schema), separators=(",", ":"))}
-
-
 def schema_in(tags: Mapping[str, str], model: str) -> dict[str, str]:
     """The schema that a model's tags record; empty where it reads no features.
 

@@ -1,4 +1,4 @@
-"""Whether a model is good enough: the one gate of every pipeline that trains."""
+"""Whether a classifier is good enough: the one gate of every pipeline that trains one from a data set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from math import nan, sqrt
 from statistics import NormalDist
 
-METHOD = "adjusted Wald interval of Bonett and Price (2012) for paired proportions"
-
 
 @dataclass(frozen=True)
 class Interval:

@@ -318,7 +318,6 @@ LEADS = {
     "DATABASE_URL": "postgresql",
     "FEAST_URL": "feast",
     "MAESTRO_FEAST_REGISTRY": "postgresql",
-    "MAESTRO_FEAST_URL": "feast",
     "MAESTRO_MODEL_SERVER_URL": "modelServer",
     "MAESTRO_REDIS_HOST": "redis",
     "MAESTRO_SENSOR_TRAINER_URL": "sensorTrainer",

@@ -35,7 +35,7 @@ def told(name: str) -> set[str]:
 @pytest.mark.parametrize(
     ("name", "settings", "more"),
     [
-        ("task base", Settings, {*RunIdentity.keys().values()} - {"MAESTRO_LOGICAL_DATE"}),
+        ("task base", Settings, {*RunIdentity.keys().values()}),
         ("datasets load", Settings, set()),
         ("datasets features", Settings, set()),
         ("minio-buckets buckets", Settings, set()),

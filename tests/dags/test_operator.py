@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,17 +18,13 @@ from mlops.airflow.pods import create
 from tests.dags.conftest import NAMESPACE
 from tests.dags.fake_kubernetes import FakeKubernetes
 
-LOGICAL_DATE = datetime(2026, 1, 1, tzinfo=UTC)
 
-
-def context(
-    try_number: int = 1, uid: uuid.UUID | None = None, logical_date: datetime | None = LOGICAL_DATE
-) -> dict[str, Any]:
+def context(try_number: int = 1, uid: uuid.UUID | None = None) -> dict[str, Any]:
     ti = SimpleNamespace(
         dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=try_number, id=uid or uuid.uuid4(), xcoms={}
     )
     ti.xcom_push = ti.xcoms.__setitem__
-    return {"ti": ti, "dag_run": SimpleNamespace(logical_date=logical_date)}
+    return {"ti": ti}
 
 
 def deferred(task: PodTask, of: dict[str, Any]) -> TaskDeferred:
@@ -53,16 +49,6 @@ def test_a_task_creates_its_pod_and_defers_at_once(kubernetes: FakeKubernetes) -
     assert (settings["push"], settings["resume"]) == (True, False)
     assert handed.timeout == timedelta(minutes=10), "Airflow's own limit comes after the trigger's and the kubelet's"
     assert kubernetes.requests == {"create": 1}
-
-
-@pytest.mark.parametrize(("logical_date", "told"), [(LOGICAL_DATE, "2026-01-01T00:00:00+00:00"), (None, None)])
-def test_a_task_is_told_the_date_that_its_run_is_of_where_it_has_one(
-    kubernetes: FakeKubernetes, logical_date: datetime | None, told: str | None
-) -> None:
-    deferred(PodTask(task_id="t", arguments=["true"]), context(logical_date=logical_date))
-    (pod,) = kubernetes.pods.values()
-    environment = {entry["name"]: entry.get("value") for entry in pod["spec"]["containers"][0]["env"]}
-    assert environment.get("MAESTRO_LOGICAL_DATE") == told
 
 
 def test_a_second_try_that_repeats_its_create_leaves_its_own_pod_alone(kubernetes: FakeKubernetes) -> None:

@@ -28,7 +28,6 @@ tries = st.builds(
     map_index=st.integers(-1, 1000),
     try_number=st.integers(1, 100),
     uuid=st.uuids().map(str),
-    logical_date=st.none() | st.just("2026-01-01T00:00:00+00:00"),
 )
 
 

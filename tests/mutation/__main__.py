@@ -3,10 +3,10 @@
     python -m tests.mutation [--module NAME] [--sample N] [--seed S]
 
 Each mutant is tried in a copy of the tree and in processes of its own, by the tests that reach its block, themselves
-or in a process that they start. One that takes five times as long as without a fault counts as killed.
-A survivor must be mended by a test, or explained in explained.yaml.
+or in a process that they start. One that takes five times as long as without a fault, and half a minute, counts as
+killed. A survivor must be mended by a test, or explained in explained.yaml.
 
-No library does this in the time that there is (on verdict.py, two busy cores, CPU seconds a mutant):
+No library does this in the time that there is (on pods/outcome.py, two busy cores, CPU seconds a mutant):
 - mutmut 3.8.1, 0.3: it forks from a warm process as well. But it starts PostgreSQL, S3 and MLflow, 5 to 10 s, for every
   mutant, and leaves them running where it stops one that hangs. It leaves out what is decorated (properties, routes)
   and all constants of modules, which thresholds are. It numbers its mutants within a function, so no list of explained

@@ -1,15 +1,23 @@
 import json
+from collections.abc import Mapping
 from types import SimpleNamespace
 
 import pytest
 
 from mlops import datasets
 from mlops.features import repository
-from mlops.features.contract import SCHEMA_TAG, SERVICE_TAG, breaks, difference, tags_of
+from mlops.features.contract import SCHEMA_TAG, SERVICE_TAG, breaks, difference
 from mlops.features.repository import SERVICES, VIEWS, service_of, views_of
 from mlops.result import Failure
 
 SCHEMA = {"view:a": "Float64", "view:b": "Int64"}
+
+
+def tags_of(service: str, schema: Mapping[str, str]) -> dict[str, str]:
+    """The tags of a model that was trained on a service of this schema."""
+    return {SERVICE_TAG: service, SCHEMA_TAG: json.dumps(dict(schema))}
+
+
 TAGS = tags_of("service_v1", SCHEMA)
 
 

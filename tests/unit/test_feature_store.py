@@ -19,7 +19,6 @@ from mlops import datasets
 from mlops.config import Settings
 from mlops.datasets.declaration import EVENT_TIME, LABEL
 from mlops.features import definitions, repository
-from mlops.features.contract import tags_of
 from mlops.features.preprocess import preprocess
 from mlops.features.repository import SERVICES, VIEWS, service_of
 from mlops.features.retrieve import retrieve
@@ -36,6 +35,7 @@ from mlops.stores.feature_store import (
 from tests.conftest import answers, eventually, free_ports, running
 from tests.servers import PASSWORD, Redis, execute, new_database
 from tests.unit.conftest import new_platform, set_environment
+from tests.unit.test_feature_contract import tags_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CREATED = pd.Timestamp("2026-03-01", tz="UTC")
@@ -59,7 +59,6 @@ def set_feature_store(postgresql, redis_port, monkeypatch):
         "MAESTRO_FEAST_BUCKET": database.rpartition("/")[2].replace("_", "-"),
         "MAESTRO_FEAST_REGISTRY": database.replace("postgresql:", "postgresql+psycopg2:"),
         "MAESTRO_FEAST_REGISTRY_PASSWORD": "any",
-        "MAESTRO_FEAST_URL": "http://127.0.0.1:9",
         "MAESTRO_REDIS_HOST": "127.0.0.1",
         "MAESTRO_REDIS_PORT": str(redis_port),
         "MAESTRO_REDIS_PASSWORD": PASSWORD,

@@ -572,7 +572,6 @@ def cluster(
         "MAESTRO_FEAST_BUCKET": f"feast-{database}".replace("_", "-"),
         "MAESTRO_FEAST_REGISTRY": url.replace("postgresql:", "postgresql+psycopg2:"),
         "MAESTRO_FEAST_REGISTRY_PASSWORD": "unused",
-        "MAESTRO_FEAST_URL": "http://127.0.0.1:9",
         "MAESTRO_REDIS_HOST": "127.0.0.1",
         "MAESTRO_REDIS_PORT": str(server.port),
         "MAESTRO_REDIS_PASSWORD": PASSWORD,

@@ -26,8 +26,6 @@ that has none for the sensor trainer no token.
   value: {{ .root.Values.global.buckets.feast | quote }}
 - name: MAESTRO_FEAST_REGISTRY
   value: {{ include "common.postgresql.url" (dict "root" .root "database" "feast" "scheme" "postgresql+psycopg2") | quote }}
-- name: MAESTRO_FEAST_URL
-  value: {{ include "common.serviceUrl" (dict "root" .root "service" "feast") | quote }}
 - name: MAESTRO_REDIS_HOST
   value: {{ include "common.redis.host" . | quote }}
 - name: MAESTRO_REDIS_PORT

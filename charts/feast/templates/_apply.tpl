@@ -11,7 +11,7 @@ of the offline store, which the registry holds. The Job marks it when it is done
 
 {{/*
 The spec of the Job that applies the feature definitions. Exit code 65 is a refusal, which comes again however often it
-is tried (mlops.result.REFUSED); with it the Job has failed, and its log holds the difference.
+is tried (mlops.result.EXIT_REFUSED); with it the Job has failed, and its log holds the difference.
 */}}
 {{- define "feast.applySpec" -}}
 backoffLimit: 10

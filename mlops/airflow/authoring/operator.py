@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
@@ -210,7 +210,6 @@ def _arguments(options: Mapping[str, Any]) -> list[str]:
 
 def _task_try(context: Context) -> TaskTry:
     ti = context["ti"]
-    logical_date: datetime | None = context["dag_run"].logical_date
     return TaskTry(
         dag_id=ti.dag_id,
         task_id=ti.task_id,
@@ -218,5 +217,4 @@ def _task_try(context: Context) -> TaskTry:
         map_index=-1 if ti.map_index is None else ti.map_index,
         try_number=ti.try_number,
         uuid=str(ti.id),
-        logical_date=logical_date.isoformat() if logical_date else None,
     )

@@ -37,7 +37,6 @@ class TaskTry:
     map_index: int
     try_number: int
     uuid: str
-    logical_date: str | None = None
 
     @property
     def key(self) -> str:
@@ -52,14 +51,13 @@ class TaskTry:
     @property
     def environment(self) -> dict[str, str]:
         """What `mlops.config.RunIdentity` reads in the pod."""
-        known = {
+        return {
             "MAESTRO_DAG_ID": self.dag_id,
             "MAESTRO_RUN_ID": self.run_id,
             "MAESTRO_TASK_ID": self.task_id,
             "MAESTRO_TRY_NUMBER": str(self.try_number),
             "MAESTRO_MAP_INDEX": str(self.map_index),
         }
-        return known if self.logical_date is None else {**known, "MAESTRO_LOGICAL_DATE": self.logical_date}
 
 
 def make_pod(
