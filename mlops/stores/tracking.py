@@ -311,6 +311,7 @@ def _verify(path: Path, model_uri: str) -> None:
         and pyfunc.get("loader_module") == "mlflow.sklearn"
         and not sklearn.get("code")
         and not pyfunc.get("code")
+        and "data" not in pyfunc  # a folder whose own MLmodel would be followed
     )
     if not safe:
         raise Failure(

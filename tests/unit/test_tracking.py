@@ -88,6 +88,7 @@ def test_a_pickled_model_is_not_loaded(platform, trained, monkeypatch):
         ("sklearn", {"skops_trusted_types": ["shutil.rmtree"]}),
         ("sklearn", {"code": "code"}),
         ("python_function", {"code": "code"}),
+        ("python_function", {"data": "nested"}),
         ("python_function", {"loader_module": "os"}),
     ],
 )
