@@ -170,6 +170,10 @@ def airflow(namespace, *arguments):
 
 
 def ended(namespace, run_id):
-    """The state of a run of the pipeline that has come to its end."""
-    asked = f"SELECT state FROM dag_run WHERE run_id = '{run_id}' AND state IN ('success', 'failed')"
-    return wait_until(lambda: psql(namespace, asked), 900, f"the end of run {run_id}", every=2)
+    """The state of a run that has come to its end."""
+
+    def state():
+        states = dict(line.split("|") for line in psql(namespace, "SELECT run_id, state FROM dag_run").splitlines())
+        return states[run_id] if states[run_id] in ("success", "failed") else None
+
+    return wait_until(state, 900, f"the end of run {run_id}", every=2)
