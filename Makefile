@@ -133,15 +133,16 @@ check-connections: ## Use each connection and variable of Airflow for real, and 
 .PHONY: lint test e2e e2e-full e2e-changed bench constraints values
 lint test e2e e2e-full e2e-changed bench: $(VENV)/test-tools
 
-lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell and charts
+lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell, charts and links
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy --cache-dir $(CACHE)/mypy
-	for folder in charts images infrastructure/local; do MYPYPATH=$$folder $(VENV)/bin/mypy --cache-dir $(CACHE)/mypy $$folder/*.py; done
+	for folder in charts docs images infrastructure/local; do MYPYPATH=$$folder $(VENV)/bin/mypy --cache-dir $(CACHE)/mypy $$folder/*.py; done
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/hadolint images/*/Dockerfile infrastructure/local/node/Dockerfile
 	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/redis/redis-start images/builder/*-*
 	$(PYTHON) charts/values.py --check
+	$(PYTHON) docs/links.py
 	for chart in charts/*/; do helm lint --quiet "$$chart"; done
 
 test: $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
