@@ -13,14 +13,15 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-_CODE = re.compile(r"^( *)(```|~~~).*?^\1\2\s*$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+_EXAMPLE = re.compile(r"^( *)(```|~~~).*?^\1\2\s*$", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _ELSEWHERE = re.compile(r"[a-z]+:")
 
 
 def broken(page: Path) -> Iterator[str]:
     """The links of a page that lead nowhere."""
-    for target in _LINK.findall(_CODE.sub("", page.read_text(encoding="utf-8"))):
+    for target in _LINK.findall(_CODE.sub("", _EXAMPLE.sub("", page.read_text(encoding="utf-8")))):
         path, _, anchor = target.partition("#")
         if _ELSEWHERE.match(target):
             continue
@@ -36,7 +37,7 @@ def anchors(page: Path) -> frozenset[str]:
     """The names of a page's headings, as hosting pages make them."""
     if page.suffix != ".md":
         return frozenset()
-    headings = re.findall(r"^#+ +(.+?) *$", _CODE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    headings = re.findall(r"^#+ +(.+?) *$", _EXAMPLE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
     return frozenset(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings)
 
 

@@ -78,7 +78,7 @@ GROUPS = {
     ),
     # The tests of the gate, in another order and with other and more examples.
     "random": Group(
-        20,
+        25,
         ["env", "MAESTRO_TESTS=full", *PYTEST, "--numprocesses", "3", "--dist", "loadfile", *UNIT],
         ("mlops", "charts", "dags", *UNIT),
     ),

@@ -74,7 +74,8 @@ class Deployment:
             if cause is None and blocked_since and now >= blocked_since + waiting.GRACE:
                 cause = passing
             if cause is None and now > deadline:
-                cause = f"not ready after {timeout:.0f} s ({pods_wait_for(pods) or 'its pods do not say why'})"
+                why = passing or pods_wait_for(pods) or "its pods do not say why"
+                cause = f"not ready after {timeout:.0f} s ({why})"
             if cause is not None:
                 raise Failure(f"version {version} does not come up on deployment {self._name!r}: {cause}")
             time.sleep(_POLL)

@@ -125,7 +125,7 @@ def test_a_run_stops_at_bad_data_with_a_readable_summary_and_a_report(platform, 
     change, _ = BAD["a word among the numbers"]
     platform.data.write_bytes(SHUTTLE.object_key("shuttle.csv.gz"), spoiled(datasets_dir, change))
     data = str(platform.result_of("ingestion", "download", "--dataset", "shuttle")["data"])
-    cause = platform.failure_of("validation", "validate", "--dataset", "shuttle", "--data", data, code=EXIT_REFUSED)
+    cause = platform.failure_of("data-quality", "validate", "--dataset", "shuttle", "--data", data, code=EXIT_REFUSED)
     assert cause.startswith("dataset shuttle: 1 of 46 expectations failed\n- column 'f1' is declared an integer")
     assert "clear the task that downloads it" in cause
     assert report_page(platform, cause.split(f"s3://{platform.settings.reports_bucket}/")[1].split(". ")[0])
@@ -134,7 +134,7 @@ def test_a_run_stops_at_bad_data_with_a_readable_summary_and_a_report(platform, 
 def test_good_data_passes_with_a_report(platform, datasets_dir):
     platform.result_of("ingestion", "load", "--dataset", "shuttle", "--folder", str(datasets_dir))
     data = str(platform.result_of("ingestion", "download", "--dataset", "shuttle")["data"])
-    result = platform.result_of("validation", "validate", "--dataset", "shuttle", "--data", data)
+    result = platform.result_of("data-quality", "validate", "--dataset", "shuttle", "--data", data)
     assert (result["passed"], result["expectations"], result["failed"]) == (True, 46, [])
     assert "shuttle" in report_page(platform, str(result["report"]))
 
