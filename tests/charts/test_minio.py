@@ -31,11 +31,11 @@ def buckets_container(objects: list[Object]) -> Object:
 
 
 def test_the_job_creates_every_bucket_by_a_command_that_there_is() -> None:
-    container = buckets_container(minio(buckets={"data": "ours", "features": "extra", "logs": "ours"}))
+    container = buckets_container(minio(buckets={"data": "ours", "feast": "extra", "logs": "ours"}))
     assert container["args"][:3] == ["python", "-m", "mlops"]
     options = parser().parse_args(container["args"][3:])
     assert (options.group, options.command) == ("ingestion", "buckets")
-    assert options.names == ["extra", "feast", "mlflow", "ours", "reports"]
+    assert options.names == ["extra", "mlflow", "ours", "reports"]
 
 
 def test_the_job_is_told_all_that_its_command_reads() -> None:

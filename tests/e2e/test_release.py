@@ -14,7 +14,7 @@ from tests.e2e.test_pipeline import DAG, MODEL, REPOSITORY
 
 SECOND = f"{NAMESPACE}-second"
 # What people have installed: the last commit that had another layout of packages, of which the database keeps names.
-BEFORE = "93456b58"
+BEFORE = "93456b50e3e7"
 VALUES = ("-f", "charts/maestro/values-minikube.yaml", "-f", ".build/images.yaml")
 
 
