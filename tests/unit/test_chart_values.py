@@ -42,7 +42,7 @@ existingSecret: ""
 def tool(tmp_path: Path) -> ModuleType:
     """The module over two charts in a folder of its own."""
     module = load_module(CHARTS / "values.py")
-    module.CHARTS, module.DOCUMENT = tmp_path / "charts", tmp_path / "docs/values.md"
+    vars(module).update(CHARTS=tmp_path / "charts", DOCUMENT=tmp_path / "docs/values.md")
     for chart, values in (("maestro", UMBRELLA), ("first", FIRST)):
         (tmp_path / "charts" / chart).mkdir(parents=True)
         (tmp_path / "charts" / chart / "values.yaml").write_text(values)

@@ -29,7 +29,7 @@ PAGE = """# A page: `code` and more
 )
 def test_a_link_that_leads_nowhere_is_named(tmp_path: Path, more: str, faults: list[str]) -> None:
     links = load_module(Path(__file__).parents[2] / "docs/links.py")
-    links.ROOT = tmp_path / "repository"
+    vars(links)["ROOT"] = tmp_path / "repository"
     (links.ROOT / "folder").mkdir(parents=True)
     (tmp_path / "outside.md").touch()
     (links.ROOT / "other.md").write_text("# Other\n\n## Second part\n")
