@@ -66,8 +66,6 @@ with DAG(
         "serving",
         "deploy",
         run_id=train.result("run_id"),
-        passed=evaluate.result("passed"),
-        reasons=evaluate.result("reasons"),
         identity="deployer",
         pool="deployment",
     )

@@ -11,6 +11,7 @@ from mlops import datasets
 from mlops.config import RunIdentity, Settings
 from mlops.features import repository
 from mlops.features.materialization import commands as materialization
+from mlops.registry.record import FEATURE_SERVICE
 from mlops.result import Failure, Refused, Result
 from mlops.stores.object_store import data_bucket
 from mlops.stores.retry import once_started
@@ -198,7 +199,7 @@ def _refuse_breaks(versions: "list[AliasedVersion]") -> None:
     for version in versions:
         title = f"{version.model} version {version.version} ({', '.join(version.aliases)})"
         broken = breaks(version.tags, services, title)
-        lines += [f"{title} reads {version.tags.get('maestro.feature_service')}:", *broken] if broken else []
+        lines += [f"{title} reads {version.tags.get(FEATURE_SERVICE)}:", *broken] if broken else []
     if lines:
         raise Refused(
             "the definitions of mlops/features/repository.py would break registered models:\n"

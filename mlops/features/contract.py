@@ -7,10 +7,8 @@ breaks those that read it.
 import json
 from collections.abc import Mapping, Sequence
 
+from mlops.registry.record import FEATURE_SCHEMA, FEATURE_SERVICE
 from mlops.result import Failure
-
-SERVICE_TAG = "maestro.feature_service"
-SCHEMA_TAG = "maestro.feature_schema"  # a JSON object, {"view:feature": type}
 
 
 def schema_in(tags: Mapping[str, str], model: str) -> dict[str, str]:
@@ -19,13 +17,13 @@ def schema_in(tags: Mapping[str, str], model: str) -> dict[str, str]:
     Raises Failure where it cannot be read.
     """
     try:
-        schema = json.loads(tags.get(SCHEMA_TAG, "{}"))
+        schema = json.loads(tags.get(FEATURE_SCHEMA, "{}"))
     except ValueError:
         schema = None
     if not isinstance(schema, dict):
         raise Failure(
-            f"{model}: its tag {SCHEMA_TAG} is not a JSON object of features and types: train and register it anew, or "
-            "take its aliases away"
+            f"{model}: its tag {FEATURE_SCHEMA} is not a JSON object of features and types: train and register it "
+            "anew, or take its aliases away"
         )
     return schema
 
@@ -35,7 +33,7 @@ def breaks(tags: Mapping[str, str], services: Mapping[str, Mapping[str, str]], m
 
     services: the schema of each declared service by its name; model: how messages call the model.
     """
-    service, schema = tags.get(SERVICE_TAG), schema_in(tags, model)
+    service, schema = tags.get(FEATURE_SERVICE), schema_in(tags, model)
     if service is None:
         return []
     if service not in services:

@@ -5,9 +5,10 @@ import logging
 
 from mlops import datasets
 from mlops.config import Settings
+from mlops.registry.aliases import STAGING
 from mlops.registry.card import FILE
 from mlops.registry.record import FEATURE_SERVICE, Record
-from mlops.registry.staging import STAGING, stage
+from mlops.registry.staging import stage
 from mlops.result import Refused, Result
 from mlops.stores.tracking import Tracking
 

@@ -1,12 +1,11 @@
 """The alias `staging`: the version that passed the gate last, for people and tests to look at before production."""
 
 from mlops.datasets.declaration import Dataset
+from mlops.registry.aliases import STAGING
 from mlops.registry.card import FILE, card
 from mlops.registry.record import Record
 from mlops.result import Refused
 from mlops.stores.tracking import DESCRIPTION_LIMIT, MODEL_ARTIFACT, Tracking
-
-STAGING = "staging"
 
 
 def stage(tracking: Tracking, dataset: Dataset, record: Record) -> str:

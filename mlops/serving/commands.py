@@ -1,14 +1,13 @@
 """Deploy, roll back and serve a model."""
 
 import argparse
-import ast
 import json
 import logging
 
 from mlops import datasets
 from mlops.config import ModelServerSettings, Settings
-from mlops.registry import promotion
-from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED
+from mlops.registry import aliases
+from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED, Record
 from mlops.result import Result, Skip
 from mlops.stores.deployments import Deployment
 from mlops.stores.tracking import Tracking
@@ -19,22 +18,23 @@ _PATIENCE = 300.0  # seconds
 log = logging.getLogger(__name__)
 
 
-def deploy(*, dataset: str, run_id: str, passed: bool, reasons: str, timeout: float) -> Result:
+def deploy(*, dataset: str, run_id: str, timeout: float) -> Result:
     """Registers a run's model, rolls the model server to it, and gives it the alias `production`.
 
     Skipped where the gate did not pass, or compared the model with another champion than the one it would replace.
     Repeating it registers nothing twice. Where the rollout fails, the server goes back and the aliases stay as they
     were.
     """
-    if not passed:
-        raise Skip(f"not deployed: {'; '.join(_listed(reasons)) or 'the gate did not pass'}")
     settings, model = Settings.from_environment(), datasets.get(dataset).model_name
     tracking = Tracking(settings.mlflow_tracking_uri)
-    champion = promotion.production(tracking, model)
-    _skip_unless_compared(tracking, model, run_id, champion)
+    record = Record.read(tracking, run_id)
+    if not record.passed:
+        raise Skip(f"not deployed: {'; '.join(record.reasons)}")
+    champion = aliases.production(tracking, model)
+    _skip_unless_compared(tracking, model, record, champion)
     version = tracking.register(model, run_id)
     example = _roll_out(settings, tracking, model, version, fallback=champion, timeout=timeout)
-    replaced = promotion.promote(tracking, model, version)  # not the champion, where an earlier try came as far as this
+    replaced = aliases.promote(tracking, model, version)  # not the champion, where an earlier try came as far as this
     log.info("version %s of %s is in production, after version %s", version, model, replaced)
     return {"model": model, "version": version, "previous": replaced, "example": example}
 
@@ -43,9 +43,9 @@ def rollback(*, dataset: str, timeout: float) -> Result:
     """Rolls the model server back to the previous version and swaps the aliases `production` and `previous`."""
     settings, model = Settings.from_environment(), datasets.get(dataset).model_name
     tracking = Tracking(settings.mlflow_tracking_uri)
-    version, replaced = promotion.previous(tracking, model), promotion.production(tracking, model)
+    version, replaced = aliases.previous(tracking, model), aliases.production(tracking, model)
     example = _roll_out(settings, tracking, model, version, fallback=replaced, timeout=timeout)
-    promotion.promote(tracking, model, version)
+    aliases.promote(tracking, model, version)
     log.info("version %s of %s is in production again, after version %s", version, model, replaced)
     return {"model": model, "version": version, "previous": replaced, "example": example}
 
@@ -82,12 +82,12 @@ def _roll_out(
     return {"columns": split["columns"], "data": split["data"][:1]}
 
 
-def _skip_unless_compared(tracking: Tracking, model: str, run_id: str, champion: str | None) -> None:
+def _skip_unless_compared(tracking: Tracking, model: str, record: Record, champion: str | None) -> None:
     """Skips a model whose comparison was with another champion: one that was deployed since may be better than it."""
-    compared = tracking.run(run_id).data.tags.get(CHAMPION, NOT_ASKED)
+    compared = record.tags.get(CHAMPION, NOT_ASKED)
     if compared in (NOT_ASKED, champion or NO_CHAMPION):
         return
-    if champion is not None and tracking.made_by(model, champion) == run_id:
+    if champion is not None and tracking.made_by(model, champion) == record.run_id:
         return  # an earlier try of this deployment came as far as that
     raise Skip(
         f"not deployed: it was compared with version {compared} and would replace version {champion or NO_CHAMPION}, "
@@ -95,26 +95,9 @@ def _skip_unless_compared(tracking: Tracking, model: str, run_id: str, champion:
     )
 
 
-def _listed(reasons: str) -> list[str]:
-    """The reasons of a list that Airflow rendered as Python or JSON text, or the text itself."""
-    try:
-        listed = ast.literal_eval(reasons)
-    except (SyntaxError, ValueError):
-        return [reasons]
-    return [str(reason) for reason in listed] if isinstance(listed, list) else [reasons]
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text.lower() == "true"
-
-
 def _deploy_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--run-id", required=True, help="the MLflow run whose model is deployed")
-    parser.add_argument("--passed", required=True, type=_boolean, help="true or false: what the gate said")
-    parser.add_argument("--reasons", default="", help="why the gate did not pass: a text, or a list as text")
     _timeout_option(parser)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from mlops.config import ModelServerSettings
-from mlops.registry.promotion import PRODUCTION, production
+from mlops.registry.aliases import PRODUCTION, production
 from mlops.result import Failure
 from mlops.stores.tracking import Tracking, scoring_command
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mlops import datasets
 from mlops.config import RunIdentity, Settings
 from mlops.datasets.declaration import LABEL
-from mlops.registry.promotion import PRODUCTION
+from mlops.registry.aliases import PRODUCTION, production
 from mlops.registry.record import (
     CHAMPION,
     DAG_ID,
@@ -28,6 +28,7 @@ from mlops.registry.record import (
     TEST,
     TRAIN,
 )
+from mlops.registry.runs import finished_run
 from mlops.result import JSON, Refused, Result
 from mlops.stores.object_store import data_bucket
 from mlops.stores.tracking import MODEL_ARTIFACT, Tracking
@@ -80,7 +81,8 @@ def fit(
         **asdict(hyperparameters),
     }
     tracking = Tracking(settings.mlflow_tracking_uri)
-    finished = _finished_run(tracking, dataset, identity, params)
+    replaced = f"replaced by try {identity.try_number}"
+    finished = finished_run(tracking, dataset, RUN_KEY, identity.run_key, replaced, params)
     if finished is not None:
         log.info("run %s was finished by an earlier try", finished.info.run_id)
         return _fitted(finished.info.run_id, finished.data.metrics)
@@ -120,7 +122,6 @@ def evaluate(
     It is compared with the thresholds, with always guessing the larger class, and with the champion, where one is
     asked for and there is one.
     """
-    from mlops.registry.promotion import production
     from mlops.training.columns import features_of
     from mlops.training.gate import Thresholds, gain, refusals, required_gain
 
@@ -182,23 +183,6 @@ def evaluate(
 def _training_scores(run: "Run") -> dict[str, float]:
     """The scores on the training set; NaN for one that was not logged, because it is none."""
     return {name: run.data.metrics.get(name, nan) for name in (f"{TRAIN}_accuracy", f"{TRAIN}_f1", f"{TRAIN}_auc")}
-
-
-def _finished_run(
-    tracking: Tracking, experiment: str, identity: RunIdentity, params: Mapping[str, object]
-) -> "Run | None":
-    """The run of this task instance that an earlier try finished with the same parameters.
-
-    All its other runs that are finished or look as if they were running are ended, so that one at most counts.
-    """
-    wanted = {name: str(value) for name, value in params.items()}
-    kept = None
-    for run in tracking.runs(experiment, RUN_KEY, identity.run_key):
-        if kept is None and run.info.status == "FINISHED" and run.data.params == wanted:
-            kept = run
-        elif run.info.status in ("FINISHED", "RUNNING"):
-            tracking.end_run(run.info.run_id, f"replaced by try {identity.try_number}")
-    return kept
 
 
 def _fitted(run_id: str, metrics: Mapping[str, float]) -> Result:

@@ -6,6 +6,7 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Protocol
 
+from mlops.registry.champion import worse
 from mlops.training.interval import Interval, paired_difference
 
 _NOTHING: Mapping[str, float] = MappingProxyType({})
@@ -69,7 +70,7 @@ def refusals(
             f"by a margin of {required:.4f}: the gain lies between {found.lower:.4f} and {found.upper:.4f} with "
             f"{100 * thresholds.confidence:g} % confidence"
         )
-    if champion is not None and candidate.f1 < champion.f1:
+    if champion is not None and worse({"f1": candidate.f1}, {"f1": champion.f1}, {"f1": 0.0}):
         reasons.append(
             f"F1 {candidate.f1:.4f} is below that of the production model on the same rows, {champion.f1:.4f}"
         )

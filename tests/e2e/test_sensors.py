@@ -106,7 +106,7 @@ def psql(statement):
 def test_an_hourly_run_trains_and_serves_a_model(services, trained):
     assert set(states(services, trained, DAG).values()) == {"success"}
     result = services.airflow.result(DAG, trained, "monitor_training")
-    version = services.mlflow.get_model_version_by_alias(MODEL, "champion")
+    version = services.mlflow.get_model_version_by_alias(MODEL, "production")
     assert str(version.version) == str(result["served_version"])
     assert result["metrics"]
     assert str(result["model_version"]) in {str(number) for number in versions(services, MODEL)}

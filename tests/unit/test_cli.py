@@ -36,8 +36,7 @@ COMMANDS = {
     "registry register --dataset s --run-id r": {"dataset": "s", "run_id": "r"},
     "registry skip --run-id r": {"run_id": "r"},
     "training fit --dataset s --train k --data-version v --feature-service f": {"feature_service": "f"},
-    "serving deploy --dataset s --run-id r --passed True --reasons []": {"passed": True, "reasons": "[]"},
-    "serving deploy --dataset s --run-id r --passed false --timeout 5": {"passed": False, "timeout": 5.0},
+    "serving deploy --dataset s --run-id r --timeout 5": {"run_id": "r", "timeout": 5.0},
     "serving rollback --dataset s": {"timeout": 600.0},
     "features materialize --days 7 --end None": {"days": 7.0, "end": None},
     "features validate-online --days 7 --sample 50": {"sample": 50, "max_age_hours": None},
@@ -160,9 +159,7 @@ def test_a_pod_without_its_settings_says_which_are_missing(environment, monkeypa
     assert "AWS_ENDPOINT_URL_S3 (from global.services.minio" in message
 
 
-@pytest.mark.parametrize(
-    "line", ["", "training", "training tune", "notify send", "serving deploy --dataset s --run-id r --passed perhaps"]
-)
+@pytest.mark.parametrize("line", ["", "training", "training tune", "notify send"])
 def test_a_wrong_command_line_ends_with_exit_code_2(line, capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main(line.split())

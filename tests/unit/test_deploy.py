@@ -11,9 +11,9 @@ from mlflow.exceptions import MlflowException
 
 from mlops import datasets
 from mlops.datasets.declaration import LABEL
-from mlops.registry.promotion import PREVIOUS, previous, production, promote
-from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED
-from mlops.result import Failure
+from mlops.registry.aliases import PREVIOUS, previous, production, promote
+from mlops.registry.record import CHAMPION, GATE, GATE_PASSED, GATE_REASONS, GATE_REFUSED, NO_CHAMPION, NOT_ASKED
+from mlops.result import EXIT_REFUSED, Failure
 from mlops.serving import rollout
 from mlops.stores import deployments
 from mlops.training.hyperparameters import Hyperparameters
@@ -43,22 +43,22 @@ def cluster(platform, monkeypatch, tmp_path):
 
 @pytest.fixture
 def train(platform, tables):
-    """Logs a model and returns its run."""
+    """Logs a model that passed the gate, or was refused for `reasons`, and returns its run."""
 
-    def once() -> str:
+    def once(*reasons: str) -> str:
         table = tables("shuttle").train.head(1000)
         features, labels = table.drop(columns=LABEL), table[LABEL]
         model = train_model(features, labels, datasets.get("shuttle"), Hyperparameters(max_iter=2))
-        with platform.tracking.new_run("shuttle", "test", {}) as run_id:
+        tags = {GATE: GATE_REFUSED if reasons else GATE_PASSED, GATE_REASONS: json.dumps(reasons)}
+        with platform.tracking.new_run("shuttle", "test", tags) as run_id:
             platform.tracking.log_model(model, features.head(2), ["scikit-learn"])
         return run_id
 
     return once
 
 
-def deploy(run_id: str, *options: str, passed: str = "True", timeout: str = "20") -> tuple[str, ...]:
-    line = ("serving", "deploy", "--dataset", "shuttle", "--run-id", run_id, "--passed", passed, "--timeout", timeout)
-    return (*line, *options)
+def deploy(run_id: str, timeout: str = "20") -> tuple[str, ...]:
+    return ("serving", "deploy", "--dataset", "shuttle", "--run-id", run_id, "--timeout", timeout)
 
 
 def test_the_first_deployment_registers_rolls_and_moves_the_alias(platform, cluster, train):
@@ -121,13 +121,8 @@ def test_a_deployment_that_dies_after_any_write_is_completed_by_a_retry(platform
     assert ends == [(undisturbed, end())] * len(ends)
 
 
-@pytest.mark.parametrize(
-    "reasons", ["['F1 is low', 'AUC is low']", '["F1 is low", "AUC is low"]', "F1 is low; AUC is low"]
-)
-def test_a_model_that_did_not_pass_is_skipped_with_the_reasons_and_nothing_is_registered(
-    platform, cluster, train, reasons
-):
-    code, message = platform.run(*deploy(train(), "--reasons", reasons, passed="False"))
+def test_a_model_that_did_not_pass_is_skipped_with_the_reasons_and_nothing_is_registered(platform, cluster, train):
+    code, message = platform.run(*deploy(train("F1 is low", "AUC is low")))
     assert code == 99
     assert json.loads(message) == {"skipped": "not deployed: F1 is low; AUC is low"}
     assert production(platform.tracking, MODEL) is None
@@ -151,6 +146,13 @@ def test_a_version_that_does_not_come_up_is_taken_back(platform, cluster, train,
     assert "the model server went back to version 1" in message
     assert cluster.versions == ["1", "2", "1"]
     assert production(platform.tracking, MODEL) == "1"
+
+
+def test_a_model_that_nobody_judged_is_not_deployed(platform, cluster, train):
+    run_id = train()
+    mlflow.MlflowClient(platform.settings.mlflow_tracking_uri).delete_tag(run_id, GATE)
+    assert "has not been through the gate" in platform.failure_of(*deploy(run_id), code=EXIT_REFUSED)
+    assert cluster.versions == []
 
 
 def test_a_registry_that_stumbles_fails_no_rollout(platform, cluster, train, monkeypatch):

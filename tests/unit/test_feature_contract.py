@@ -6,8 +6,9 @@ import pytest
 
 from mlops import datasets
 from mlops.features import repository
-from mlops.features.contract import SCHEMA_TAG, SERVICE_TAG, breaks, difference
+from mlops.features.contract import breaks, difference
 from mlops.features.repository import SERVICES, VIEWS, service_of, views_of
+from mlops.registry.record import FEATURE_SCHEMA, FEATURE_SERVICE
 from mlops.result import Failure
 
 SCHEMA = {"view:a": "Float64", "view:b": "Int64"}
@@ -15,7 +16,7 @@ SCHEMA = {"view:a": "Float64", "view:b": "Int64"}
 
 def tags_of(service: str, schema: Mapping[str, str]) -> dict[str, str]:
     """The tags of a model that was trained on a service of this schema."""
-    return {SERVICE_TAG: service, SCHEMA_TAG: json.dumps(dict(schema))}
+    return {FEATURE_SERVICE: service, FEATURE_SCHEMA: json.dumps(dict(schema))}
 
 
 TAGS = tags_of("service_v1", SCHEMA)
@@ -47,7 +48,7 @@ def test_a_model_that_reads_no_features_cannot_be_broken():
 @pytest.mark.parametrize("text", ["{", "[]", "3"])
 def test_a_schema_that_cannot_be_read_is_named_with_its_model(text):
     with pytest.raises(Failure, match=r"click-through version 3: its tag maestro.feature_schema is not a JSON object"):
-        breaks({SERVICE_TAG: "service_v1", SCHEMA_TAG: text}, {}, "click-through version 3")
+        breaks({FEATURE_SERVICE: "service_v1", FEATURE_SCHEMA: text}, {}, "click-through version 3")
 
 
 def test_the_difference_of_equal_descriptions_is_empty_and_of_others_a_diff():

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops.registry.aliases import PRODUCTION
 from mlops.result import Failure
 from mlops.sensor_trainer.model.clusters import fit
 from mlops.sensor_trainer.model.scoring import ClusterModel
-from mlops.sensor_trainer.model.served import ALIAS, FILE, MODEL, ServedModel
+from mlops.sensor_trainer.model.served import FILE, MODEL, ServedModel
 from mlops.stores.tracking import Tracking
 
 COLUMNS = [f"f{number}" for number in range(1, 10)]
@@ -34,7 +35,7 @@ def register(tracking: Tracking, text: str) -> str:
 
 def serve(tracking: Tracking, text: str) -> str:
     version = register(tracking, text)
-    tracking.set_alias(MODEL, ALIAS, version)
+    tracking.set_alias(MODEL, PRODUCTION, version)
     return version
 
 
@@ -107,7 +108,7 @@ def test_a_version_without_a_file_does_not_replace_the_served_one(tracking):
     with tracking.new_run(MODEL, "empty", {}) as run_id:
         pass
     version = client.create_model_version(MODEL, client.get_run(run_id).info.artifact_uri, run_id=run_id).version
-    tracking.set_alias(MODEL, ALIAS, version)
+    tracking.set_alias(MODEL, PRODUCTION, version)
     assert not served.refresh()
     assert served.version == first
 
@@ -116,7 +117,7 @@ def test_a_model_whose_alias_was_taken_away_is_not_served_any_more(tracking):
     serve(tracking, model_of(1).to_json())
     served = ServedModel(tracking, MODEL)
     served.refresh()
-    mlflow.MlflowClient().delete_registered_model_alias(MODEL, ALIAS)
+    mlflow.MlflowClient().delete_registered_model_alias(MODEL, PRODUCTION)
     assert served.refresh()
     assert served.version is None
 

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 
 from mlops.datasets.declaration import EVENT_TIME, LABEL
+from mlops.registry.aliases import PREVIOUS, PRODUCTION
 from mlops.result import Failure, Refused
 from mlops.sensor_trainer.model.clusters import FEWEST_ROWS, fit
-from mlops.sensor_trainer.model.served import ALIAS, FILE, MODEL, load
+from mlops.sensor_trainer.model.served import FILE, MODEL, load
 from mlops.sensor_trainer.worker import training
-from mlops.sensor_trainer.worker.training import EXPERIMENT, JOB_ID, PREVIOUS, Trained, publish, split, train
+from mlops.sensor_trainer.worker.training import EXPERIMENT, JOB_ID, Trained, publish, split, train
 from mlops.stores.tracking import SUPERSEDED, Tracking
 
 COLUMNS = [f"f{number}" for number in range(1, 10)]
@@ -234,11 +235,11 @@ def test_a_worker_killed_anywhere_leaves_a_job_that_makes_one_model(tracking, fe
     worker.start()
     worker.join(120)
     assert worker.exitcode == -signal.SIGKILL
-    assert tracking.aliased(MODEL, ALIAS) == before
+    assert tracking.aliased(MODEL, PRODUCTION) == before
     _, trained = run_of(tracking, few, job_id)
     result = publish(trained, job_id=job_id, tracking=tracking)
     assert tracking.versions(MODEL, JOB_ID, job_id) == [result["model_version"]]
-    assert tracking.aliased(MODEL, ALIAS) == result["model_version"] == result["served_version"]
+    assert tracking.aliased(MODEL, PRODUCTION) == result["model_version"] == result["served_version"]
     assert tracking.aliased(MODEL, PREVIOUS) == before
     finished = [run for run in tracking.runs(EXPERIMENT, JOB_ID, job_id) if run.info.status == "FINISHED"]
     assert [run.info.run_id for run in finished] == [trained.run_id]
@@ -265,7 +266,7 @@ def test_a_registration_whose_answer_was_lost_leaves_one_version(tracking, few, 
     result = publish(trained, job_id=job_id, tracking=tracking)
     assert result["model_version"] == "1"
     assert tracking.versions(MODEL, JOB_ID, job_id) == ["1"]
-    assert tracking.aliased(MODEL, ALIAS) == "1"
+    assert tracking.aliased(MODEL, PRODUCTION) == "1"
 
 
 def test_publishing_again_changes_nothing(tracking, few):
@@ -294,7 +295,7 @@ def test_a_model_that_is_not_worse_is_served_and_the_one_before_stays_at_hand(tr
     result = published(tracking, few)
     assert (result["served"], result["served_version"]) == (True, "2")
     assert str(result["reason"]).startswith("not worse: AUC")
-    assert (tracking.aliased(MODEL, ALIAS), tracking.aliased(MODEL, PREVIOUS)) == ("2", "1")
+    assert (tracking.aliased(MODEL, PRODUCTION), tracking.aliased(MODEL, PREVIOUS)) == ("2", "1")
 
 
 def test_a_worse_model_is_registered_and_not_served(tracking, readings, monkeypatch):
@@ -309,7 +310,7 @@ def test_a_worse_model_is_registered_and_not_served(tracking, readings, monkeypa
     result = published(tracking, readings)
     assert (result["model_version"], result["served_version"], result["served"]) == ("2", "1", False)
     assert "worse, so it is not served: AUC 0." in str(result["reason"])
-    assert (tracking.aliased(MODEL, ALIAS), tracking.aliased(MODEL, PREVIOUS)) == ("1", None)
+    assert (tracking.aliased(MODEL, PRODUCTION), tracking.aliased(MODEL, PREVIOUS)) == ("1", None)
     monkeypatch.setattr(training, "fit", right)
     assert published(tracking, readings)["served_version"] == "3"
 

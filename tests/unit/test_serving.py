@@ -13,7 +13,7 @@ import pytest
 
 from mlops import datasets
 from mlops.datasets.declaration import LABEL
-from mlops.registry.promotion import promote
+from mlops.registry.aliases import promote
 from mlops.result import Failure
 from mlops.serving import server
 from mlops.training.hyperparameters import Hyperparameters

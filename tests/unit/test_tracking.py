@@ -10,7 +10,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from mlops import datasets
 from mlops.datasets.declaration import LABEL
-from mlops.registry.promotion import previous, production, promote
+from mlops.registry.aliases import previous, production, promote
 from mlops.result import Failure
 from mlops.stores.tracking import Tracking
 from mlops.training.hyperparameters import Hyperparameters

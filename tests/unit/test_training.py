@@ -10,7 +10,7 @@ import pytest
 
 from mlops import datasets
 from mlops.datasets.declaration import EVENT_TIME, LABEL
-from mlops.registry.promotion import promote
+from mlops.registry.aliases import promote
 from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED, RUN_KEY
 from mlops.result import Refused
 from mlops.training.columns import columns_of, features_of

@@ -158,7 +158,7 @@ def _add_readings(app: FastAPI, services: Services, metrics: ApiMetrics, calls: 
         """Scores readings by the model that is served: cluster, distance, and whether the sensor is failing."""
         served = services.model.current
         if served is None:
-            raise _no_model("no version of it has the alias 'champion'")
+            raise _no_model("no version of it has the alias 'production'")
         if list(served.model.columns) != columns:
             raise _no_model(f"version {served.version} is of the columns {', '.join(served.model.columns)}")
         asked: schemas.Questions = questions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
+from mlops.registry.champion import worse
 from mlops.sensor_trainer.model.clusters import large
 from mlops.sensor_trainer.model.scoring import ClusterModel, Flags, Numbers
 
@@ -95,13 +96,14 @@ def not_worse(challenger: Evaluation, champion: Evaluation, version: str) -> Dec
             f"which the held-out window has fewer than {FEWEST_OF_A_CLASS} of a class (AUC of telling readings from "
             "shuffled ones)"
         )
-        return _decision(challenger.label_free >= champion.label_free - AUC_MARGIN, measured)
+        found = worse({"auc": challenger.label_free}, {"auc": champion.label_free}, {"auc": AUC_MARGIN})
+        return _decision(not found, measured)
     measured = (
         f"AUC {challenger.auc:.4f} against {champion.auc:.4f}, F1 {challenger.f1:.4f} against {champion.f1:.4f} of "
         f"version {version} on the held-out window"
     )
-    good = challenger.auc >= champion.auc - AUC_MARGIN and challenger.f1 >= champion.f1 - F1_MARGIN
-    return _decision(good, measured)
+    found = worse(asdict(challenger), asdict(champion), {"auc": AUC_MARGIN, "f1": F1_MARGIN})
+    return _decision(not found, measured)
 
 
 def _decision(good: bool, measured: str) -> Decision:

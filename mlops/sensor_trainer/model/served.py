@@ -1,10 +1,11 @@
-"""The version that is served: the one with the alias `champion`, looked for again and again."""
+"""The version that is served: the one with the alias `production`, looked for again and again."""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
+from mlops.registry.aliases import production, promote
 from mlops.result import Failure
 from mlops.sensor_trainer.model.scoring import ClusterModel
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from mlops.stores.tracking import Tracking
 
 MODEL = "sensor-clusters"
-ALIAS = "champion"
+FORMER_ALIAS = "champion"  # of the version that a release before 0.2 served
 FILE = "clusters.json"  # of the version's run; beside it the same model lies as a pipeline of scikit-learn
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class ServedModel:
         The model in memory stays where MLflow is away or the new version cannot be read, which is logged once.
         """
         try:
-            version = self._tracking.aliased(self._name, ALIAS)
+            version = served_version(self._tracking, self._name)
             if version == self.version:
                 return self._log_change(None)
             self._served = Served(version, load(self._tracking, version, self._name)) if version else None
@@ -65,6 +66,15 @@ class ServedModel:
             log.info("MLflow answers again")
         self._trouble = trouble
         return False
+
+
+def served_version(tracking: Tracking, name: str = MODEL) -> str | None:
+    """The version in production, if any; the one that an earlier release served is in production from now on."""
+    version = production(tracking, name)
+    if version is None and (former := tracking.aliased(name, FORMER_ALIAS)) is not None:
+        promote(tracking, name, former)
+        return former
+    return version
 
 
 def load(tracking: Tracking, version: str, name: str = MODEL) -> ClusterModel:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlops.registry.aliases import promote
+from mlops.registry.runs import finished_run
 from mlops.result import Refused
 from mlops.sensor_trainer.model.clusters import FEWEST_ROWS, Fitted, fit, judge
 from mlops.sensor_trainer.model.comparison import Decision, Evaluation, Flagged, auc_and_f1, not_worse, quality, rivals
 from mlops.sensor_trainer.model.scoring import ClusterModel, Numbers
-from mlops.sensor_trainer.model.served import ALIAS, FILE, MODEL, load
-from mlops.stores.tracking import SUPERSEDED
+from mlops.sensor_trainer.model.served import FILE, MODEL, load, served_version
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from mlops.stores.tracking import Tracking
 
 EXPERIMENT = MODEL
-PREVIOUS = "previous"  # the alias of the version that was served before
 JOB_ID = "maestro.job_id"
 HELD_OUT = 0.2  # of the readings, the latest ones
 SEED = 7
@@ -67,7 +67,7 @@ def train(
     The model that was measured is the one that is served: it is not fitted again with the window, of which nobody
     could then say how good it is. Raises Refused for too few readings.
     """
-    finished = _finished_run(tracking, job_id)
+    finished = finished_run(tracking, EXPERIMENT, JOB_ID, job_id, "replaced by a later attempt of the job")
     if finished is not None:
         log.info("run %s was finished by an earlier attempt", finished.info.run_id)
         return _from_run(finished)
@@ -107,11 +107,9 @@ def publish(trained: Trained, *, job_id: str, tracking: Tracking) -> dict[str, o
     for each in surplus:
         log.warning("version %s of %s is the second one of job %s: deleted", each, MODEL, job_id)
         tracking.delete_version(MODEL, each)
-    served = tracking.aliased(MODEL, ALIAS)
-    if trained.replaces and served != made:
-        if served is not None:
-            tracking.set_alias(MODEL, PREVIOUS, served)  # first: who dies between the two leaves the old one served
-        tracking.set_alias(MODEL, ALIAS, made)
+    served = served_version(tracking)
+    if trained.replaces:
+        promote(tracking, MODEL, made)
         served = made
     log.info("version %s of %s; version %s is served: %s", made, MODEL, served, trained.reason)
     return {"model_version": made, "served_version": served, "served": served == made, "reason": trained.reason}
@@ -132,18 +130,6 @@ def split(table: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFrame, pd
             f"{FEWEST_ROWS} before the latest {HELD_OUT:.0%} are needed: send more, or train on more days"
         )
     return known, window
-
-
-def _finished_run(tracking: Tracking, job_id: str) -> Run | None:
-    """The run that an earlier attempt finished; all others that are finished or look as if they were running end."""
-    kept = None
-    for run in reversed(tracking.runs(EXPERIMENT, JOB_ID, job_id)):
-        # An attempt that was taken for dead may finish a run after a later one ended it.
-        if kept is None and run.info.status == "FINISHED" and SUPERSEDED not in run.data.tags:
-            kept = run
-        elif run.info.status in ("FINISHED", "RUNNING"):
-            tracking.end_run(run.info.run_id, "replaced by a later attempt of the job")
-    return kept
 
 
 def _from_run(run: Run) -> Trained:
@@ -200,7 +186,7 @@ def _beside_champion(
     values, labels = _values(window, columns), _labels(window)
     found = quality(model, values, labels, SEED)
     flagged = {"flagged_share": float(model.score(values).failure.mean())}
-    champion = tracking.aliased(MODEL, ALIAS)
+    champion = served_version(tracking)
     if champion is None:
         return None, found.metrics("") | flagged, Decision(True, "no version was served before")
     served = load(tracking, champion)

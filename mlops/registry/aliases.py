@@ -1,10 +1,11 @@
-"""The aliases `production`, which is served, and `previous`, to go back to."""
+"""The aliases of registered versions, one vocabulary for every model that is trained, served or watched here."""
 
 from mlops.result import Failure
 from mlops.stores.tracking import Tracking
 
-PRODUCTION = "production"
-PREVIOUS = "previous"
+STAGING = "staging"  # passed the gate last; for people and tests to look at
+PRODUCTION = "production"  # is served
+PREVIOUS = "previous"  # was served before, to go back to
 
 
 def production(tracking: Tracking, model: str) -> str | None:
