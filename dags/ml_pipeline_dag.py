@@ -1,11 +1,11 @@
 """
 ### From raw data to a served model, every night
 
-Downloads a declared dataset, validates it, trains a classifier, compares it with the majority class, the thresholds
+Downloads the dataset of a declared model, validates it, trains the model, compares it with the majority class, the thresholds
 and the model in production, and rolls the model server to it if it passed. Each task is a pod. Data passes between
 tasks as keys in the object store that are derived from the run, so a retry or a backfill overwrites its own data only.
 
-Choose the dataset in the trigger form. Thresholds are the Variables `model_accuracy_threshold`, `model_f1_threshold`,
+Choose the model in the trigger form. Thresholds are the Variables `model_accuracy_threshold`, `model_f1_threshold`,
 `model_baseline_margin` and `model_confidence`.
 """
 
@@ -17,8 +17,10 @@ from airflow.sdk import DAG, Param
 from mlops.airflow.authoring.alerts import due_within, task_failed
 from mlops.airflow.authoring.operator import task_pod
 from mlops.airflow.authoring.schedule import cron
-from mlops.datasets import names
+from mlops.models import get, names
 
+# Those that learn from the columns of their data set; the others are trained by model_training_pipeline.
+MODELS = [name for name in names() if get(name).feature_service is None]
 DEPLOYED = """{% set it = ti.xcom_pull(task_ids='deploy_model') -%}
 {{ it.skipped if it.skipped is defined else 'version %s is in production' % it.version }}"""
 
@@ -30,17 +32,24 @@ with DAG(
     catchup=False,
     max_active_runs=1,  # those of a backfill are counted apart, and may overlap
     is_paused_upon_creation=False,
-    params={"dataset": Param("shuttle", type="string", enum=names(), description="A dataset of mlops/datasets")},
+    params={
+        "model": Param("sensor-failure", type="string", enum=MODELS, description="A model of mlops/models"),
+        "dataset": Param(None, type="null", description="Is now called model"),
+    },
+    user_defined_macros={"dataset_of": lambda model: get(model).dataset},
     default_args={"on_failure_callback": task_failed},
     deadline=due_within(timedelta(hours=1)),
     tags=["ml", "training"],
 ):
-    step = partial(task_pod, dataset="{{ params.dataset }}", timeout=timedelta(minutes=15))
-    download = step("download_data", "ingestion", "download")
-    validate = step("validate_data", "data-quality", "validate", data=download.result("data"), report="index.html")
-    preprocess = step("preprocess_data", "features", "preprocess", data=download.result("data"))
-    engineer = step("feature_engineering", "features", "engineer", data=preprocess.result("data"))
-    train = step(
+    of_dataset = partial(task_pod, dataset="{{ dataset_of(params.model) }}", timeout=timedelta(minutes=15))
+    of_model = partial(task_pod, model="{{ params.model }}", timeout=timedelta(minutes=15))
+    download = of_dataset("download_data", "ingestion", "download")
+    validate = of_dataset(
+        "validate_data", "data-quality", "validate", data=download.result("data"), report="index.html"
+    )
+    preprocess = of_dataset("preprocess_data", "features", "preprocess", data=download.result("data"))
+    engineer = of_dataset("feature_engineering", "features", "engineer", data=preprocess.result("data"))
+    train = of_model(
         "train_model",
         "training",
         "fit",
@@ -50,7 +59,7 @@ with DAG(
         pool="training",
         timeout=timedelta(minutes=30),
     )
-    evaluate = step(
+    evaluate = of_model(
         "evaluate_model",
         "training",
         "evaluate",
@@ -61,7 +70,7 @@ with DAG(
         baseline_margin="{{ var.value.model_baseline_margin }}",
         confidence="{{ var.value.model_confidence }}",
     )
-    deploy = step(
+    deploy = of_model(
         "deploy_model",
         "serving",
         "deploy",
@@ -75,7 +84,7 @@ with DAG(
         "notify",
         "send",
         text=[
-            "{{ dag.dag_id }}, {{ params.dataset }}, run {{ run_id }}",
+            "{{ dag.dag_id }}, {{ params.model }}, run {{ run_id }}",
             f"accuracy {score('accuracy')}, majority class {score('baseline_accuracy')}, F1 {score('f1')}",
             DEPLOYED,
         ],

@@ -1,13 +1,13 @@
 """
 ### A model from the feature store, every Sunday
 
-Waits until the online features are fresh, validates a declared dataset, has Feast join each row with the features as
+Waits until the online features are fresh, validates the dataset of a declared model, has Feast join each row with the features as
 they were known at its event, trains, and judges the model on the test set by the one gate of this platform: accuracy
 and F1 above their thresholds, and accuracy better than the majority class's by a margin, with a confidence interval. A
 model that passes is registered with a card and the alias `staging`; otherwise the reasons stand in the log and the
 result of `skip_registration` and in the tags of the MLflow run.
 
-Choose the dataset in the trigger form. Thresholds are the Variables `model_accuracy_threshold`, `model_f1_threshold`,
+Choose the model in the trigger form. Thresholds are the Variables `model_accuracy_threshold`, `model_f1_threshold`,
 `model_baseline_margin` and `model_confidence`.
 """
 
@@ -22,10 +22,10 @@ from mlops.airflow.authoring.alerts import due_within, task_failed
 from mlops.airflow.authoring.freshness import FreshFeatures
 from mlops.airflow.authoring.operator import task_pod
 from mlops.airflow.authoring.schedule import cron
-from mlops.datasets import get, names
+from mlops.models import get, names
 
-# Features are joined as of a row's event: a dataset without event times has none.
-WITH_EVENT_TIMES = [name for name in names() if get(name).event_time]
+# Those that learn from features as of each row's event.
+MODELS = [name for name in names() if get(name).feature_service]
 
 
 @task.branch(
@@ -49,34 +49,36 @@ with DAG(
     max_active_runs=1,  # two runs at once would race for the alias `staging`
     is_paused_upon_creation=False,
     params={
-        "dataset": Param("shuttle", type="string", enum=WITH_EVENT_TIMES, description="A dataset with event times")
+        "model": Param("sensor-failure-windows", type="string", enum=MODELS, description="A model of mlops/models"),
+        "dataset": Param(None, type="null", description="Is now called model"),
     },
+    user_defined_macros={"dataset_of": lambda model: get(model).dataset},
     default_args={"on_failure_callback": task_failed},
     deadline=due_within(timedelta(hours=2)),
     tags=["ml", "training", "features"],
 ):
     step = partial(task_pod, timeout=timedelta(minutes=15))
-    of_dataset = partial(step, dataset="{{ params.dataset }}")
+    of_dataset = partial(step, dataset="{{ dataset_of(params.model) }}")
+    of_model = partial(step, model="{{ params.model }}")
     fresh = FreshFeatures(task_id="fresh_features")
     with TaskGroup("validate_data") as validate_data:
         download = of_dataset("download", "ingestion", "download")
         validate = of_dataset("validate", "data-quality", "validate", data=download.result("data"), report="index.html")
         download >> validate
-    features = of_dataset(
+    features = of_model(
         "get_features", "features", "historical", data=download.result("data"), image="feast", size="medium"
     )
-    train = of_dataset(
+    train = of_model(
         "train_model",
         "training",
         "fit",
         train=features.result("train"),
         data_version=download.result("data_version"),
-        feature_service=features.result("feature_service"),
         size="medium",
         pool="training",
         timeout=timedelta(minutes=30),
     )
-    evaluate = of_dataset(
+    evaluate = of_model(
         "evaluate_model",
         "training",
         "evaluate",
@@ -88,7 +90,7 @@ with DAG(
         confidence="{{ var.value.model_confidence }}",
         champion="none",  # whether it may take the place of the model in production is asked when it is deployed
     )
-    register = of_dataset("register_model", "registry", "register", run_id=train.result("run_id"))
+    register = of_model("register_model", "registry", "register", run_id=train.result("run_id"))
     skip = step("skip_registration", "registry", "skip", run_id=train.result("run_id"))
     way = decide(evaluate.output)  # type: ignore[arg-type]  # Airflow hands over what it stands for
     fresh >> validate_data >> features >> train >> evaluate >> way >> [register, skip]

@@ -22,7 +22,7 @@ from infrastructure.release import (
     wait_until,
 )
 from infrastructure.sensors import replay, trainer
-from mlops.features.repository import datasets_with_features
+from mlops import models
 
 REPLAYED_HOURS = 7 * 24
 RUN_SECONDS = 30 * 60
@@ -194,6 +194,12 @@ AFTER = {"model_training_pipeline": "feature_materialization"}
 SENSORS = "train_clustering_model"
 
 
+def model_of(dataset: str, *, features: bool) -> str:
+    """The model that learns from a data set, from its columns or from features; of another set where it has none."""
+    fitting = [name for name in models.names() if (models.get(name).feature_service is not None) == features]
+    return next((name for name in fitting if models.get(name).dataset == dataset), fitting[-1])
+
+
 def begin(airflow: Airflow, dag_id: str, conf: Mapping[str, Any]) -> str:
     """Start a run of a DAG, once Airflow knows it; returns the run's id."""
     wait_until(
@@ -204,7 +210,7 @@ def begin(airflow: Airflow, dag_id: str, conf: Mapping[str, Any]) -> str:
 
 def ends_well(airflow: Airflow, dag_id: str, conf: Mapping[str, Any], run_id: str) -> bool:
     """Show a run until its end, and the logs of what failed."""
-    given = f" on {conf['dataset']}" if "dataset" in conf else ""
+    given = "".join(f" of {conf[name]}" for name in ("model", "dataset") if name in conf)
     print(f"\n{dag_id}{given} ({run_id})")
     if watch(airflow, dag_id, run_id) == "success":
         return True
@@ -220,8 +226,8 @@ def main() -> int:
     started = time.monotonic()
     dataset = os.environ.get("DATASET", "shuttle")
     confs = {dag_id: {"dataset": dataset} for dag_id, _ in STEPS} | {"feature_materialization": {}}
-    if dataset not in datasets_with_features():
-        confs["model_training_pipeline"] = {"dataset": datasets_with_features()[0]}
+    confs["ml_pipeline_dag"] = {"model": model_of(dataset, features=False)}
+    confs["model_training_pipeline"] = {"model": model_of(dataset, features=True)}
     try:
         with port_forward("airflow-api-server") as url:
             airflow = Airflow(url)

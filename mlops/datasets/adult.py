@@ -21,7 +21,6 @@ _MISSING = "unknown"
 DATASET = Dataset(
     name="adult",
     description="A person's answers to the census; positive is an income above 50,000 dollars a year.",
-    model_name="income",
     source=Source(
         file="adult.parquet.brotli",
         format="parquet",

@@ -7,9 +7,9 @@ from mlops.result import Result
 
 
 def list_datasets() -> Result:
-    """Names the declared datasets, each with its model and label."""
+    """Names the declared datasets, each with its label."""
     declared = (datasets.get(name) for name in datasets.names())
-    return {dataset.name: f"{dataset.model_name}: {dataset.label.rule}" for dataset in declared}
+    return {dataset.name: dataset.label.rule for dataset in declared}
 
 
 def _no_options(parser: argparse.ArgumentParser) -> None:

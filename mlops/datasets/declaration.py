@@ -153,12 +153,10 @@ class Dataset:
     duplicates: the share of rows that may break this before validation stops the run; preprocessing drops them. None:
         rows may repeat, and all are kept.
     rows: the least and the most rows that make sense.
-    model_name: the registered model that is trained from it.
     """
 
     name: str
     description: str
-    model_name: str
     source: Source
     columns: tuple[Column, ...]
     label: Label

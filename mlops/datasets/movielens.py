@@ -10,7 +10,6 @@ _OCCUPATIONS = (
 DATASET = Dataset(
     name="movielens",
     description="A user's rating of a film; a rating of 4 or 5 counts as a click.",
-    model_name="click-through",
     source=Source(
         file="ml-100k.inter",
         format="tsv",

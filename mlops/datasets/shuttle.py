@@ -7,7 +7,6 @@ from mlops.datasets.declaration import Clock, Column, Dataset, Label, Source, Sp
 DATASET = Dataset(
     name="shuttle",
     description="Nine sensor readings a row; a row is anomalous where the radiator was not in its normal state.",
-    model_name="sensor-failure",
     source=Source(file="shuttle.csv.gz", format="csv", constants={"machine": "shuttle"}),
     columns=(
         Column("machine", "identifier", feature=False),

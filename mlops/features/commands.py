@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mlops import datasets
+from mlops import datasets, models
 from mlops.config import RunIdentity, Settings
 from mlops.features import repository
 from mlops.features.materialization import commands as materialization
@@ -89,10 +89,10 @@ def apply(*, wait: float) -> Result:
     return {"views": views, "services": services, "changed_lines": len(changes)}
 
 
-def historical(*, dataset: str, data: str) -> Result:
+def historical(*, model: str, data: str) -> Result:
     """Makes a training and a test set of a validated table: each row's features as they were known at its time.
 
-    The features are those of the dataset's feature service, joined by Feast; the split is the one the dataset
+    The features are those of the model's feature service, joined by Feast; the split is the one its dataset
     declares. The tables say in their attributes which service and schema made them.
     """
     from mlops.features import build_record, definitions
@@ -102,11 +102,12 @@ def historical(*, dataset: str, data: str) -> Result:
     from mlops.stores.dataset_files import SHIFT_FIELD, EventTimeShift
     from mlops.stores.feature_store import FeatureStoreConfig, explained, feast_bucket, open_feature_store
 
-    declared, service = datasets.get(dataset), repository.service_of(dataset)
+    wanted = models.get(model)
+    declared, service = wanted.data, repository.service_of(wanted)
     identity, settings = RunIdentity.from_environment(), Settings.from_environment()
     bucket, config = data_bucket(settings), FeatureStoreConfig.of(settings)
     raw = bucket.read_table(data)
-    build_record.check_same_source(feast_bucket(settings), dataset, raw, data)
+    build_record.check_same_source(feast_bucket(settings), declared.name, raw, data)
     store = open_feature_store(settings)
     with explained(config):
         changes = definitions.changes(store, config)
@@ -233,6 +234,11 @@ def _table_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="KEY", help="the table's key in the data bucket")
 
 
+def _historical_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="a declared model that has a feature service")
+    parser.add_argument("--data", required=True, metavar="KEY", help="the table's key in the data bucket")
+
+
 def _build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, help="a declared dataset, or all that have features")
 
@@ -263,7 +269,7 @@ COMMANDS = {
     "engineer": (engineer, _table_options),
     "build": (build, _build_options),
     "apply": (apply, _apply_options),
-    "historical": (historical, _table_options),
+    "historical": (historical, _historical_options),
     "validate-store": (validate_store, _no_options),
     **materialization.COMMANDS,
     "serve": (serve, _serve_options),

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from mlops import datasets
+from mlops.models.declaration import Model
 from mlops.result import Failure
 
 if TYPE_CHECKING:
@@ -159,11 +160,15 @@ def views_of(dataset: str) -> tuple[FeatureViewSpec, ...]:
     return found
 
 
-def service_of(dataset: str) -> FeatureServiceSpec:
-    """The service that the data set's model is trained on. Raises Failure where there is none."""
-    found = next((service for service in SERVICES if service.dataset == dataset), None)
-    if found is None:
-        raise Failure(_without(dataset, "service"))
+def service_of(model: Model) -> FeatureServiceSpec:
+    """The service that a model is trained on. Raises Failure where it has none, or there is none of its data set."""
+    found = next((service for service in SERVICES if service.name == model.feature_service), None)
+    if found is None or found.dataset != model.dataset:
+        of = ", ".join(service.name for service in SERVICES if service.dataset == model.dataset) or "none"
+        raise Failure(
+            f"model {model.name!r} names the feature service {model.feature_service!r}; those of dataset "
+            f"{model.dataset} are: {of}"
+        )
     return found
 
 

@@ -5,27 +5,39 @@ from datetime import timedelta
 from itertools import groupby
 
 from mlops.datasets.declaration import Dataset, SplitByTime
-from mlops.registry.record import DAG_ID, DAG_RUN_ID, EVENT_TIME_SHIFT, FEATURE_SERVICE, TEST, TRAIN, Record, period_tag
+from mlops.models.declaration import Model
+from mlops.registry.record import (
+    DAG_ID,
+    DAG_RUN_ID,
+    DESCRIPTION,
+    EVENT_TIME_SHIFT,
+    FEATURE_SERVICE,
+    TEST,
+    TRAIN,
+    Record,
+    period_tag,
+)
 
 FILE = "model_card.md"
 _UNKNOWN = "-"
 
 
-def card(dataset: Dataset, record: Record, *, limit: int | None = None) -> str:
+def card(model: Model, record: Record, *, limit: int | None = None) -> str:
     """The card of a run's model.
 
     limit: the most characters; a card that would be longer counts the features of each view instead of naming them,
     and is cut where that is not enough.
     """
-    text = _card(dataset, record, named=True)
+    text = _card(model, record, named=True)
     if limit is None or len(text) <= limit:
         return text
-    return _card(dataset, record, named=False)[:limit]
+    return _card(model, record, named=False)[:limit]
 
 
-def _card(dataset: Dataset, record: Record, *, named: bool) -> str:
+def _card(model: Model, record: Record, *, named: bool) -> str:
+    dataset = model.data
     sections = {
-        f"# {dataset.model_name}": _origin(record),
+        f"# {model.name}": f"{model.description}\n\n{_origin(record)}",
         "## Data": _data(dataset, record),
         "## Features": _features(dataset, record, named=named),
         "## Quality": _quality(record),
@@ -41,10 +53,7 @@ def _origin(record: Record) -> str:
         f"DAG `{record.tags.get(DAG_ID, _UNKNOWN)}`, run `{record.tags.get(DAG_RUN_ID, _UNKNOWN)}`",
         f"code version `{record.params.get('code_version', _UNKNOWN)}`",
     ]
-    chosen = ", ".join(
-        f"{name} {record.params[name]}" for name in ("learning_rate", "max_iter") if name in record.params
-    )
-    return f"Gradient-boosted trees ({chosen}) from {'; '.join(made_by)}."
+    return f"{record.tags.get(DESCRIPTION, 'A model')}, from {'; '.join(made_by)}."
 
 
 def _data(dataset: Dataset, record: Record) -> str:

@@ -3,7 +3,7 @@
 import argparse
 import logging
 
-from mlops import datasets
+from mlops import models
 from mlops.config import Settings
 from mlops.registry.aliases import STAGING
 from mlops.registry.card import FILE
@@ -15,21 +15,21 @@ from mlops.stores.tracking import Tracking
 log = logging.getLogger(__name__)
 
 
-def register(*, dataset: str, run_id: str) -> Result:
+def register(*, model: str, run_id: str) -> Result:
     """Registers a run's model with its card, tags it with what it was made of, and gives it the alias `staging`."""
-    declared, tracking = datasets.get(dataset), Tracking(Settings.from_environment().mlflow_tracking_uri)
+    declared, tracking = models.get(model), Tracking(Settings.from_environment().mlflow_tracking_uri)
     record = Record.read(tracking, run_id)
-    if record.params.get("dataset") != dataset:
-        raise Refused(
-            f"run {run_id} was trained on dataset {record.params.get('dataset')!r} and not on {dataset!r}: give its own"
-        )
+    # A run of an earlier release names its data set and no model.
+    of = record.params.get("model", model), record.params.get("dataset")
+    if of != (model, declared.dataset):
+        raise Refused(f"run {run_id} is of model {of[0]!r}, from {of[1]!r}, and not of {model!r}: give its own")
     if not record.passed:
         raise Refused(f"run {run_id} did not pass the gate: {'; '.join(record.reasons)}: train a better model")
     version = stage(tracking, declared, record)
-    log.info("version %s of %s has the alias %s", version, declared.model_name, STAGING)
+    log.info("version %s of %s has the alias %s", version, model, STAGING)
     return {
         "registered": True,
-        "model": declared.model_name,
+        "model": model,
         "version": version,
         "alias": STAGING,
         "feature_service": record.tags.get(FEATURE_SERVICE),
@@ -48,7 +48,7 @@ def skip(*, run_id: str) -> Result:
 
 
 def _register_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--model", required=True, help="a declared model")
     _skip_options(parser)
 
 

@@ -12,6 +12,7 @@ from mlops.result import Refused
 if TYPE_CHECKING:
     from mlops.stores.tracking import Tracking
 
+DESCRIPTION = "maestro.description"  # what the model is, in the words of its family
 RUN_KEY = "maestro.run_key"  # the task instance that trained; see RunIdentity
 DAG_ID = "maestro.dag_id"
 DAG_RUN_ID = "maestro.dag_run_id"

@@ -4,7 +4,7 @@ import argparse
 import json
 import logging
 
-from mlops import datasets
+from mlops import models
 from mlops.config import ModelServerSettings, Settings
 from mlops.registry import aliases
 from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED, Record
@@ -18,14 +18,14 @@ _PATIENCE = 300.0  # seconds
 log = logging.getLogger(__name__)
 
 
-def deploy(*, dataset: str, run_id: str, timeout: float) -> Result:
+def deploy(*, model: str, run_id: str, timeout: float) -> Result:
     """Registers a run's model, rolls the model server to it, and gives it the alias `production`.
 
     Skipped where the gate did not pass, or compared the model with another champion than the one it would replace.
     Repeating it registers nothing twice. Where the rollout fails, the server goes back and the aliases stay as they
     were.
     """
-    settings, model = Settings.from_environment(), datasets.get(dataset).model_name
+    settings, model = Settings.from_environment(), models.get(model).name
     tracking = Tracking(settings.mlflow_tracking_uri)
     record = Record.read(tracking, run_id)
     if not record.passed:
@@ -39,9 +39,9 @@ def deploy(*, dataset: str, run_id: str, timeout: float) -> Result:
     return {"model": model, "version": version, "previous": replaced, "example": example}
 
 
-def rollback(*, dataset: str, timeout: float) -> Result:
+def rollback(*, model: str, timeout: float) -> Result:
     """Rolls the model server back to the previous version and swaps the aliases `production` and `previous`."""
-    settings, model = Settings.from_environment(), datasets.get(dataset).model_name
+    settings, model = Settings.from_environment(), models.get(model).name
     tracking = Tracking(settings.mlflow_tracking_uri)
     version, replaced = aliases.previous(tracking, model), aliases.production(tracking, model)
     example = _roll_out(settings, tracking, model, version, fallback=replaced, timeout=timeout)
@@ -96,13 +96,13 @@ def _skip_unless_compared(tracking: Tracking, model: str, record: Record, champi
 
 
 def _deploy_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--model", required=True, help="a declared model")
     parser.add_argument("--run-id", required=True, help="the MLflow run whose model is deployed")
     _timeout_option(parser)
 
 
 def _rollback_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--model", required=True, help="a declared model")
     _timeout_option(parser)
 
 

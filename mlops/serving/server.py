@@ -16,6 +16,7 @@ from mlops.config import ModelServerSettings
 from mlops.registry.aliases import PRODUCTION, production
 from mlops.result import Failure
 from mlops.stores.tracking import Tracking, scoring_command
+from mlops.training import families
 
 _POLL = 2.0  # seconds
 
@@ -30,8 +31,11 @@ def serve(settings: ModelServerSettings, host: str, port: int, patience: float) 
     if version is None:
         wait_for_a_model(host, port, settings.model_name)
     else:
+        model = settings.model_name
+        family = families.of(tracking.run(tracking.made_by(model, version)).data.params)
         folder = Path(tempfile.mkdtemp(prefix="model-"))
-        run_scoring_server(tracking.download_model(f"models:/{settings.model_name}/{version}", folder), host, port)
+        path = tracking.download_model(f"models:/{model}/{version}", folder, family.verify)
+        run_scoring_server(path, host, port)
 
 
 def run_scoring_server(model: Path, host: str, port: int) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module, metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,25 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mlops.result import Failure
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from mlflow.entities import Run
-    from sklearn.pipeline import Pipeline
 
 MODEL_ARTIFACT = "model"
 SUPERSEDED = "maestro.superseded"  # the tag of a run that another one took the place of
 DESCRIPTION_LIMIT = 5000  # characters of a version's description in MLflow's database
 _TAG_LIMIT = 8000  # characters of a run's tag; MLflow cuts a longer one without a word
-# All that a stored model may hold beside what skops trusts by itself. A model is read from the artifact store, which
-# more people can write to than can change this code; skops builds these types and no other, where (cloud)pickle runs
-# whatever the file says.
-TRUSTED_TYPES = frozenset(
-    {
-        "functools.partial",
-        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-        "sklearn.model_selection._split.StratifiedKFold",
-        "sklearn.utils.validation.check_array",
-    }
-)
 _CLIENT_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nothing leaves the cluster
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # a task log is no terminal
@@ -40,6 +30,16 @@ _CLIENT_SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output may be where the result goes
     "GIT_PYTHON_REFRESH": "quiet",  # a task image has no git
 }
+
+
+Verify = Callable[[Mapping[str, Mapping[str, Any]]], bool]  # whether a model of these flavors is safe to load
+
+
+class Saved(NamedTuple):
+    """A model as it is logged. flavor: a module of MLflow; arguments: those of its log_model."""
+
+    flavor: str
+    arguments: Mapping[str, Any]
 
 
 class AliasedVersion(NamedTuple):
@@ -112,47 +112,39 @@ class Tracking:
             for key, value in (tags or {}).items():
                 self._client.set_tag(run_id, key, value)
 
-    def log_model(self, model: Pipeline, example: pd.DataFrame, requirements: list[str]) -> None:
-        """Logs the model to the run of the enclosing `new_run`, with its signature and `example` as input example.
+    def log_model(self, saved: Saved, example: pd.DataFrame, predictions: np.ndarray, packages: Sequence[str]) -> None:
+        """Logs a model to the run of the enclosing `new_run`, with its signature and `example` as input example.
 
-        Raises Failure where the model holds a type that is not in TRUSTED_TYPES.
+        packages: what it needs to run, pinned to the versions that are installed here.
         """
         import mlflow
-        import skops.io
 
-        untrusted = set(skops.io.get_untrusted_types(data=skops.io.dumps(model))) - TRUSTED_TYPES
-        if untrusted:
-            raise Failure(
-                f"the model holds {', '.join(sorted(untrusted))}: leave it out, or read its source and add it to "
-                "TRUSTED_TYPES in mlops/stores/tracking.py"
-            )
         with self._explained():
-            mlflow.sklearn.log_model(
-                model,
+            import_module(saved.flavor).log_model(
+                **saved.arguments,
                 name=MODEL_ARTIFACT,
-                signature=mlflow.models.infer_signature(example, model.predict(example)),
+                signature=mlflow.models.infer_signature(example, predictions),
                 input_example=example,
-                pip_requirements=requirements,
-                serialization_format="skops",
-                skops_trusted_types=sorted(TRUSTED_TYPES),
+                pip_requirements=[f"{package}=={metadata.version(package)}" for package in packages],
             )
 
-    def download_model(self, model_uri: str, folder: Path) -> Path:
-        """The folder, below `folder`, of a model whose file is safe to load. Raises Failure for any other model."""
+    def download_model(self, model_uri: str, folder: Path, verify: Verify) -> Path:
+        """The folder, below `folder`, of a model that is safe to load. Raises Failure for any other model.
+
+        model_uri: `runs:/<run id>/model` or `models:/<name>/<version>`.
+        """
         import mlflow
+        from mlflow.models import Model
 
         with self._explained(model_uri):
             path = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=str(folder)))
-            _verify(path, model_uri)
+            flavors = Model.load(str(path)).flavors
+        if not verify(flavors):
+            raise Failure(
+                f"{model_uri} may run code when it is loaded: log it with 'python -m mlops training fit', which writes "
+                "files that cannot"
+            )
         return path
-
-    def load_model(self, model_uri: str) -> Pipeline:
-        """The fitted pipeline of `runs:/<run id>/model` or `models:/<name>/<version>`."""
-        import mlflow
-
-        with TemporaryDirectory() as folder:
-            model: Pipeline = mlflow.sklearn.load_model(str(self.download_model(model_uri, Path(folder))))
-        return model
 
     def log_text(self, run_id: str, file: str, text: str) -> None:
         """Writes a file of the run, over the one there is."""
@@ -294,27 +286,3 @@ def _refuse_long_tags(tags: Mapping[str, str]) -> None:
     for key, value in tags.items():
         if len(value) > _TAG_LIMIT:
             raise Failure(f"tag {key} has {len(value)} characters, MLflow keeps {_TAG_LIMIT}: log it as a file")
-
-
-def _verify(path: Path, model_uri: str) -> None:
-    """Raises Failure unless the model file can build nothing but TRUSTED_TYPES.
-
-    The file `MLmodel` beside a model names the code that loads it, so it is checked as well as the types.
-    """
-    from mlflow.models import Model
-
-    flavors: dict[str, dict[str, Any]] = Model.load(str(path)).flavors
-    sklearn, pyfunc = flavors.get("sklearn", {}), flavors.get("python_function", {})
-    safe = (
-        sklearn.get("serialization_format") == "skops"
-        and set(sklearn.get("skops_trusted_types") or ()) <= TRUSTED_TYPES
-        and pyfunc.get("loader_module") == "mlflow.sklearn"
-        and not sklearn.get("code")
-        and not pyfunc.get("code")
-        and "data" not in pyfunc  # a folder whose own MLmodel would be followed
-    )
-    if not safe:
-        raise Failure(
-            f"{model_uri} may run code when it is loaded: log it with 'python -m mlops training fit', which writes "
-            "skops files of known types"
-        )

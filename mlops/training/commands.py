@@ -5,11 +5,12 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from math import isfinite, nan
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
-from mlops import datasets
+from mlops import models
 from mlops.config import RunIdentity, Settings
 from mlops.datasets.declaration import LABEL
 from mlops.registry.aliases import PRODUCTION, production
@@ -17,6 +18,7 @@ from mlops.registry.record import (
     CHAMPION,
     DAG_ID,
     DAG_RUN_ID,
+    DESCRIPTION,
     GATE,
     GATE_PASSED,
     GATE_REASONS,
@@ -38,11 +40,10 @@ from mlops.training.provenance import feature_contract, period
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities import Run
-    from sklearn.pipeline import Pipeline
 
+    from mlops.training.families import Family
     from mlops.training.score import Scores
 
-_REQUIREMENTS = ("scikit-learn", "skops", "pandas", "numpy")  # what the logged model needs to run
 _EXAMPLE_ROWS = 5
 
 log = logging.getLogger(__name__)
@@ -50,39 +51,41 @@ log = logging.getLogger(__name__)
 
 def fit(
     *,
-    dataset: str,
+    model: str,
     train: str,
     data_version: str,
-    feature_service: str | None,
     learning_rate: float,
     max_iter: int,
 ) -> Result:
     """Fits a model and logs it, with the data's and the code's version, as one MLflow run of this task instance.
 
-    The run is tagged with the feature service and schema that the training set was made by, where it was made by one.
+    The run is tagged with the feature service and schema that the training set was made by, where the model has one.
     A retry hands back the run that an earlier try finished, and replaces one that it left unfinished or that was
     made from something else.
     """
+    from mlops.training import families
     from mlops.training.columns import features_of
-    from mlops.training.model import train_model
     from mlops.training.score import score
 
-    declared, identity, settings = datasets.get(dataset), RunIdentity.from_environment(), Settings.from_environment()
+    declared, identity, settings = models.get(model), RunIdentity.from_environment(), Settings.from_environment()
+    dataset, family = declared.data, families.get(declared.family)
     table, hyperparameters = data_bucket(settings).read_table(train), Hyperparameters(learning_rate, max_iter)
-    features, labels = features_of(table, declared), table[LABEL]
-    contract = feature_contract(table, train, feature_service)
+    features, labels = features_of(table, dataset), table[LABEL]
+    contract = feature_contract(table, train, declared.feature_service)
     params = {
-        "dataset": dataset,
+        "model": model,
+        "family": declared.family,
+        "dataset": dataset.name,
         "data_version": data_version,
         "code_version": settings.code_version,
         "train_key": train,
         "features": features.shape[1],
-        **({"feature_service": feature_service} if feature_service else {}),
+        **({"feature_service": declared.feature_service} if declared.feature_service else {}),
         **asdict(hyperparameters),
     }
     tracking = Tracking(settings.mlflow_tracking_uri)
     replaced = f"replaced by try {identity.try_number}"
-    finished = finished_run(tracking, dataset, RUN_KEY, identity.run_key, replaced, params)
+    finished = finished_run(tracking, dataset.name, RUN_KEY, identity.run_key, replaced, params)
     if finished is not None:
         log.info("run %s was finished by an earlier try", finished.info.run_id)
         return _fitted(finished.info.run_id, finished.data.metrics)
@@ -91,24 +94,25 @@ def fit(
         RUN_KEY: identity.run_key,
         DAG_ID: identity.dag_id,
         DAG_RUN_ID: identity.run_id,
+        DESCRIPTION: family.describe(hyperparameters),
         "maestro.try_number": identity.try_number,
         **contract,
         **period(table, TRAIN),
     }
-    with tracking.new_run(dataset, f"{declared.model_name} {identity.run_id}", tags) as run_id:
+    with tracking.new_run(dataset.name, f"{model} {identity.run_id}", tags) as run_id:
         tracking.log(run_id, params=params)
-        model = train_model(features, labels, declared, hyperparameters)
-        metrics = score(model, features, labels).metrics(TRAIN) | {f"{TRAIN}_rows": float(len(table))}
+        fitted = family.fit(features, labels, dataset, hyperparameters)
+        metrics = score(family, fitted, features, labels).metrics(TRAIN) | {f"{TRAIN}_rows": float(len(table))}
         tracking.log(run_id, metrics=metrics)
-        requirements = [f"{package}=={version(package)}" for package in _REQUIREMENTS]
-        tracking.log_model(model, features.head(_EXAMPLE_ROWS), requirements)
+        example = features.head(_EXAMPLE_ROWS)
+        tracking.log_model(family.save(fitted), example, family.predict(fitted, example)[0], family.PACKAGES)
     log.info("run %s: %s", run_id, metrics)
     return _fitted(run_id, metrics)
 
 
 def evaluate(
     *,
-    dataset: str,
+    model: str,
     run_id: str,
     test: str,
     accuracy_threshold: float,
@@ -125,21 +129,22 @@ def evaluate(
     from mlops.training.columns import features_of
     from mlops.training.gate import Thresholds, gain, refusals, required_gain
 
-    declared, settings = datasets.get(dataset), Settings.from_environment()
+    declared, settings = models.get(model), Settings.from_environment()
     tracking = Tracking(settings.mlflow_tracking_uri)
     table = data_bucket(settings).read_table(test)
-    features, labels = features_of(table, declared), table[LABEL]
+    features, labels = features_of(table, declared.data), table[LABEL]
     model_uri = f"runs:/{run_id}/{MODEL_ARTIFACT}"
-    candidate, error = _try_to_score(tracking.load_model(model_uri), model_uri, features, labels)
+    candidate, error = _try_to_score(tracking, run_id, model_uri, features, labels)
     if candidate is None:
         raise Refused(
             f"{model_uri} cannot score {test} ({error}): give the test set that was made with its training set"
         )
-    champion_version = production(tracking, declared.model_name) if champion == PRODUCTION else None
+    champion_version = production(tracking, model) if champion == PRODUCTION else None
     rival = None
     if champion_version is not None:
-        champion_uri = f"models:/{declared.model_name}/{champion_version}"
-        rival, error = _try_to_score(tracking.load_model(champion_uri), champion_uri, features, labels)
+        champion_uri = f"models:/{model}/{champion_version}"
+        made_by = tracking.made_by(model, champion_version)
+        rival, error = _try_to_score(tracking, made_by, champion_uri, features, labels)
     thresholds = Thresholds(accuracy_threshold, f1_threshold, baseline_margin, confidence)
     reasons = refusals(candidate, thresholds, rival, _training_scores(tracking.run(run_id)))
     gained, interval = candidate.accuracy - candidate.baseline_accuracy, gain(candidate, confidence)
@@ -191,16 +196,26 @@ def _fitted(run_id: str, metrics: Mapping[str, float]) -> Result:
 
 
 def _try_to_score(
-    model: "Pipeline", model_uri: str, features: "pd.DataFrame", labels: "pd.Series"
+    tracking: Tracking, run_id: str, model_uri: str, features: "pd.DataFrame", labels: "pd.Series"
 ) -> tuple["Scores | None", str | None]:
-    """A model's scores, or why it cannot score these rows: it was made for other columns or values."""
+    """The scores of a run's model, or why it cannot score these rows: it was made for other columns or values."""
     from mlops.training.score import score
 
+    family, model = _load(tracking, run_id, model_uri)
     try:
-        return score(model, features, labels), None
+        return score(family, model, features, labels), None
     except (KeyError, TypeError, ValueError) as error:
         log.warning("%s cannot score this test set: %s", model_uri, error)
         return None, str(error)[:200]
+
+
+def _load(tracking: Tracking, run_id: str, model_uri: str) -> "tuple[Family, Any]":
+    """A model, and the family that the run which made it says it is of."""
+    from mlops.training import families
+
+    family = families.of(tracking.run(run_id).data.params)
+    with TemporaryDirectory() as folder:
+        return family, family.load(tracking.download_model(model_uri, Path(folder), family.verify))
 
 
 def _shown(scores: "Scores") -> dict[str, JSON]:
@@ -216,17 +231,16 @@ def _confidence(text: str) -> float:
 
 
 def _fit_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--model", required=True, help="a declared model")
     parser.add_argument("--train", required=True, metavar="KEY", help="the training set's key in the data bucket")
     parser.add_argument("--data-version", required=True, metavar="SHA256", help="digest of the files it was made of")
-    parser.add_argument("--feature-service", metavar="NAME", help="what the training set was made by (none)")
     default = Hyperparameters()
     parser.add_argument("--learning-rate", type=float, default=default.learning_rate, help="(%(default)s)")
     parser.add_argument("--max-iter", type=int, default=default.max_iter, help="the most trees (%(default)s)")
 
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--model", required=True, help="a declared model")
     parser.add_argument("--run-id", required=True, help="the MLflow run whose model is evaluated")
     parser.add_argument("--test", required=True, metavar="KEY", help="the test set's key in the data bucket")
     parser.add_argument("--accuracy-threshold", required=True, type=float)

@@ -2,14 +2,14 @@
 
 import warnings
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
-from sklearn.pipeline import Pipeline
 
-from mlops.training.threads import threads_for
+from mlops.training.families import Family
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,9 @@ class Scores:
         return {f"{prefix}_{name}": float(value) for name, value in asdict(self).items() if np.isfinite(value)}
 
 
-def score(model: Pipeline, features: pd.DataFrame, labels: pd.Series) -> Scores:
-    """The model's scores on (n, features) rows with (n,) labels of 0 and 1."""
-    with threads_for(len(features)):
-        predicted, probability = model.predict(features), model.predict_proba(features)[:, 1]
+def score(family: Family, model: Any, features: pd.DataFrame, labels: pd.Series) -> Scores:
+    """The scores of a family's model on (n, features) rows with (n,) labels of 0 and 1."""
+    predicted, probability = family.predict(model, features)
     return score_predictions(labels.to_numpy(), predicted, probability)
 
 

@@ -19,7 +19,7 @@ from mlops.airflow.authoring.operator import PodTask
 from mlops.airflow.authoring.schedule import cron
 
 DAGS = Path(__file__).parents[2] / "dags"
-ALLOWED_IMPORTS = ("airflow.sdk", "mlops.airflow", "mlops.datasets", "utils.")
+ALLOWED_IMPORTS = ("airflow.sdk", "mlops.airflow", "mlops.datasets", "mlops.models", "utils.")
 
 
 def read() -> DagBag:

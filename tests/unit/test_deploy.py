@@ -8,6 +8,7 @@ import pytest
 from kubernetes.client import V1Deployment, V1DeploymentSpec, V1DeploymentStatus, V1ObjectMeta, V1Pod
 from kubernetes.client.api_client import ApiClient
 from mlflow.exceptions import MlflowException
+from mlops.training.model import train_model
 
 from mlops import datasets
 from mlops.datasets.declaration import LABEL
@@ -17,7 +18,6 @@ from mlops.result import EXIT_REFUSED, Failure
 from mlops.serving import rollout
 from mlops.stores import deployments
 from mlops.training.hyperparameters import Hyperparameters
-from mlops.training.model import train_model
 from mlops.waiting import TRANSIENT
 from tests.unit import trainer_api
 from tests.unit.dying import Died, dying

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from mlops.training.model import train_model
 
 from mlops import datasets
 from mlops.datasets.declaration import LABEL
@@ -17,7 +18,6 @@ from mlops.registry.aliases import promote
 from mlops.result import Failure
 from mlops.serving import server
 from mlops.training.hyperparameters import Hyperparameters
-from mlops.training.model import train_model
 from tests.conftest import answers, free_ports, running
 from tests.unit import trainer_api
 from tests.unit.test_trainer_client import Clock

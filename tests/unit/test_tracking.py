@@ -4,6 +4,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
+from mlops.training.model import train_model
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -14,7 +15,6 @@ from mlops.registry.aliases import previous, production, promote
 from mlops.result import Failure
 from mlops.stores.tracking import Tracking
 from mlops.training.hyperparameters import Hyperparameters
-from mlops.training.model import train_model
 from tests.unit.dying import Died, dying
 
 MODEL = "sensor-failure"

@@ -7,6 +7,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlops.training.model import build, train_model
 
 from mlops import datasets
 from mlops.datasets.declaration import EVENT_TIME, LABEL
@@ -15,7 +16,6 @@ from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED, RUN_KEY
 from mlops.result import Refused
 from mlops.training.columns import columns_of, features_of
 from mlops.training.hyperparameters import Hyperparameters
-from mlops.training.model import build, train_model
 from mlops.training.score import score
 
 SHUTTLE = datasets.get("shuttle")

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,7 @@ from mlops.sensor_trainer.model.clusters import FEWEST_ROWS, Fitted, fit, judge
 from mlops.sensor_trainer.model.comparison import Decision, Evaluation, Flagged, auc_and_f1, not_worse, quality, rivals
 from mlops.sensor_trainer.model.scoring import ClusterModel, Numbers
 from mlops.sensor_trainer.model.served import FILE, MODEL, load, served_version
+from mlops.training.families import sklearn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,6 @@ SEED = 7
 
 _REPLACES, _REASON, _CHAMPION = "maestro.replaces", "maestro.reason", "maestro.champion"
 _NEWEST = "newest_reading"
-_REQUIREMENTS = ("scikit-learn", "skops", "pandas", "numpy")  # what the logged model needs to run
 _EXAMPLE_ROWS = 5
 _COMPARED_ROWS = 50_000  # of either part, for the comparison with other methods, which are slower
 
@@ -199,8 +198,8 @@ def _beside_champion(
 
 
 def _log(tracking: Tracking, run_id: str, fitted: Fitted, known: pd.DataFrame, metrics: dict[str, float]) -> None:
-    requirements = [f"{package}=={version(package)}" for package in _REQUIREMENTS]
-    tracking.log_model(fitted.pipeline, known[list(fitted.model.columns)].head(_EXAMPLE_ROWS), requirements)
+    example = known[list(fitted.model.columns)].head(_EXAMPLE_ROWS)
+    tracking.log_model(sklearn.save(fitted.pipeline), example, fitted.pipeline.predict(example), sklearn.PACKAGES)
     tracking.log_text(run_id, FILE, fitted.model.to_json())
     chosen = {"davies_bouldin_by_clusters": fitted.criterion, "metrics": metrics}
     tracking.log_text(run_id, "comparison.json", json.dumps(chosen, indent=2))
