@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
@@ -197,6 +197,29 @@ def test_a_stream_that_breaks_again_and_again_is_opened_ever_more_seldom(monkeyp
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(following._follow())
     assert pauses == [1, 2, 4, 8, 10, 10]
+
+
+def test_nobody_follows_a_log_that_is_read_to_its_end() -> None:
+    """Two that read it would write lines twice."""
+
+    class Endless:
+        async def log(self, *_: object, follow: bool, since: str | None) -> AsyncIterator[list[bytes]]:
+            if follow:
+                await asyncio.Event().wait()
+            yield []
+
+        async def patiently(self, call: Callable[[], Awaitable[object]], _: float) -> object:
+            return await call()
+
+    async def story() -> None:
+        log = PodLog(Endless(), "pod", RecordedLog(), Supervisor(None))
+        log.follow()
+        await asyncio.sleep(0)
+        assert await log.finish() is None
+        assert log._following is not None
+        assert log._following.done()
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize(("lines", "events"), [(1, 1), (20, 20), (21, 1)])
