@@ -1,9 +1,10 @@
 """
 ### From raw data to a served model, every night
 
-Downloads the dataset of a declared model, validates it, trains the model, compares it with the majority class, the thresholds
-and the model in production, and rolls the model server to it if it passed. Each task is a pod. Data passes between
-tasks as keys in the object store that are derived from the run, so a retry or a backfill overwrites its own data only.
+Downloads the dataset of a declared model, validates it, trains the model, compares it with the majority class, the
+thresholds and the model in production, and rolls the model server to it if it passed. Each task is a pod. Data passes
+between tasks as keys in the object store that are derived from the run, so a retry or a backfill overwrites its own
+data only.
 
 Choose the model in the trigger form. Thresholds are the Variables `model_accuracy_threshold`, `model_f1_threshold`,
 `model_baseline_margin` and `model_confidence`.

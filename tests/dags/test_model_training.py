@@ -51,7 +51,7 @@ dag.deadline = None  # dag.test() of Airflow 3.3 cannot store one
 outcome = {}
 for passed in (True, False):
     verdict["passed"] = passed
-    run = dag.test(run_conf={"dataset": "movielens"})
+    run = dag.test(run_conf={"model": "click-through-activity"})
     outcome[str(passed)] = {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
 print(json.dumps({"states": outcome, "asked": asked}))
 """
@@ -88,17 +88,17 @@ def test_a_run_by_hand_does_not_wait_where_features_are_fresh(outcome: dict[str,
 
 
 def test_each_pod_is_asked_with_what_the_one_before_it_handed_back(outcome: dict[str, dict]) -> None:
-    dataset = "--dataset=movielens"
+    dataset, model = "--dataset=movielens", "--model=click-through-activity"
     assert outcome["asked"] == {
         "validate_data.download": ["ingestion", "download", dataset],
         "validate_data.validate": ["data-quality", "validate", dataset, "--data=raw"],
-        "get_features": ["features", "historical", dataset, "--data=raw"],
-        "train_model": ["training", "fit", dataset, "--train=tr", "--data-version=v", "--feature-service=s"],
+        "get_features": ["features", "historical", model, "--data=raw"],
+        "train_model": ["training", "fit", model, "--train=tr", "--data-version=v"],
         "evaluate_model": [
-            *("training", "evaluate", dataset, "--run-id=r", "--test=te", "--accuracy-threshold=0.5"),
+            *("training", "evaluate", model, "--run-id=r", "--test=te", "--accuracy-threshold=0.5"),
             *("--f1-threshold=0.5", "--baseline-margin=0.5", "--confidence=0.5", "--champion=none"),
         ],
-        "register_model": ["registry", "register", dataset, "--run-id=r"],
+        "register_model": ["registry", "register", model, "--run-id=r"],
         "skip_registration": ["registry", "skip", "--run-id=r"],
     }
 

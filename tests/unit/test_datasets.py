@@ -22,11 +22,6 @@ def test_each_declaration_bears_the_name_of_its_file_and_has_features(name):
     assert dataset.label.column not in [column.name for column in dataset.features]
 
 
-def test_each_dataset_trains_a_model_of_its_own():
-    models = [datasets.get(name).model_name for name in datasets.names()]
-    assert len(set(models)) == len(models)
-
-
 def test_an_unknown_dataset_is_named_with_the_known_ones_and_the_remedy():
     with pytest.raises(Failure, match=r"'weather' is not declared: use one of adult, .*mlops/datasets/weather.py"):
         datasets.get("weather")

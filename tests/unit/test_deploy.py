@@ -8,18 +8,15 @@ import pytest
 from kubernetes.client import V1Deployment, V1DeploymentSpec, V1DeploymentStatus, V1ObjectMeta, V1Pod
 from kubernetes.client.api_client import ApiClient
 from mlflow.exceptions import MlflowException
-from mlops.training.model import train_model
 
-from mlops import datasets
 from mlops.datasets.declaration import LABEL
 from mlops.registry.aliases import PREVIOUS, previous, production, promote
 from mlops.registry.record import CHAMPION, GATE, GATE_PASSED, GATE_REASONS, GATE_REFUSED, NO_CHAMPION, NOT_ASKED
 from mlops.result import EXIT_REFUSED, Failure
 from mlops.serving import rollout
 from mlops.stores import deployments
-from mlops.training.hyperparameters import Hyperparameters
 from mlops.waiting import TRANSIENT
-from tests.unit import trainer_api
+from tests.unit import small_models, trainer_api
 from tests.unit.dying import Died, dying
 from tests.unit.kubernetes_api import CRASHING, NO_IMAGE, STARTING, Cluster, serving
 from tests.unit.test_trainer_client import Clock
@@ -48,17 +45,14 @@ def train(platform, tables):
     def once(*reasons: str) -> str:
         table = tables("shuttle").train.head(1000)
         features, labels = table.drop(columns=LABEL), table[LABEL]
-        model = train_model(features, labels, datasets.get("shuttle"), Hyperparameters(max_iter=2))
         tags = {GATE: GATE_REFUSED if reasons else GATE_PASSED, GATE_REASONS: json.dumps(reasons)}
-        with platform.tracking.new_run("shuttle", "test", tags) as run_id:
-            platform.tracking.log_model(model, features.head(2), ["scikit-learn"])
-        return run_id
+        return small_models.log(platform.tracking, small_models.fitted(features, labels), features.head(2), tags)
 
     return once
 
 
 def deploy(run_id: str, timeout: str = "20") -> tuple[str, ...]:
-    return ("serving", "deploy", "--dataset", "shuttle", "--run-id", run_id, "--timeout", timeout)
+    return ("serving", "deploy", "--model", MODEL, "--run-id", run_id, "--timeout", timeout)
 
 
 def test_the_first_deployment_registers_rolls_and_moves_the_alias(platform, cluster, train):
@@ -277,7 +271,7 @@ def test_a_model_that_the_server_does_not_serve_is_registered_only(platform, clu
 
 
 def test_rolling_back_swaps_the_versions_and_can_be_undone(platform, cluster, train):
-    rollback = ("serving", "rollback", "--dataset", "shuttle")
+    rollback = ("serving", "rollback", "--model", MODEL)
     platform.result_of(*deploy(train()))
     assert "no previous version" in platform.failure_of(*rollback)
     platform.result_of(*deploy(train()))

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlops import datasets
+from mlops import datasets, models
 from mlops.features import repository
 from mlops.features.contract import breaks, difference
 from mlops.features.repository import SERVICES, VIEWS, service_of, views_of
+from mlops.models.declaration import Model
 from mlops.registry.record import FEATURE_SCHEMA, FEATURE_SERVICE
 from mlops.result import Failure
 
@@ -71,19 +72,26 @@ def test_each_view_and_service_names_what_there_is():
         assert not set(view.features) & {dataset.label.column, "label", "event_time", view.key.column}
     for service in SERVICES:
         assert all(view.dataset == service.dataset for view in service.views)
-        assert service_of(service.dataset) == service
+        assert any(models.get(name).feature_service == service.name for name in models.names()), (
+            "a model learns from it"
+        )
         assert len(service.features) == len(service.schema)
 
 
 def test_a_service_whose_features_count_clicks_is_asked_before_the_click():
-    assert service_of("movielens").before.total_seconds() == 1
-    assert service_of("shuttle").before.total_seconds() == 0
+    assert service_of(models.get("click-through-activity")).before.total_seconds() == 1
+    assert service_of(models.get("sensor-failure-windows")).before.total_seconds() == 0
 
 
 def test_a_dataset_without_features_is_named_with_the_remedy():
-    for find in (service_of, views_of):
-        with pytest.raises(Failure, match=r"'adult' has no feature .*movielens, shuttle.*mlops/features/repository.py"):
-            find("adult")
+    with pytest.raises(Failure, match=r"'adult' has no feature .*movielens, shuttle.*mlops/features/repository.py"):
+        views_of("adult")
+
+
+def test_a_model_whose_service_is_not_of_its_dataset_is_named_with_those_that_are():
+    for service, dataset in ((None, "shuttle"), ("click_through_v1", "shuttle"), ("gone_v1", "shuttle")):
+        with pytest.raises(Failure, match=rf"feature service {service!r}; those of dataset {dataset} are: sensor_fail"):
+            service_of(Model("m", "", dataset, feature_service=service))
 
 
 def test_the_declarations_are_feasts_objects_with_the_same_names_and_types():

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlops import datasets
+from mlops import datasets, models
 from mlops.config import Settings
 from mlops.datasets.declaration import EVENT_TIME, LABEL
 from mlops.features import definitions, repository
@@ -187,7 +187,7 @@ def test_rows_of_one_user_and_moment_all_come_back_in_the_order_they_were_asked_
 
 def test_each_row_is_given_its_own_features_and_keeps_its_own_label_whatever_the_order(local, tmp_path):
     store, _ = local
-    service = service_of("movielens")
+    service = service_of(models.get("click-through-activity"))
     known = {  # the value at a moment tells the view, the entity and the moment
         "user_activity": [(user, at, 0, 100 * number + at) for number, user in enumerate("ab") for at in (0, 4, 8)],
         "item_activity": [
@@ -332,7 +332,7 @@ def changed_repository(monkeypatch, views):
 
 
 def test_a_change_that_breaks_a_registered_model_is_refused_with_a_diff_and_changes_nothing(platform, monkeypatch):
-    service = service_of("shuttle")
+    service = service_of(models.get("sensor-failure-windows"))
     model_with(platform, tags_of(service.name, service.schema), alias="staging")
     apply(platform)
     before = definitions.describe(repository.objects(FeatureStoreConfig.of(platform.settings)))
@@ -345,7 +345,7 @@ def test_a_change_that_breaks_a_registered_model_is_refused_with_a_diff_and_chan
 
 
 def test_the_same_change_is_applied_where_no_model_is_used_by_an_alias(platform, monkeypatch):
-    service = service_of("shuttle")
+    service = service_of(models.get("sensor-failure-windows"))
     model_with(platform, tags_of(service.name, service.schema), alias=None)
     apply(platform)
     changed_repository(monkeypatch, [without(VIEWS[0], "f1_mean_10m"), *VIEWS[1:]])
@@ -356,7 +356,7 @@ def test_the_same_change_is_applied_where_no_model_is_used_by_an_alias(platform,
 
 
 def test_a_feature_more_breaks_no_model(platform, monkeypatch):
-    service = service_of("shuttle")
+    service = service_of(models.get("sensor-failure-windows"))
     model_with(platform, tags_of(service.name, service.schema))
     apply(platform)
     more = replace(VIEWS[0], features={**VIEWS[0].features, "f1_more": "Int64"})
@@ -388,10 +388,11 @@ def test_servers_that_are_away_are_waited_for_and_then_named(platform, monkeypat
 
 
 def test_historical_features_are_those_known_at_each_rows_time(built):
-    for name in ("shuttle", "movielens"):
-        dataset, service = datasets.get(name), service_of(name)
+    for model in ("sensor-failure-windows", "click-through-activity"):
+        name = models.get(model).dataset
+        dataset, service = datasets.get(name), service_of(models.get(model))
         raw = built.result_of("ingestion", "download", "--dataset", name)
-        made = built.result_of("features", "historical", "--dataset", name, "--data", raw["data"])
+        made = built.result_of("features", "historical", "--model", model, "--data", raw["data"])
         clean = preprocess(built.data.read_table(raw["data"]), dataset)
         assert made["train_rows"] + made["test_rows"] == len(clean)
         assert made["features"] == len(service.features)
@@ -414,7 +415,7 @@ def test_historical_features_are_those_known_at_each_rows_time(built):
 def test_no_label_is_among_its_own_features(built):
     """Of the first event of each user nothing is known; of the others what the events before it say, without it."""
     clean = preprocess(DatasetFiles(built.settings).read("movielens").table, datasets.get("movielens"))
-    found = retrieve(open_feature_store(built.settings), service_of("movielens"), clean)
+    found = retrieve(open_feature_store(built.settings), service_of(models.get("click-through-activity")), clean)
     events = clean.assign(known=found["user_events"], rate=found["user_click_rate"], age_known=found["age"].notna())
     assert events["age_known"].all()
     for _, mine in events.groupby("user_id"):
@@ -434,7 +435,7 @@ def test_no_label_is_among_its_own_features(built):
 def test_features_of_other_data_than_the_tables_are_refused(loaded):
     apply(loaded)
     raw = loaded.result_of("ingestion", "download", "--dataset", "shuttle")
-    named = ("--dataset", "shuttle", "--data", raw["data"])
+    named = ("--model", "sensor-failure-windows", "--data", raw["data"])
     cause = loaded.failure_of("features", "historical", *named)
     assert "the features of dataset shuttle are not in bucket" in cause and "features build" in cause
     DatasetFiles(loaded.settings).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
@@ -442,7 +443,7 @@ def test_features_of_other_data_than_the_tables_are_refused(loaded):
     cause = loaded.failure_of("features", "historical", *named)
     assert "computed from other data" in cause and "event_time_shift_seconds" in cause
     again = loaded.result_of("ingestion", "download", "--dataset", "shuttle")
-    made = loaded.result_of("features", "historical", "--dataset", "shuttle", "--data", again["data"])
+    made = loaded.result_of("features", "historical", "--model", "sensor-failure-windows", "--data", again["data"])
     assert made["event_time_shift_seconds"] == again["event_time_shift_seconds"] > 0
     assert loaded.data.read_table(made["train"]).attrs["event_time_shift_seconds"] == again["event_time_shift_seconds"]
 
@@ -450,7 +451,7 @@ def test_features_of_other_data_than_the_tables_are_refused(loaded):
 def test_historical_features_of_definitions_that_are_not_applied_are_refused(loaded):
     loaded.result_of("features", "build", "--dataset", "shuttle")
     raw = loaded.result_of("ingestion", "download", "--dataset", "shuttle")
-    cause = loaded.failure_of("features", "historical", "--dataset", "shuttle", "--data", raw["data"])
+    cause = loaded.failure_of("features", "historical", "--model", "sensor-failure-windows", "--data", raw["data"])
     assert "features apply" in cause and "+ entity machine: join key machine (STRING)" in cause
 
 
@@ -540,7 +541,10 @@ def test_features_are_served_with_the_shift_of_their_times(client):
     assert answer.status_code == 200, answer.text
     metadata, results = answer.json()["metadata"], answer.json()["results"]
     found = dict(zip(metadata["feature_names"], (result["values"][0] for result in results), strict=True))
-    assert found == {"machine": "shuttle", **dict.fromkeys(service_of("shuttle").features, 1.5)}
+    assert found == {
+        "machine": "shuttle",
+        **dict.fromkeys(service_of(models.get("sensor-failure-windows")).features, 1.5),
+    }
     assert metadata["event_time_shift_seconds"]["shuttle"] > 0
     assert client.get("/health").status_code == 200
 

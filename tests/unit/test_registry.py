@@ -3,7 +3,7 @@ import json
 import mlflow
 import pytest
 
-from mlops import datasets
+from mlops import datasets, models
 from mlops.datasets.declaration import EVENT_TIME, LABEL
 from mlops.features.split import split
 from mlops.registry.card import card
@@ -13,10 +13,12 @@ from mlops.stores.tracking import DESCRIPTION_LIMIT, Tracking
 from mlops.training.columns import features_of
 from mlops.training.provenance import feature_contract
 from mlops.training.score import score
+from tests.unit import small_models
 from tests.unit.dying import Died, dying
 
 SHUTTLE = datasets.get("shuttle")
-MODEL = SHUTTLE.model_name
+MODEL = "sensor-failure-windows"
+DECLARED = models.get(MODEL)
 SERVICE = "sensor_failure_v1"
 SHIFT = 86_400 * 300
 TRAIN_KEY, TEST_KEY = "runs/train.parquet", "runs/test.parquet"
@@ -44,15 +46,15 @@ def keys(platform, feature_tables):
 
 def fit(platform, *options: str) -> str:
     run_id = platform.result_of(
-        *("training", "fit", "--dataset", "shuttle", "--train", TRAIN_KEY, "--data-version", "d1"),
-        *("--feature-service", SERVICE, "--max-iter", "20", *options),
+        *("training", "fit", "--model", MODEL, "--train", TRAIN_KEY, "--data-version", "d1"),
+        *("--max-iter", "20", *options),
     )["run_id"]
     return str(run_id)
 
 
 def evaluate(platform, run_id: str) -> dict:
     return platform.result_of(
-        *("training", "evaluate", "--dataset", "shuttle", "--run-id", run_id, "--test", TEST_KEY),
+        *("training", "evaluate", "--model", MODEL, "--run-id", run_id, "--test", TEST_KEY),
         *("--accuracy-threshold", "0.85", "--f1-threshold", "0.80", "--baseline-margin", "0.02"),
     )
 
@@ -72,7 +74,7 @@ def refused(platform) -> str:
 
 
 def register(platform, run_id: str) -> dict:
-    return platform.result_of("registry", "register", "--dataset", "shuttle", "--run-id", run_id)
+    return platform.result_of("registry", "register", "--model", MODEL, "--run-id", run_id)
 
 
 def client(platform) -> mlflow.MlflowClient:
@@ -112,7 +114,7 @@ def test_a_model_that_passed_is_registered_with_its_card_and_everything_it_was_m
 def test_the_registered_model_reproduces_its_logged_metrics(platform, keys, feature_tables):
     run_id = passed(platform)
     register(platform, run_id)
-    model = platform.tracking.load_model(f"models:/{MODEL}@staging")
+    model = small_models.loaded(platform.tracking, f"models:/{MODEL}@staging")
     logged = platform.tracking.run(run_id).data.metrics
     for part, table in feature_tables.items():
         again = score(model, features_of(table, SHUTTLE), table[LABEL]).metrics(part)
@@ -172,27 +174,27 @@ def test_a_registration_that_dies_after_any_write_leaves_staging_whole_and_is_co
 
 
 def test_a_model_that_did_not_pass_is_not_registered(platform, keys):
-    cause = platform.failure_of("registry", "register", "--dataset", "shuttle", "--run-id", refused(platform), code=65)
+    cause = platform.failure_of("registry", "register", "--model", MODEL, "--run-id", refused(platform), code=65)
     assert "did not pass the gate: F1 0.0000" in cause
     assert client(platform).search_model_versions(f"name = '{MODEL}'") == []
 
 
 def test_a_model_that_was_not_judged_is_neither_registered_nor_skipped(platform, keys):
     run_id = fit(platform)
-    for line in (["register", "--dataset", "shuttle"], ["skip"]):
+    for line in (["register", "--model", MODEL], ["skip"]):
         cause = platform.failure_of("registry", *line, "--run-id", run_id, code=65)
         assert "has not been through the gate: run 'python -m mlops training evaluate' on it first" in cause
 
 
 def test_a_run_of_another_dataset_is_refused(platform, keys):
-    cause = platform.failure_of("registry", "register", "--dataset", "adult", "--run-id", fit(platform), code=65)
-    assert "was trained on dataset 'shuttle' and not on 'adult'" in cause
+    cause = platform.failure_of("registry", "register", "--model", "income", "--run-id", fit(platform), code=65)
+    assert f"is of model '{MODEL}', from 'shuttle', and not of 'income'" in cause
 
 
 def test_a_model_without_a_signature_is_not_registered(platform, keys, monkeypatch):
     run_id = passed(platform)
     monkeypatch.setattr(Tracking, "input_columns", lambda *_: [])
-    cause = platform.failure_of("registry", "register", "--dataset", "shuttle", "--run-id", run_id, code=65)
+    cause = platform.failure_of("registry", "register", "--model", MODEL, "--run-id", run_id, code=65)
     assert "has no signature" in cause
 
 
@@ -227,7 +229,7 @@ def test_a_training_set_that_was_not_made_by_the_service_is_refused(platform, ke
     table.attrs = attrs
     platform.data.write_table(TRAIN_KEY, table)
     found = platform.failure_of(
-        *("training", "fit", "--dataset", "shuttle", "--train", TRAIN_KEY, "--data-version", "d1"),
+        *("training", "fit", "--model", "sensor-failure", "--train", TRAIN_KEY, "--data-version", "d1"),
         *("--feature-service", SERVICE),
     )
     assert cause in found
@@ -248,7 +250,7 @@ def test_the_card_says_what_the_model_is_what_it_was_made_of_and_how_good_it_is(
     register(platform, run_id)
     record = Record.read(platform.tracking, run_id)
     text = mlflow.artifacts.load_text(f"runs:/{run_id}/model_card.md")
-    assert text == card(SHUTTLE, record)
+    assert text == card(DECLARED, record)
     assert [line for line in text.splitlines() if line.startswith("#")] == [
         "# sensor-failure",
         "## Data",
@@ -288,17 +290,17 @@ def record(features: int) -> Record:
 
 def test_a_description_that_mlflows_database_would_refuse_counts_the_features_instead():
     wide = record(200)
-    assert len(card(SHUTTLE, wide)) > DESCRIPTION_LIMIT
-    short = card(SHUTTLE, wide, limit=DESCRIPTION_LIMIT)
+    assert len(card(DECLARED, wide)) > DESCRIPTION_LIMIT
+    short = card(DECLARED, wide, limit=DESCRIPTION_LIMIT)
     assert len(short) <= DESCRIPTION_LIMIT
     assert "`sensor_windows`: 200 features, named in `model_card.md`" in short
     assert "## Limits" in short
-    assert card(SHUTTLE, wide, limit=len(card(SHUTTLE, wide))) == card(SHUTTLE, wide), "what fits is not shortened"
-    assert card(SHUTTLE, wide, limit=100) == short[:100]
+    assert card(DECLARED, wide, limit=len(card(DECLARED, wide))) == card(DECLARED, wide), "what fits is not shortened"
+    assert card(DECLARED, wide, limit=100) == short[:100]
 
 
 def test_a_card_without_times_or_features_says_so():
-    text = card(datasets.get("adult"), Record("r1", {}, {}, {}))
+    text = card(models.get("income"), Record("r1", {}, {}, {}))
     assert "shifted" not in text
     assert "columns of the data set itself: `age`" in text
     assert "drawn at random within each class" in text

@@ -116,7 +116,7 @@ def test_a_run_holds_the_model_twice_its_measures_and_what_it_was_made_from(trac
     assert [trained.metrics[f"{name}_rows"] for name in ("train", "window")] == [800, 200]
     assert trained.metrics["window_labelled"] == 200
     assert trained.metrics["window_failures"] == few["failure"].tail(200).sum()
-    model = tracking.load_model(f"runs:/{trained.run_id}/model")
+    model = small_models.loaded(tracking, f"runs:/{trained.run_id}/model")
     arrays = load_run(tracking, trained.run_id)
     values = few[COLUMNS].head(500)
     assert model.predict(values).tolist() == arrays.score(values.to_numpy()).cluster.tolist()

@@ -10,16 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from mlops.training.model import train_model
 
-from mlops import datasets
 from mlops.datasets.declaration import LABEL
 from mlops.registry.aliases import promote
 from mlops.result import Failure
 from mlops.serving import server
-from mlops.training.hyperparameters import Hyperparameters
 from tests.conftest import answers, free_ports, running
-from tests.unit import trainer_api
+from tests.unit import small_models, trainer_api
 from tests.unit.test_trainer_client import Clock
 
 MODEL = "sensor-failure"
@@ -64,10 +61,8 @@ def versions(module_platform, tables) -> list[str]:
     features = table.drop(columns=LABEL)
     registered = []
     for labels in (table[LABEL], 1 - table[LABEL]):
-        model = train_model(features, labels, datasets.get("shuttle"), Hyperparameters(max_iter=20))
-        with tracking.new_run("shuttle", "test", {}) as run_id:
-            tracking.log_model(model, features.head(5), ["scikit-learn"])
-        registered.append(tracking.register(MODEL, run_id))
+        model = small_models.fitted(features, labels, max_iter=20)
+        registered.append(tracking.register(MODEL, small_models.log(tracking, model, features.head(5))))
     promote(tracking, MODEL, registered[0])
     return registered
 
@@ -107,7 +102,8 @@ def test_the_production_model_predicts_the_label_of_real_rows(production, tables
 def test_the_version_of_the_pod_template_wins_over_the_alias(module_platform, versions, tables, tmp_path):
     rows = tables("shuttle").test.drop(columns=LABEL).head(100)
     production, other = (
-        module_platform.tracking.load_model(f"models:/{MODEL}/{version}").predict(rows).tolist() for version in versions
+        small_models.loaded(module_platform.tracking, f"models:/{MODEL}/{version}").predict(rows).tolist()
+        for version in versions
     )
     assert production != other
     with model_server(module_platform, tmp_path, version=versions[1]) as (_, address):

@@ -4,17 +4,15 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
-from mlops.training.model import train_model
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from mlops import datasets
 from mlops.datasets.declaration import LABEL
 from mlops.registry.aliases import previous, production, promote
 from mlops.result import Failure
 from mlops.stores.tracking import Tracking
-from mlops.training.hyperparameters import Hyperparameters
+from tests.unit import small_models
 from tests.unit.dying import Died, dying
 
 MODEL = "sensor-failure"
@@ -24,14 +22,12 @@ MODEL = "sensor-failure"
 def trained(tables):
     train = tables("shuttle").train.head(2000)
     features, labels = train.drop(columns=LABEL), train[LABEL]
-    return train_model(features, labels, datasets.get("shuttle"), Hyperparameters(max_iter=2)), features
+    return small_models.fitted(features, labels), features
 
 
 def logged(tracking: Tracking, trained) -> str:
     model, features = trained
-    with tracking.new_run("shuttle", "test", {"a": "b"}) as run_id:
-        tracking.log_model(model, features.head(2), ["scikit-learn"])
-    return run_id
+    return small_models.log(tracking, model, features.head(2), {"a": "b"})
 
 
 def test_registering_a_run_twice_makes_one_version(platform, trained):
@@ -70,8 +66,8 @@ def test_a_promotion_that_dies_half_way_keeps_production_and_can_be_repeated(pla
 def test_a_model_that_holds_a_function_is_not_logged(platform, trained):
     _, features = trained
     model = Pipeline([("own", FunctionTransformer(shutil.rmtree)), ("classify", DummyClassifier())])
-    with pytest.raises(Failure, match=r"the model holds .*rmtree"), platform.tracking.new_run("shuttle", "x", {}):
-        platform.tracking.log_model(model, features.head(2), [])
+    with pytest.raises(Failure, match=r"the model holds .*rmtree"):
+        small_models.log(platform.tracking, model, features.head(2))
 
 
 def test_a_pickled_model_is_not_loaded(platform, trained, monkeypatch):
@@ -79,7 +75,7 @@ def test_a_pickled_model_is_not_loaded(platform, trained, monkeypatch):
     with platform.tracking.new_run("shuttle", "pickled", {}) as run_id:
         mlflow.sklearn.log_model(model, name="model", serialization_format="cloudpickle", pip_requirements=[])
     with pytest.raises(Failure, match="may run code when it is loaded"):
-        platform.tracking.load_model(f"runs:/{run_id}/model")
+        small_models.loaded(platform.tracking, f"runs:/{run_id}/model")
 
 
 @pytest.mark.parametrize(
@@ -107,10 +103,10 @@ def test_a_model_file_that_was_changed_to_run_code_is_not_loaded(
         declared.write_text(yaml.safe_dump(content))
         return path
 
-    assert platform.tracking.load_model(uri) is not None
+    assert small_models.loaded(platform.tracking, uri) is not None
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", changed)
     with pytest.raises(Failure, match="may run code when it is loaded"):
-        platform.tracking.load_model(uri)
+        small_models.loaded(platform.tracking, uri)
 
 
 def test_a_run_that_raises_is_failed(platform):
@@ -131,4 +127,4 @@ def test_an_experiment_that_is_not_there_has_no_runs(platform):
 
 def test_a_version_that_is_not_there_is_named(platform):
     with pytest.raises(Failure, match="models:/sensor-failure/9"):
-        platform.tracking.load_model("models:/sensor-failure/9")
+        small_models.loaded(platform.tracking, "models:/sensor-failure/9")

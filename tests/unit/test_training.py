@@ -7,7 +7,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from mlops.training.model import build, train_model
 
 from mlops import datasets
 from mlops.datasets.declaration import EVENT_TIME, LABEL
@@ -15,10 +14,13 @@ from mlops.registry.aliases import promote
 from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED, RUN_KEY
 from mlops.result import Refused
 from mlops.training.columns import columns_of, features_of
+from mlops.training.families import sklearn
 from mlops.training.hyperparameters import Hyperparameters
 from mlops.training.score import score
+from tests.unit import small_models
 
 SHUTTLE = datasets.get("shuttle")
+MODEL = "sensor-failure"
 SMALL = Hyperparameters(max_iter=20)
 # What a plain model reaches on the real sets, less a little: F1 0.999, AUC 0.69 split by time, AUC 0.927.
 REACHED = {"shuttle": ("f1", 0.99), "movielens": ("auc", 0.68), "adult": ("auc", 0.92)}
@@ -31,8 +33,8 @@ def parts(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
 @pytest.mark.parametrize("name", REACHED)
 def test_the_model_reaches_what_is_known_to_be_reachable(tables, name):
     metric, least = REACHED[name]
-    model = train_model(*parts(tables(name).train), datasets.get(name), Hyperparameters())
-    scores = score(model, *parts(tables(name).test))
+    model = sklearn.fit(*parts(tables(name).train), datasets.get(name), Hyperparameters())
+    scores = score(sklearn, model, *parts(tables(name).test))
     assert getattr(scores, metric) > least
     assert scores.accuracy > scores.baseline_accuracy
 
@@ -40,13 +42,13 @@ def test_the_model_reaches_what_is_known_to_be_reachable(tables, name):
 @pytest.mark.parametrize("name", ["movielens", "adult"])
 def test_the_same_rows_give_the_same_model(tables, name):
     features, labels = parts(tables(name).train.head(5000))
-    first, second = (train_model(features, labels, datasets.get(name), SMALL) for _ in range(2))
+    first, second = (sklearn.fit(features, labels, datasets.get(name), SMALL) for _ in range(2))
     np.testing.assert_array_equal(first.predict_proba(features), second.predict_proba(features))
 
 
 def test_what_was_not_in_the_training_set_is_scored(tables):
     train, test = tables("movielens").train.head(20_000), tables("movielens").test.head(3).copy()
-    model = train_model(*parts(train), datasets.get("movielens"), SMALL)
+    model = sklearn.fit(*parts(train), datasets.get("movielens"), SMALL)
     test["user_id"] = "a user never seen"
     test["occupation"] = "an occupation never seen"
     test["age"] = np.nan
@@ -54,7 +56,7 @@ def test_what_was_not_in_the_training_set_is_scored(tables):
 
 
 def test_nothing_is_fitted_before_training(tables):
-    pipeline = build(SHUTTLE.features, SMALL)
+    pipeline = sklearn.build(SHUTTLE.features, SMALL)
     assert not [name for name in vars(pipeline.named_steps["encode"]) if name.endswith("_") and name != "verbose_"]
 
 
@@ -103,7 +105,7 @@ def keys(platform, tables):
 
 def fit(platform, *options: str, data_version: str = "d1"):
     return platform.result_of(
-        *("training", "fit", "--dataset", "shuttle", "--train", "runs/train.parquet"),
+        *("training", "fit", "--model", MODEL, "--train", "runs/train.parquet"),
         *("--data-version", data_version, "--max-iter", "20", *options),
     )
 
@@ -112,7 +114,7 @@ def evaluate(
     platform, run_id: str, *options: str, test: str = "runs/test.parquet", accuracy: str = "0.85", f1: str = "0.80"
 ):
     return platform.result_of(
-        *("training", "evaluate", "--dataset", "shuttle", "--run-id", run_id, "--test", test),
+        *("training", "evaluate", "--model", MODEL, "--run-id", run_id, "--test", test),
         *("--accuracy-threshold", accuracy, "--f1-threshold", f1, "--baseline-margin", "0.02", *options),
     )
 
@@ -152,8 +154,8 @@ def test_the_logged_model_has_signature_and_example_and_gives_the_logged_scores(
     signature = mlflow.models.get_model_info(uri).signature
     assert signature.inputs.input_names() == [column.name for column in SHUTTLE.features]
     assert b"dataframe_split" in platform.tracking.input_example(uri)
-    model = platform.tracking.load_model(uri)
-    assert score(model, *parts(tables("shuttle").train.head(8000))).f1 == result["train_f1"]
+    model = small_models.loaded(platform.tracking, uri)
+    assert score(sklearn, model, *parts(tables("shuttle").train.head(8000))).f1 == result["train_f1"]
 
 
 def test_a_retry_after_success_trains_nothing(platform, keys, monkeypatch):
@@ -167,11 +169,11 @@ def test_a_retry_after_success_trains_nothing(platform, keys, monkeypatch):
 def test_a_retry_after_a_killed_try_leaves_one_finished_run(platform, keys, environment):
     """The first try dies by SIGKILL in the middle of training, with its run open."""
     program = (
-        "import os, signal, sys, mlops.training.model as model; from mlops.cli import main\n"
-        "model.train_model = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, sys; from mlops.training.families import sklearn as model; from mlops.cli import main\n"
+        "model.fit = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "main(sys.argv[1:])"
     )
-    line = ["training", "fit", "--dataset", "shuttle", "--train", keys["train"], "--data-version", "d1"]
+    line = ["training", "fit", "--model", MODEL, "--train", keys["train"], "--data-version", "d1"]
     platform.monkeypatch.setenv("MAESTRO_TASK_ID", "fit")
     died = subprocess.run([sys.executable, "-c", program, *line, "--max-iter", "20"], capture_output=True)
     assert died.returncode == -9, died.stderr
@@ -200,9 +202,9 @@ def test_a_training_that_fails_leaves_no_finished_run(platform, keys, monkeypatc
     def fail(*_: object) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr("mlops.training.model.train_model", fail)
+    monkeypatch.setattr("mlops.training.families.sklearn.fit", fail)
     cause = platform.failure_of(
-        *("training", "fit", "--dataset", "shuttle", "--train", "runs/train.parquet", "--data-version", "d1")
+        *("training", "fit", "--model", MODEL, "--train", "runs/train.parquet", "--data-version", "d1")
     )
     assert cause == "MemoryError: no room"
     assert [run.info.status for run in runs(platform)] == ["FAILED"]
@@ -211,7 +213,7 @@ def test_a_training_that_fails_leaves_no_finished_run(platform, keys, monkeypatc
 def test_a_column_that_is_not_as_declared_is_refused_before_anything_is_logged(platform, keys, tables):
     platform.data.write_table("runs/train.parquet", tables("shuttle").train.assign(f1="text"))
     cause = platform.failure_of(
-        *("training", "fit", "--dataset", "shuttle", "--train", "runs/train.parquet", "--data-version", "d1"), code=65
+        *("training", "fit", "--model", MODEL, "--train", "runs/train.parquet", "--data-version", "d1"), code=65
     )
     assert "column f1 is declared as integer and is none (could not convert string to float: 'text')" in cause
     assert runs(platform) == []
@@ -248,7 +250,7 @@ def test_always_guessing_the_larger_class_is_refused_though_its_accuracy_is_abov
 def test_a_confidence_that_is_none_is_refused_by_the_command_line(platform, capsys):
     line = ["--accuracy-threshold", "0.8", "--f1-threshold", "0.8", "--baseline-margin", "0.02", "--confidence", "95"]
     with pytest.raises(SystemExit):
-        platform.run("training", "evaluate", "--dataset", "shuttle", "--run-id", "r", "--test", "k", *line)
+        platform.run("training", "evaluate", "--model", MODEL, "--run-id", "r", "--test", "k", *line)
     assert "95 does not lie between 0 and 1" in capsys.readouterr().err
 
 
@@ -256,7 +258,7 @@ def test_a_test_set_of_other_columns_is_refused_with_the_remedy(platform, keys, 
     run_id = fit(platform)["run_id"]
     platform.data.write_table("runs/other.parquet", tables("shuttle").test.rename(columns={"f1": "g1"}))
     cause = platform.failure_of(
-        *("training", "evaluate", "--dataset", "shuttle", "--run-id", run_id, "--test", "runs/other.parquet"),
+        *("training", "evaluate", "--model", MODEL, "--run-id", run_id, "--test", "runs/other.parquet"),
         *("--accuracy-threshold", "0.8", "--f1-threshold", "0.8", "--baseline-margin", "0.02"),
         code=65,
     )
@@ -280,7 +282,7 @@ def test_a_test_set_of_one_class_gives_no_number_and_is_refused(platform, keys, 
 
 def test_a_model_worse_than_production_is_refused(platform, keys, tables):
     champion = fit(platform)["run_id"]
-    promote(platform.tracking, SHUTTLE.model_name, platform.tracking.register(SHUTTLE.model_name, champion))
+    promote(platform.tracking, MODEL, platform.tracking.register(MODEL, champion))
     platform.data.write_table("runs/train.parquet", tables("shuttle").train.head(200))
     worse = fit(platform.as_run(f"{platform.run_id}-worse"))["run_id"]
     result = evaluate(platform, worse, accuracy="0.5", f1="0.1")
@@ -296,7 +298,7 @@ def test_a_model_worse_than_production_is_refused(platform, keys, tables):
 
 def test_a_model_as_good_as_production_passes(platform, keys):
     champion = fit(platform)["run_id"]
-    promote(platform.tracking, SHUTTLE.model_name, platform.tracking.register(SHUTTLE.model_name, champion))
+    promote(platform.tracking, MODEL, platform.tracking.register(MODEL, champion))
     result = evaluate(platform, fit(platform.as_run(f"{platform.run_id}-next"))["run_id"])
     assert result["passed"], result["reasons"]
     assert result["champion"]["version"] == "1"
@@ -306,8 +308,10 @@ def test_a_production_model_for_other_columns_is_not_compared_and_the_result_say
     other = datasets.get("adult")
     features, labels = parts(tables("adult").train.head(2000))
     with platform.tracking.new_run("shuttle", "other columns", {}) as run_id:
-        platform.tracking.log_model(train_model(features, labels, other, SMALL), features.head(2), ["scikit-learn"])
-    promote(platform.tracking, SHUTTLE.model_name, platform.tracking.register(SHUTTLE.model_name, run_id))
+        model = sklearn.fit(features, labels, other, SMALL)
+        example = features.head(2)
+        platform.tracking.log_model(sklearn.save(model), example, model.predict(example), ["scikit-learn"])
+    promote(platform.tracking, MODEL, platform.tracking.register(MODEL, run_id))
     result = evaluate(platform, fit(platform)["run_id"])
     assert result["passed"]
     assert "columns are missing" in result["champion"]["error"]
@@ -317,7 +321,7 @@ def test_a_run_without_a_model_is_named(platform, keys):
     with platform.tracking.new_run("shuttle", "empty", {}) as run_id:
         pass
     cause = platform.failure_of(
-        *("training", "evaluate", "--dataset", "shuttle", "--run-id", run_id, "--test", keys["test"]),
+        *("training", "evaluate", "--model", MODEL, "--run-id", run_id, "--test", keys["test"]),
         *("--accuracy-threshold", "0.8", "--f1-threshold", "0.8", "--baseline-margin", "0.02"),
     )
     assert f"runs:/{run_id}/model" in cause
