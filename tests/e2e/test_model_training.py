@@ -9,7 +9,8 @@ from infrastructure.release import NAMESPACE, object_name
 from tests.e2e.runs import finished, states, trained, versions
 
 DAG = "model_training_pipeline"
-MODEL = "sensor-failure"
+MODEL = "sensor-failure-windows"
+HARD = "click-through-activity"
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +35,20 @@ def test_a_model_that_passes_the_gate_is_registered_as_staging(services, registe
 
 # Run in a pod of the platform, where a model is loaded as the model server does it.
 SCORE = """
-import dataclasses, io, json, os, sys
+import io, json, os, pathlib, sys, tempfile
 import pandas as pd
-from mlops import datasets
+from mlops import models
 from mlops.datasets.declaration import LABEL
 from mlops.stores.tracking import Tracking
+from mlops.training import families
 from mlops.training.columns import features_of
 from mlops.training.score import score
+declared = models.get(sys.argv[2])
+family = families.get(declared.family)
 table = pd.read_parquet(io.BytesIO(sys.stdin.buffer.read()))
-model = Tracking(os.environ["MLFLOW_TRACKING_URI"]).load_model(sys.argv[1])
-print(json.dumps(score(model, features_of(table, datasets.get(sys.argv[2])), table[LABEL]).metrics("test")))
+folder = pathlib.Path(tempfile.mkdtemp())
+model = family.load(Tracking(os.environ["MLFLOW_TRACKING_URI"]).download_model(sys.argv[1], folder, family.verify))
+print(json.dumps(score(family, model, features_of(table, declared.data), table[LABEL]).metrics("test")))
 """
 
 
@@ -52,7 +57,7 @@ def test_the_registered_model_reproduces_its_logged_metrics(services, registered
     key = services.airflow.result(DAG, registered, "get_features")["test"]
     table = services.s3.get_object(Bucket="data", Key=key)["Body"].read()
     place = ["kubectl", "-n", NAMESPACE, "exec", "-i", f"deployment/{object_name('model-server')}", "--"]
-    command = [*place, "python", "-c", SCORE, f"models:/{MODEL}@staging", "shuttle"]
+    command = [*place, "python", "-c", SCORE, f"models:/{MODEL}@staging", MODEL]
     scored = subprocess.run(command, input=table, capture_output=True, timeout=180)
     assert scored.returncode == 0, scored.stderr.decode()
     logged = services.mlflow.get_run(trained(services, registered, DAG)[0]).data.metrics
@@ -62,8 +67,8 @@ def test_the_registered_model_reproduces_its_logged_metrics(services, registered
 
 def test_a_model_that_does_not_pass_is_skipped_with_its_reasons(services, registered):
     """Click-through is hard to predict: its model stays below the thresholds."""
-    before = set(versions(services, "click-through"))
-    run_id = services.airflow.trigger(DAG, {"dataset": "movielens"})
+    before = set(versions(services, HARD))
+    run_id = services.airflow.trigger(DAG, {"model": HARD})
     assert finished(services, run_id, DAG) == "success"
     state = states(services, run_id, DAG)
     assert (state["register_model"], state["skip_registration"]) == ("skipped", "success")
@@ -72,4 +77,4 @@ def test_a_model_that_does_not_pass_is_skipped_with_its_reasons(services, regist
     assert reasons[0] in services.airflow.log(DAG, run_id, "skip_registration", 1)
     tags = services.mlflow.get_run(trained(services, run_id, DAG)[0]).data.tags
     assert reasons[0] in tags["maestro.gate.reasons"]
-    assert set(versions(services, "click-through")) == before
+    assert set(versions(services, HARD)) == before

@@ -45,7 +45,7 @@ with DAG(
     PodTask(task_id="takes_longer", arguments=["sleep", "30"])
 
 with DAG(dag_id="e2e_rollback", schedule=None, is_paused_upon_creation=False):
-    task_pod("rollback", "serving", "rollback", dataset="shuttle", identity="deployer", pool="deployment")
+    task_pod("rollback", "serving", "rollback", model="sensor-failure", identity="deployer", pool="deployment")
 """
 
 

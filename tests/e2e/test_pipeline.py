@@ -125,8 +125,8 @@ def test_a_backfill_makes_its_run_and_a_second_one_trains_nothing_twice(services
     assert_trained_once(services, run_id, DAG, MODEL)
 
 
-ADULT = {"dataset": "adult"}  # which no schedule reads: its model is nobody's but these tests'
-INCOME = "income"
+INCOME = "income"  # whose data set no schedule reads: it is nobody's but these tests'
+OF_INCOME = {"model": INCOME}
 
 
 def words(column):
@@ -151,7 +151,7 @@ def test_bad_data_stops_the_run_before_anything_is_trained(services, raw, fault)
     change, column = FAULTS[fault]
     write(change(table))
     before = set(versions(services, INCOME))
-    run_id = services.airflow.trigger(DAG, ADULT)
+    run_id = services.airflow.trigger(DAG, OF_INCOME)
     assert finished(services, run_id, DAG) == "failed"
     task = tasks(services, run_id, DAG)
     assert task["validate_data"]["state"] == "failed"
@@ -166,7 +166,7 @@ def test_a_worse_model_is_not_deployed_and_the_reasons_are_said(services, raw):
     table, write = raw
     write(table.assign(income=table.income.sample(frac=1, random_state=1).to_numpy()))
     before = set(versions(services, INCOME))
-    run_id = services.airflow.trigger(DAG, ADULT)
+    run_id = services.airflow.trigger(DAG, OF_INCOME)
     assert finished(services, run_id, DAG) == "success"
     state = states(services, run_id, DAG)
     assert (state["deploy_model"], state["send_notification"]) == ("skipped", "success")

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from infrastructure import demo, release, sensors
-from mlops.features.repository import datasets_with_features
 from tests.conftest import ROOT, free_ports
 from tests.unit.programs import stand_in
 from tests.unit.trainer_api import Api, Reply, serving
@@ -147,9 +146,9 @@ def test_the_demo_runs_each_dag_once_and_shows_what_came_of_it(platform, capsys)
     assert demo.main() == 0
     assert platform.runs == [
         ("feature_materialization", {}),
-        ("ml_pipeline_dag", {"dataset": "shuttle"}),
+        ("ml_pipeline_dag", {"model": "sensor-failure"}),
         ("data_validation_pipeline", {"dataset": "shuttle"}),
-        ("model_training_pipeline", {"dataset": "shuttle"}),
+        ("model_training_pipeline", {"model": "sensor-failure-windows"}),
         ("train_clustering_model", {"minimum_new_readings": 0}),
     ]
     shown = capsys.readouterr().out
@@ -312,13 +311,13 @@ def test_what_a_gate_refused_is_shown_and_is_no_failure_of_the_demo(
 
 
 def confs(platform: Platform) -> Sequence[Any]:
-    return [conf.get("dataset") for _, conf in platform.runs]
+    return [conf.get("model", conf.get("dataset")) for _, conf in platform.runs]
 
 
 def test_another_data_set_is_the_runs_own_but_where_it_has_no_features(platform, monkeypatch):
     monkeypatch.setenv("DATASET", "adult")
     assert demo.main() == 0
-    assert confs(platform) == [None, "adult", "adult", datasets_with_features()[0], None]
+    assert confs(platform) == [None, "income", "adult", "sensor-failure-windows", None]
 
 
 @pytest.mark.parametrize(("module", "code"), [("demo", 1), ("data", 1), ("install", 3)])

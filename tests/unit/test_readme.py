@@ -6,18 +6,24 @@ import zipfile
 
 import pytest
 
-from mlops import datasets
+from mlops import datasets, models
 from tests.conftest import ROOT
 
 
 @pytest.fixture
 def example(tmp_path, monkeypatch, datasets_dir):
-    """The README's file, added to the datasets, and the folder that holds its data."""
+    """The README's files, added to the datasets and the models, and the folder that holds its data."""
     readme = (ROOT / "mlops/README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"runs this example on the real set -->\n```python\n(.*?)```", readme, re.DOTALL)
-    (tmp_path / "datasets").mkdir()
-    (tmp_path / "datasets/phishing.py").write_text(code, encoding="utf-8")
-    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(tmp_path / "datasets")])
+    example = readme.partition("runs this example on the real set -->")[2]
+    for package, name, code in zip(
+        (datasets, models),
+        ("datasets/phishing.py", "models/phishing_page.py"),
+        re.findall(r"```python\n(.*?)```", example, re.DOTALL)[:2],
+        strict=True,
+    ):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(code, encoding="utf-8")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str((tmp_path / name).parent)])
     (tmp_path / "files/phishing").mkdir(parents=True)
     wheel = river_wheel()
     with (
@@ -38,7 +44,7 @@ def river_wheel():
 
 def test_the_dataset_of_the_readme_goes_from_its_file_to_a_model_that_passes(platform, example):
     assert "phishing" in datasets.names()
-    named = ("--dataset", "phishing")
+    named, model = ("--dataset", "phishing"), ("--model", "phishing-page")
     assert platform.result_of("ingestion", "load", *named, "--folder", str(example)) == {
         "phishing": {"written": 1, "unchanged": 0}
     }
@@ -48,10 +54,10 @@ def test_the_dataset_of_the_readme_goes_from_its_file_to_a_model_that_passes(pla
     clean = platform.result_of("features", "preprocess", *named, "--data", str(raw["data"]))
     made = platform.result_of("features", "engineer", *named, "--data", str(clean["data"]))
     fitted = platform.result_of(
-        *("training", "fit", *named, "--train", str(made["train"]), "--data-version", str(raw["data_version"]))
+        *("training", "fit", *model, "--train", str(made["train"]), "--data-version", str(raw["data_version"]))
     )
     result = platform.result_of(
-        *("training", "evaluate", *named, "--run-id", str(fitted["run_id"]), "--test", str(made["test"])),
+        *("training", "evaluate", *model, "--run-id", str(fitted["run_id"]), "--test", str(made["test"])),
         *("--accuracy-threshold", "0.85", "--f1-threshold", "0.80", "--baseline-margin", "0.02"),
     )
     assert result["passed"], result["reasons"]

@@ -17,6 +17,7 @@ from mlops.sensor_trainer.model.served import FILE, MODEL, load
 from mlops.sensor_trainer.worker import training
 from mlops.sensor_trainer.worker.training import EXPERIMENT, JOB_ID, Trained, publish, split, train
 from mlops.stores.tracking import SUPERSEDED, Tracking
+from tests.unit import small_models
 
 COLUMNS = [f"f{number}" for number in range(1, 10)]
 NAN = float("nan")
