@@ -49,7 +49,9 @@ def test_an_earlier_release_is_upgraded_with_its_data_and_the_run_under_way(serv
     selector = "maestro/run-id=under-way,maestro/task-id=validate_data"
     pods = ("get", "pods", "-n", SECOND, "-o", "name", "-l", selector, "--field-selector", "status.phase=Running")
     wait_until(lambda: kubectl(*pods), 180, "a pod that runs", every=0.2)
+    triggerers(0)  # its own might see the pod's end before it is replaced
     helm("upgrade", RELEASE, "charts/maestro", "-n", SECOND, *VALUES, *waited)
+    triggerers(1)
     assert secrets(SECOND) == before
     assert ended(SECOND, "under-way") == "success"
     assert psql(SECOND, ALIASED, "mlflow").split() == ["2", "1"]
@@ -57,6 +59,14 @@ def test_an_earlier_release_is_upgraded_with_its_data_and_the_run_under_way(serv
     waiting = "SELECT try_number FROM task_instance WHERE run_id = 'under-way' AND task_id = 'validate_data'"
     assert psql(SECOND, waiting) == "1"
     helm("test", RELEASE, "-n", SECOND)
+
+
+def triggerers(count):
+    """Has so many triggerers, of either release: Helm leaves a number alone that it does not change itself."""
+    deployment = f"deployment/{RELEASE}-airflow-triggerer"
+    kubectl("scale", "-n", SECOND, deployment, f"--replicas={count}")
+    running = ("get", "pods", "-n", SECOND, "-o", "name", "-l", "app.kubernetes.io/component=airflow-triggerer")
+    wait_until(lambda: len(kubectl(*running).split()) == count, 180, f"{count} triggerers")
 
 
 def airflow(namespace, *arguments):
