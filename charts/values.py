@@ -79,6 +79,10 @@ class Values:
         assert isinstance(root, yaml.MappingNode), f"{where} holds no map"  # noqa: S101
         self.root = root
 
+    @classmethod
+    def read(cls, chart: str, definitions: Definitions) -> Values:
+        return cls((CHARTS / chart / "values.yaml").read_text(), definitions, f"charts/{chart}/values.yaml")
+
     def schema(self, node: yaml.Node, key: str = "", line: int | None = None) -> Schema:
         """What the value of a key may be. line: where the key stands, whose comment is above it."""
         prose, said = self.comment(line) if line is not None else ("", {})
@@ -140,11 +144,9 @@ def _reference(name: str) -> Schema:
     return {"allOf": [{"$ref": f"#/definitions/{name}"}]}
 
 
-def chart_schema(chart: str, definitions: Definitions) -> Schema:
-    """The schema of a chart's values, the umbrella's or that of one beside it."""
-    values = Values((CHARTS / chart / "values.yaml").read_text(), definitions, f"charts/{chart}/values.yaml")
-    umbrella = Values((CHARTS / UMBRELLA / "values.yaml").read_text(), definitions, f"charts/{UMBRELLA}/values.yaml")
-    shared = umbrella.properties(umbrella.root)["global"]
+def chart_schema(chart: str, shared: Schema, definitions: Definitions) -> Schema:
+    """The schema of a chart's values, the umbrella's or that of one beside it. shared: that of `global`."""
+    values = Values.read(chart, definitions)
     properties = values.properties(values.root, but="global")
     if chart == UMBRELLA:
         properties = {"global": shared, **properties}
@@ -265,7 +267,9 @@ def main() -> int:
     check = parser.parse_args().check
     definitions = Definitions.read()
     try:
-        schemas = {chart: chart_schema(chart, definitions) for chart in with_values()}
+        umbrella = Values.read(UMBRELLA, definitions)
+        shared = umbrella.properties(umbrella.root)["global"]
+        schemas = {chart: chart_schema(chart, shared, definitions) for chart in with_values()}
     except Fault as fault:
         print(fault, file=sys.stderr)
         return 1

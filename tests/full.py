@@ -61,7 +61,7 @@ GROUPS = {
     ),
     "pipeline": Group(15, e2e("pipeline"), ("mlops", "dags", "charts", "tests/e2e/test_pipeline.py")),
     "data": Group(
-        12,
+        15,
         e2e("features", "data_validation"),
         (
             *("mlops/features", "mlops/stores", "mlops/data_quality", "mlops/drift"),
@@ -69,7 +69,8 @@ GROUPS = {
             *("tests/e2e/test_features.py", "tests/e2e/test_data_validation.py"),
         ),
     ),
-    "release": Group(15, e2e("release"), ("charts", "mlops/airflow", "tests/e2e/test_release.py")),
+    "release": Group(12, e2e("release"), ("charts", "tests/e2e/test_release.py")),
+    "upgrade": Group(20, e2e("upgrade"), ("charts", "mlops/airflow", "tests/e2e/test_upgrade.py")),
     "operations": Group(12, e2e("operations", "images"), ("charts", "dags", "mlops", "tests/e2e"), ("chromium",)),
     "sensors": Group(
         12,

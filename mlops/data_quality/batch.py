@@ -12,7 +12,7 @@ from mlops.config import RunIdentity, Settings
 from mlops.data_quality.findings import Alert, Findings, folder
 from mlops.datasets.declaration import Dataset
 from mlops.result import Refused
-from mlops.stores.dataset_files import DatasetFiles, LoadedDataset
+from mlops.stores.dataset_files import DatasetFiles, EventTimeShift, LoadedDataset
 from mlops.stores.object_store import reports_bucket
 
 if TYPE_CHECKING:
@@ -28,10 +28,6 @@ class Batch(NamedTuple):
     settings: Settings
     raw: LoadedDataset
     table: pd.DataFrame
-
-    @property
-    def shift(self) -> Mapping[str, int]:
-        return {"event_time_shift_seconds": self.raw.shift_seconds} if self.raw.shift_seconds else {}
 
     @classmethod
     def read(cls, dataset: str, window_hours: float, latest_fraction: float) -> Self:
@@ -65,7 +61,8 @@ class Batch(NamedTuple):
         reports_bucket(self.settings).write_bytes(key, left.encode())
         for alert in alerts:
             log.warning("%s, column %s: %s", alert.kind, alert.column, alert.text)
-        return {"findings": key, "rows": len(self.table), "alerts": len(alerts), **self.shift}
+        shift = EventTimeShift(raw.shift_seconds).note
+        return {"findings": key, "rows": len(self.table), "alerts": len(alerts), **shift}
 
 
 def batch_options(parser: argparse.ArgumentParser) -> None:

@@ -73,7 +73,7 @@ def compare(
             p=result.p,
             p_adjusted=adjusted.get(name),
             effect=result.effect,
-            drifted=adjusted.get(name, 1.0) <= level and result.effect >= effect_threshold,
+            drifted=name in adjusted and adjusted[name] <= level and result.effect >= effect_threshold,
             labels=result.labels,
             reference=_shares(result.reference),
             batch=_shares(result.batch),

@@ -55,14 +55,18 @@ def be_away_for_a_minute(component):
 
 
 def reconnect(services):
-    """Waits until Airflow answers, by connections made anew: those to a pod end with it."""
+    """Waits until all services answer, by connections made anew: those to a pod end with it."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from mlflow.exceptions import MlflowException
 
     def answers():
         try:
             services.connect()
             services.airflow.call("GET", "/dags")
-        except (requests.RequestException, OSError, NotInstalled):
+            services.mlflow.search_experiments(max_results=1)
+            services.s3.list_buckets()
+        except (requests.RequestException, OSError, NotInstalled, MlflowException, BotoCoreError, ClientError):
             return False
         return True
 
-    wait_until(answers, 300, "an answer of Airflow", 1)
+    wait_until(answers, 300, "an answer of Airflow, MLflow and MinIO", 1)

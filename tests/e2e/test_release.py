@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
@@ -13,8 +12,6 @@ from tests.e2e.runs import assert_trained_once, finished, running_pod
 from tests.e2e.test_pipeline import DAG, MODEL, REPOSITORY
 
 SECOND = f"{NAMESPACE}-second"
-# What people have installed: the last commit that had another layout of packages, of which the database keeps names.
-BEFORE = "93456b50e3e7"
 VALUES = ("-f", "charts/maestro/values-minikube.yaml", "-f", ".build/images.yaml")
 
 
@@ -85,13 +82,10 @@ def remove_second():
     subprocess.run(["kubectl", "delete", "namespace", SECOND, "--ignore-not-found", "--timeout=180s"], check=True)
 
 
-one_release = pytest.mark.skipif(
+@pytest.mark.full
+@pytest.mark.skipif(
     os.environ.get("CLUSTER", "local") == "current", reason="a stranger's cluster gets one release from us"
 )
-
-
-@pytest.mark.full
-@one_release
 def test_a_second_release_beside_the_first_and_again_on_its_kept_volumes(services, second):
     install = (
         "install",
@@ -120,60 +114,3 @@ def test_a_second_release_beside_the_first_and_again_on_its_kept_volumes(service
     assert psql(SECOND, "SELECT answer FROM kept") == "42"
     assert secrets(SECOND)[f"{RELEASE}-airflow"] == fernet
     helm("test", RELEASE, "-n", SECOND)
-
-
-@pytest.mark.full
-@one_release
-@pytest.mark.skipif(
-    os.environ.get("CLUSTER", "local") != "local", reason="the earlier images are built for the local node"
-)
-def test_an_earlier_release_is_upgraded_with_its_data_and_the_run_under_way(services, second, tmp_path):
-    """Its task waits in a triggerer that knows the trigger by another name, and so does the deadline of its run."""
-    archive = subprocess.run(["git", "archive", BEFORE], cwd=REPOSITORY, capture_output=True, check=False)
-    if archive.returncode:
-        pytest.skip(f"commit {BEFORE} is not in this clone's history")
-    subprocess.run(["tar", "-x"], cwd=tmp_path, input=archive.stdout, check=True)
-    images = tmp_path / "images.yaml"
-    build = [sys.executable, "images/build.py", "--engine", "buildah", "--values", images]
-    node = f"{sys.executable} {REPOSITORY / 'infrastructure/local'}"
-    subprocess.run([*build, "--node", node], cwd=tmp_path, check=True)
-    values = ("-f", str(tmp_path / "charts/maestro/values-minikube.yaml"), "-f", str(images))
-    waited = ("--wait", "--timeout", "10m")
-    helm("install", RELEASE, str(tmp_path / "charts/maestro"), "-n", SECOND, "--create-namespace", *values, *waited)
-    environment = {**os.environ, "NAMESPACE": SECOND}
-    subprocess.run([sys.executable, "-m", "infrastructure.data"], cwd=tmp_path, env=environment, check=True)
-    assert airflow(SECOND, "dags", "trigger", DAG, "--run-id", "first")
-    assert ended(SECOND, "first") == "success"
-    version = psql(SECOND, PRODUCTION, "mlflow")
-    before = secrets(SECOND)
-
-    assert airflow(SECOND, "dags", "trigger", DAG, "--run-id", "under-way")
-    selector = "maestro/run-id=under-way,maestro/task-id=validate_data"
-    pods = ("get", "pods", "-n", SECOND, "-o", "name", "-l", selector, "--field-selector", "status.phase=Running")
-    wait_until(lambda: kubectl(*pods), 180, "a pod that runs", every=0.2)
-    helm("upgrade", RELEASE, "charts/maestro", "-n", SECOND, *VALUES, *waited)
-    assert secrets(SECOND) == before
-    assert psql(SECOND, PRODUCTION, "mlflow") == version
-    assert ended(SECOND, "under-way") == "success"
-    # None was tried again: the triggerer of the new release took over what waited.
-    tries = psql(SECOND, "SELECT max(try_number) FROM task_instance WHERE run_id = 'under-way'")
-    assert tries == "1"
-    helm("test", RELEASE, "-n", SECOND)
-
-
-PRODUCTION = "SELECT version FROM registered_model_aliases WHERE name = 'sensor-failure' AND alias = 'production'"
-
-
-def airflow(namespace, *arguments):
-    scheduler = ("exec", "-n", namespace, f"deployment/{RELEASE}-airflow-scheduler", "-c", "scheduler", "--", "airflow")
-    return wait_until(lambda: kubectl(*scheduler, *arguments, check=False), 180, f"airflow {' '.join(arguments)}")
-
-
-def ended(namespace, run_id):
-    """The state of a run that has come to its end."""
-
-    def state():
-        states = dict(line.split("|") for line in psql(namespace, "SELECT run_id, state FROM dag_run").splitlines())
-        return states[run_id] if states[run_id] in ("success", "failed") else None
-
-    return wait_until(state, 900, f"the end of run {run_id}", every=2)

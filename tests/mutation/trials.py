@@ -215,8 +215,9 @@ def main() -> None:
         for mutant in drawn:
             if (began := time.monotonic()) > end:
                 break
-            outcome = _tried(trials, mutant, covering(mutant), seconds)
-            last = covering(mutant) or last
+            reaching = covering(mutant)
+            outcome = _tried(trials, mutant, reaching, seconds)
+            last = reaching or last
             _put(mutant.file, sources[mutant.file])
             told = {name: getattr(mutant, name) for name in ("file", "line", "function", "change")}
             print(json.dumps({**told, "outcome": outcome, "took": time.monotonic() - began}), file=report)

@@ -145,7 +145,7 @@ def test_without_mlflow_the_server_gives_up_and_names_it(environment, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         for key, value in environment.items():
             patch.setenv(key, value)
-        assert main(["inference", "serve", "--patience", "0"]) == 1
+        assert main(["serving", "serve", "--patience", "0"]) == 1
     message = (tmp_path / "termination-log").read_text()
     assert "MLflow at http://127.0.0.1:9 is not healthy" in message
     assert "global.services.mlflow" in message
