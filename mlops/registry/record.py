@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from mlops.result import Refused
 
 if TYPE_CHECKING:
+    from mlops.models.declaration import Model
     from mlops.stores.tracking import Tracking
 
 DESCRIPTION = "maestro.description"  # what the model is, in the words of its family
@@ -42,9 +43,18 @@ class Record:
     tags: Mapping[str, str]
 
     @classmethod
-    def read(cls, tracking: Tracking, run_id: str) -> Self:
+    def read(cls, tracking: Tracking, run_id: str, model: Model | None = None) -> Self:
+        """Raises Refused for a run of another model, where one is given."""
         run = tracking.run(run_id)
-        return cls(run_id, dict(run.data.params), dict(run.data.metrics), dict(run.data.tags))
+        params = dict(run.data.params)
+        if model is not None:
+            # A run of an earlier release names its data set and no model.
+            of = params.get("model", model.name), params.get("dataset")
+            if of != (model.name, model.dataset):
+                raise Refused(
+                    f"run {run_id} is of model {of[0]!r}, from {of[1]!r}, and not of {model.name!r}: give its own"
+                )
+        return cls(run_id, params, dict(run.data.metrics), dict(run.data.tags))
 
     @property
     def passed(self) -> bool:

@@ -25,9 +25,9 @@ def deploy(*, model: str, run_id: str, timeout: float) -> Result:
     Repeating it registers nothing twice. Where the rollout fails, the server goes back and the aliases stay as they
     were.
     """
-    settings, model = Settings.from_environment(), models.get(model).name
+    settings, declared = Settings.from_environment(), models.get(model)
     tracking = Tracking(settings.mlflow_tracking_uri)
-    record = Record.read(tracking, run_id)
+    record = Record.read(tracking, run_id, declared)
     if not record.passed:
         raise Skip(f"not deployed: {'; '.join(record.reasons)}")
     champion = aliases.production(tracking, model)

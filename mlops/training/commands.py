@@ -29,6 +29,7 @@ from mlops.registry.record import (
     RUN_KEY,
     TEST,
     TRAIN,
+    Record,
 )
 from mlops.registry.runs import finished_run
 from mlops.result import JSON, Refused, Result
@@ -39,7 +40,6 @@ from mlops.training.provenance import feature_contract, period
 
 if TYPE_CHECKING:
     import pandas as pd
-    from mlflow.entities import Run
 
     from mlops.training.families import Family
     from mlops.training.score import Scores
@@ -131,6 +131,7 @@ def evaluate(
 
     declared, settings = models.get(model), Settings.from_environment()
     tracking = Tracking(settings.mlflow_tracking_uri)
+    record = Record.read(tracking, run_id, declared)
     table = data_bucket(settings).read_table(test)
     features, labels = features_of(table, declared.data), table[LABEL]
     model_uri = f"runs:/{run_id}/{MODEL_ARTIFACT}"
@@ -146,7 +147,7 @@ def evaluate(
         made_by = tracking.made_by(model, champion_version)
         rival, error = _try_to_score(tracking, made_by, champion_uri, features, labels)
     thresholds = Thresholds(accuracy_threshold, f1_threshold, baseline_margin, confidence)
-    reasons = refusals(candidate, thresholds, rival, _training_scores(tracking.run(run_id)))
+    reasons = refusals(candidate, thresholds, rival, _training_scores(record))
     gained, interval = candidate.accuracy - candidate.baseline_accuracy, gain(candidate, confidence)
     compared = {**asdict(thresholds), "required_gain": required_gain(candidate.baseline_accuracy, baseline_margin)}
     tracking.log(
@@ -185,9 +186,9 @@ def evaluate(
     }
 
 
-def _training_scores(run: "Run") -> dict[str, float]:
+def _training_scores(record: Record) -> dict[str, float]:
     """The scores on the training set; NaN for one that was not logged, because it is none."""
-    return {name: run.data.metrics.get(name, nan) for name in (f"{TRAIN}_accuracy", f"{TRAIN}_f1", f"{TRAIN}_auc")}
+    return {name: record.metrics.get(name, nan) for name in (f"{TRAIN}_accuracy", f"{TRAIN}_f1", f"{TRAIN}_auc")}
 
 
 def _fitted(run_id: str, metrics: Mapping[str, float]) -> Result:

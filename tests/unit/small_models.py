@@ -27,6 +27,7 @@ def log(
 ) -> str:
     """The run that the model is logged to."""
     with tracking.new_run("shuttle", "test", dict(tags or {})) as run_id:
+        tracking.log(run_id, params={"dataset": "shuttle"})
         tracking.log_model(sklearn.save(model), example, model.predict(example), packages)
     return run_id
 

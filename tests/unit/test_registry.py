@@ -186,8 +186,10 @@ def test_a_model_that_was_not_judged_is_neither_registered_nor_skipped(platform,
         assert "has not been through the gate: run 'python -m mlops training evaluate' on it first" in cause
 
 
-def test_a_run_of_another_dataset_is_refused(platform, keys):
-    cause = platform.failure_of("registry", "register", "--model", "income", "--run-id", fit(platform), code=65)
+@pytest.mark.parametrize("command", ["registry register", "serving deploy"])
+def test_a_run_of_another_dataset_is_refused(platform, keys, command):
+    line = (*command.split(), "--model", "income", "--run-id", fit(platform))
+    cause = platform.failure_of(*line, code=65)
     assert f"is of model '{MODEL}', from 'shuttle', and not of 'income'" in cause
 
 
