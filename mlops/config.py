@@ -1,10 +1,10 @@
 """What the chart tells a pod, read once from the environment. Nothing else in `mlops` reads the environment."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from mlops import keys
 from mlops.result import Failure
@@ -16,90 +16,173 @@ def _from(key: str, source: str, **options: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class _FromEnvironment:
-    """A frozen record whose fields are environment keys."""
+class FromEnvironment:
+    """A frozen record whose fields are environment keys, or records of them themselves (`record` in their metadata).
+
+    need: its name in mlops/needs.py, where task pods are told of it.
+    """
+
+    need: ClassVar[str | None] = None
 
     @classmethod
-    def keys(cls) -> dict[str, str]:
-        """The environment key of each field."""
-        return {field.name: field.metadata["key"] for field in fields(cls)}
+    def keys(cls) -> set[str]:
+        """All environment keys that it is read from."""
+        return {entry.metadata["key"] for entry in cls.entries()}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Reads all fields; one with a default may be missing. Raises Failure that names every missing key."""
         found = os.environ if environment is None else environment
-        values = {name: found[key] for name, key in cls.keys().items() if found.get(key)}
-        missing = [entry for entry in fields(cls) if entry.name not in values and entry.default is MISSING]
+        missing = [
+            entry for entry in cls.entries() if entry.default is MISSING and not found.get(entry.metadata["key"])
+        ]
         if missing:
             names = "; ".join(f"{entry.metadata['key']} (from {entry.metadata['source']})" for entry in missing)
-            raise Failure(
-                f"not set in the environment: {names}. In a pod, set the value in parentheses and run helm upgrade; "
-                "outside of a pod, export the variable"
-            )
+            remedy = "In a pod, set the value in parentheses and run helm upgrade"
+            if cls.need:
+                remedy += f", and see that mlops/needs.py lists {cls.need!r} for the command"
+            raise Failure(f"not set in the environment: {names}. {remedy}; outside of a pod, export the variable")
+        values: dict[str, Any] = {}
+        for entry in fields(cls):
+            if "record" in entry.metadata:
+                values[entry.name] = entry.metadata["record"].from_environment(found)
+            elif value := found.get(entry.metadata["key"]):
+                values[entry.name] = value
         return cls(**values)
+
+    @classmethod
+    def entries(cls) -> Iterator[Field[Any]]:
+        """The fields that are read, those of the records in it among them."""
+        for entry in fields(cls):
+            if "record" in entry.metadata:
+                yield from entry.metadata["record"].entries()
+            else:
+                yield entry
 
 
 @dataclass(frozen=True)
-class Settings(_FromEnvironment):
-    """Where the platform's services are and what this pod may use, rendered by the chart's `common.taskEnv`."""
+class S3Settings(FromEnvironment):
+    """The object store, and its buckets that more than one part of the platform uses."""
 
-    mlflow_tracking_uri: str = _from("MLFLOW_TRACKING_URI", "global.services.mlflow")
-    s3_endpoint: str = _from("AWS_ENDPOINT_URL_S3", "global.services.minio or global.s3.external.endpoint")
-    s3_region: str = _from("AWS_DEFAULT_REGION", "global.s3.external.region")
-    s3_access_key: str = _from("AWS_ACCESS_KEY_ID", "the Secret global.s3.existingSecret", repr=False)
-    s3_secret_key: str = _from("AWS_SECRET_ACCESS_KEY", "the Secret global.s3.existingSecret", repr=False)
+    need = "s3"
+    endpoint: str = _from("AWS_ENDPOINT_URL_S3", "global.services.minio or global.s3.external.endpoint")
+    region: str = _from("AWS_DEFAULT_REGION", "global.s3.external.region")
+    access_key: str = _from("AWS_ACCESS_KEY_ID", "the Secret global.s3.existingSecret", repr=False)
+    secret_key: str = _from("AWS_SECRET_ACCESS_KEY", "the Secret global.s3.existingSecret", repr=False)
     data_bucket: str = _from("MAESTRO_DATA_BUCKET", "global.buckets.data")
     reports_bucket: str = _from("MAESTRO_REPORTS_BUCKET", "global.buckets.reports")
-    namespace: str = _from("MAESTRO_NAMESPACE", "the pod's own namespace")
-    code_version: str = _from("MAESTRO_CODE_VERSION", "global.images.tags.task")
-    model_server_deployment: str = _from("MAESTRO_MODEL_SERVER_DEPLOYMENT", "global.services.modelServer")
-    model_server_url: str = _from("MAESTRO_MODEL_SERVER_URL", "global.services.modelServer")
-    feast_bucket: str = _from("MAESTRO_FEAST_BUCKET", "global.buckets.feast")
-    feast_registry: str = _from("MAESTRO_FEAST_REGISTRY", "global.postgresql")
-    feast_registry_password: str = _from(
+
+
+@dataclass(frozen=True)
+class MLflowSettings(FromEnvironment):
+    """The tracking server."""
+
+    need = "mlflow"
+    tracking_uri: str = _from("MLFLOW_TRACKING_URI", "global.services.mlflow")
+
+
+@dataclass(frozen=True)
+class FeastSettings(FromEnvironment):
+    """The feature store's registry and the bucket of its offline store; the online store is Redis."""
+
+    need = "feast"
+    bucket: str = _from("MAESTRO_FEAST_BUCKET", "global.buckets.feast")
+    registry: str = _from("MAESTRO_FEAST_REGISTRY", "global.postgresql")
+    registry_password: str = _from(
         "MAESTRO_FEAST_REGISTRY_PASSWORD", "the Secret global.postgresql.existingSecret", repr=False
     )
-    redis_host: str = _from("MAESTRO_REDIS_HOST", "global.services.redis or global.redis.external")
-    redis_port: str = _from("MAESTRO_REDIS_PORT", "global.services.redis or global.redis.external")
-    redis_password: str = _from("MAESTRO_REDIS_PASSWORD", "the Secret global.redis.existingSecret", repr=False)
-    statsd_host: str = _from("MAESTRO_STATSD_HOST", "global.services.statsd")
-    statsd_port: str = _from("MAESTRO_STATSD_PORT", "global.services.statsd")
-    sensor_trainer_url: str = _from("MAESTRO_SENSOR_TRAINER_URL", "global.services.sensorTrainer")
-    sensor_trainer_token: str = _from(
+
+
+@dataclass(frozen=True)
+class RedisSettings(FromEnvironment):
+    need = "redis"
+    host: str = _from("MAESTRO_REDIS_HOST", "global.services.redis or global.redis.external")
+    port: str = _from("MAESTRO_REDIS_PORT", "global.services.redis or global.redis.external")
+    password: str = _from("MAESTRO_REDIS_PASSWORD", "the Secret global.redis.existingSecret", repr=False)
+
+
+@dataclass(frozen=True)
+class StatsdSettings(FromEnvironment):
+    need = "statsd"
+    host: str = _from("MAESTRO_STATSD_HOST", "global.services.statsd")
+    port: str = _from("MAESTRO_STATSD_PORT", "global.services.statsd")
+
+
+@dataclass(frozen=True)
+class ModelServerSettings(FromEnvironment):
+    """The model server as one sees it who rolls it to a version."""
+
+    need = "model-server"
+    namespace: str = _from("MAESTRO_NAMESPACE", "the pod's own namespace")
+    deployment: str = _from("MAESTRO_MODEL_SERVER_DEPLOYMENT", "global.services.modelServer")
+    url: str = _from("MAESTRO_MODEL_SERVER_URL", "global.services.modelServer")
+
+
+@dataclass(frozen=True)
+class SensorTrainerSettings(FromEnvironment):
+    """The sensor trainer as its clients see it. A platform without the trainer has no token."""
+
+    need = "sensor-trainer"
+    url: str = _from("MAESTRO_SENSOR_TRAINER_URL", "global.services.sensorTrainer")
+    token: str = _from(
         "MAESTRO_SENSOR_TRAINER_TOKEN", "the Secret global.sensorTrainer.existingSecret", default="", repr=False
     )
+
+
+@dataclass(frozen=True)
+class NotificationSettings(FromEnvironment):
+    """Where people are told something; without a webhook they are told in the log."""
+
+    need = "notifications"
     slack_webhook_url: str | None = _from(
         "MAESTRO_SLACK_WEBHOOK_URL", "the Secret global.notifications.slackWebhookSecret", default=None, repr=False
     )
 
 
 @dataclass(frozen=True)
-class ModelServerSettings(_FromEnvironment):
-    """What a pod of the model server is told; without a version it serves the alias `production`."""
+class CodeSettings(FromEnvironment):
+    """Which code this is."""
 
-    mlflow_tracking_uri: str = _from("MLFLOW_TRACKING_URI", "global.services.mlflow")
-    model_name: str = _from("MODEL_NAME", "modelServer.modelName")
-    model_version: str | None = _from("MODEL_VERSION", "the annotation maestro/model-version", default=None)
+    need = "code"
+    version: str = _from("MAESTRO_CODE_VERSION", "global.images.tags.task")
 
 
 @dataclass(frozen=True)
-class SensorSettings(_FromEnvironment):
-    """What a pod of the sensor trainer is told, whether it answers requests, trains, or migrates the tables.
+class ServedModelSettings(FromEnvironment):
+    """Which model a pod of the model server serves; without a version that of the alias `production`."""
 
-    The password of PostgreSQL is not among them: libpq reads it from PGPASSWORD.
-    """
+    model: str = _from("MODEL_NAME", "modelServer.modelName")
+    version: str | None = _from("MODEL_VERSION", "the annotation maestro/model-version", default=None)
 
-    database_url: str = _from("DATABASE_URL", "global.postgresql")
-    redis_host: str = _from("MAESTRO_REDIS_HOST", "global.services.redis or global.redis.external")
-    redis_port: str = _from("MAESTRO_REDIS_PORT", "global.services.redis or global.redis.external")
-    redis_password: str = _from("MAESTRO_REDIS_PASSWORD", "the Secret global.redis.existingSecret", repr=False)
-    mlflow_tracking_uri: str = _from("MLFLOW_TRACKING_URI", "global.services.mlflow")
-    token: str = _from("SENSOR_TRAINER_TOKEN", "the Secret global.sensorTrainer.existingSecret", repr=False)
+
+@dataclass(frozen=True)
+class DatabaseSettings(FromEnvironment):
+    """A database of the pod's own. Its password is not among them: libpq reads it from PGPASSWORD."""
+
+    url: str = _from("DATABASE_URL", "global.postgresql")
+
+
+@dataclass(frozen=True)
+class SensorSettings(FromEnvironment):
+    """What a pod of the sensor trainer is told, whether it answers requests or trains."""
+
+    database: DatabaseSettings = field(metadata={"record": DatabaseSettings})
+    redis: RedisSettings = field(metadata={"record": RedisSettings})
+    mlflow: MLflowSettings = field(metadata={"record": MLflowSettings})
     dataset: str = _from("SENSOR_DATASET", "sensorTrainer.dataset", default="shuttle")
     sensors: str = _from("SENSOR_NAMES", "sensorTrainer.sensors", default="shuttle")
     minimum_new_readings: str = _from("SENSOR_MINIMUM_NEW_READINGS", "sensorTrainer.minimumNewReadings", default="500")
     training_days: str = _from("SENSOR_TRAINING_DAYS", "sensorTrainer.trainingDays", default="30")
     retention_days: str = _from("SENSOR_RETENTION_DAYS", "sensorTrainer.retentionDays", default="90")
+
+
+@dataclass(frozen=True)
+class SensorApiSettings(SensorSettings):
+    """What a pod is told that answers requests: also who may ask."""
+
+    token: str = _from(
+        "SENSOR_TRAINER_TOKEN", "the Secret global.sensorTrainer.existingSecret", repr=False, kw_only=True
+    )
 
 
 def datasets_folder() -> Path:
@@ -108,7 +191,7 @@ def datasets_folder() -> Path:
 
 
 @dataclass(frozen=True)
-class RunIdentity(_FromEnvironment):
+class RunIdentity(FromEnvironment):
     """Which try of which task instance this pod is, told by the operator."""
 
     dag_id: str = _from("MAESTRO_DAG_ID", "the operator")

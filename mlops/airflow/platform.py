@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import AirflowException
 FOLDER = "MAESTRO_POD_CONFIG"  # environment key; the chart mounts the ConfigMap <release>-airflow-pods there
 _DEFAULT_FOLDER = "/etc/maestro"
 _TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-_FIELDS = {"namespace", "images", "sizes", "identities", "failedPodTTL", "reportsBucket"}
+_FIELDS = {"namespace", "images", "sizes", "identities", "environments", "failedPodTTL", "reportsBucket"}
 
 # libyaml where PyYAML was built with it: parsing the two files takes 1 ms instead of 8.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -27,15 +27,18 @@ class Platform:
     """Where pods run and what they are made of.
 
     images: reference by name ("task"); sizes: Kubernetes resource requirements by name ("small");
-    identities: service account by name ("deployer"); failed_pod_ttl: seconds that a pod is kept that failed;
-    reports_bucket: where reports for people lie; template: the Pod that every task pod starts from, with its work in
-    the container `base`; owner: the reference to the object with which Kubernetes ends all of them, where there is one.
+    identities: service account by name ("deployer"); environments: what a container is told that opens a part of the
+    platform, by the names in mlops/needs.py ("s3"), as entries of its environment; failed_pod_ttl: seconds that a pod
+    is kept that failed; reports_bucket: where reports for people lie; template: the Pod that every task pod starts
+    from, with its work in the container `base`; owner: the reference to the object with which Kubernetes ends all of
+    them, where there is one.
     """
 
     namespace: str
     images: Mapping[str, str]
     sizes: Mapping[str, Mapping[str, Any]]
     identities: Mapping[str, str]
+    environments: Mapping[str, Sequence[Mapping[str, Any]]]
     failed_pod_ttl: float
     reports_bucket: str
     template: Mapping[str, Any]
@@ -59,6 +62,7 @@ class Platform:
             images=declared["images"],
             sizes=declared["sizes"],
             identities=declared["identities"] or {},
+            environments={name: entries or () for name, entries in declared["environments"].items()},
             failed_pod_ttl=float(declared["failedPodTTL"]),
             reports_bucket=declared["reportsBucket"],
             template=template,

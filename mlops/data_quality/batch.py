@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mlops import datasets
-from mlops.config import RunIdentity, Settings
+from mlops.config import RunIdentity
 from mlops.data_quality.findings import Alert, Findings, folder
 from mlops.datasets.declaration import Dataset
 from mlops.result import Refused
 from mlops.stores.dataset_files import DatasetFiles, EventTimeShift, LoadedDataset
-from mlops.stores.object_store import reports_bucket
+from mlops.stores.object_store import data_bucket, reports_bucket
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,6 @@ class Batch(NamedTuple):
     """The rows that a step judges, and all that it needs beside them."""
 
     declared: Dataset
-    settings: Settings
     raw: LoadedDataset
     table: pd.DataFrame
 
@@ -34,13 +33,13 @@ class Batch(NamedTuple):
         """The newest rows of a dataset. Raises Refused where it has none."""
         from mlops.data_quality.window import latest
 
-        declared, settings = datasets.get(dataset), Settings.from_environment()
-        raw = DatasetFiles(settings).read(declared)
+        declared = datasets.get(dataset)
+        raw = DatasetFiles(data_bucket()).read(declared)
         table = latest(raw.table, window_hours, latest_fraction)
         log.info("%s: the newest %d of %d rows are judged", dataset, len(table), len(raw.table))
         if table.empty:
             raise Refused(f"dataset {dataset} has no rows: load a whole file with 'make data'")
-        return cls(declared, settings, raw, table)
+        return cls(declared, raw, table)
 
     def leave(self, step: str, alerts: Sequence[Alert], details: Mapping[str, Any]) -> dict[str, Any]:
         """Writes a step's findings where the report looks for them; gives what all steps hand back."""
@@ -58,7 +57,7 @@ class Batch(NamedTuple):
             details=details,
         )
         key = f"{folder(RunIdentity.from_environment())}/{step}.json"
-        reports_bucket(self.settings).write_bytes(key, left.encode())
+        reports_bucket().write_bytes(key, left.encode())
         for alert in alerts:
             log.warning("%s, column %s: %s", alert.kind, alert.column, alert.text)
         shift = EventTimeShift(raw.shift_seconds).note

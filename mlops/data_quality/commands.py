@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mlops import datasets
-from mlops.config import RunIdentity, Settings
+from mlops.config import RunIdentity
 from mlops.data_quality.batch import Batch, batch_options
 from mlops.data_quality.findings import STEPS, Alert, Findings, folder
 from mlops.result import Failure, Refused, Result
@@ -29,18 +29,18 @@ def validate(*, dataset: str, data: str) -> Result:
     """
     from mlops.data_quality.validate import check
 
-    declared, identity, settings = datasets.get(dataset), RunIdentity.from_environment(), Settings.from_environment()
-    table = data_bucket(settings).read_table(data)
+    declared, identity, reports = datasets.get(dataset), RunIdentity.from_environment(), reports_bucket()
+    table = data_bucket().read_table(data)
     with TemporaryDirectory() as folder:
         outcome = check(table, declared, Path(folder))
         _leave_out_tutorials(Path(folder))
-        reports_bucket(settings).upload_folder(Path(folder), identity.run_key)
+        reports.upload_folder(Path(folder), identity.run_key)
     report = f"{identity.run_key}/index.html"
     if not outcome.passed:
         failures = "".join(f"\n- {line}" for line in outcome.failures)
         raise Refused(
             f"dataset {dataset}: {len(outcome.failures)} of {outcome.expectations} expectations failed{failures}\n"
-            f"Report: s3://{settings.reports_bucket}/{report}. Correct the data, or the declaration in "
+            f"Report: s3://{reports.bucket}/{report}. Correct the data, or the declaration in "
             f"mlops/datasets/{dataset}.py, and clear the task that downloads it"
         )
     log.info("all %d expectations hold", outcome.expectations)
@@ -82,8 +82,8 @@ def report(*, dataset: str) -> Result:
     from mlops.data_quality import ledger, summary
     from mlops.data_quality.report import as_html, as_json
 
-    identity, settings = RunIdentity.from_environment(), Settings.from_environment()
-    store, left_in = reports_bucket(settings), folder(identity)
+    identity = RunIdentity.from_environment()
+    store, left_in = reports_bucket(), folder(identity)
     left = {step: store.find_bytes(f"{left_in}/{step}.json") for step in STEPS}
     found = summary.current({step: Findings.decode(content) if content else None for step, content in left.items()})
     now = datetime.now(UTC)
@@ -92,7 +92,7 @@ def report(*, dataset: str) -> Result:
     keys = {"report": f"{identity.run_key}/report.html", "report_json": f"{identity.run_key}/report.json"}
     store.write_bytes(keys["report_json"], page.encode())
     store.write_bytes(keys["report"], as_html(found, facts).encode())
-    address = f"s3://{settings.reports_bucket}/{keys['report']}"
+    address = f"s3://{store.bucket}/{keys['report']}"
     log.info("the report: %s", address)
 
     alerts, causes = summary.alerts(found), summary.causes(found)
@@ -100,7 +100,7 @@ def report(*, dataset: str) -> Result:
     notified = ledger.notify_once(
         store,
         alerts,
-        lambda new: _notify(settings, new, dataset, address),
+        lambda new: _notify(new, dataset, address),
         dataset=dataset,
         window=window,
         run=f"{identity.dag_id}/{identity.run_id}",
@@ -131,14 +131,14 @@ def _refuse(batch: Batch, alerts: Sequence[Alert], what: str) -> None:
         )
 
 
-def _notify(settings: Settings, alerts: Sequence[Alert], dataset: str, report: str) -> None:
+def _notify(alerts: Sequence[Alert], dataset: str, report: str) -> None:
     from mlops.notify.message import tell
 
     try:
-        tell(settings, "\n".join(alert.line(dataset, report) for alert in alerts))
+        tell("\n".join(alert.line(dataset, report) for alert in alerts))
     except Failure as failure:
         raise Failure(f"{failure}. Nobody was told of {len(alerts)} alerts; the report is there: {report}") from failure
-    metrics = Statsd(settings)
+    metrics = Statsd.from_environment()
     for alert in alerts:
         metrics.count("alerts", dataset=dataset, column=alert.column, kind=alert.kind)
 

@@ -6,7 +6,6 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from mlops import datasets
-from mlops.config import Settings
 from mlops.data_quality.batch import Batch, batch_options
 from mlops.data_quality.findings import ALL_COLUMNS, Alert
 from mlops.datasets.declaration import EVENT_TIME
@@ -50,7 +49,7 @@ def compare(
         "reference": about,
         "columns": [one.as_json() for one in compared],
     }
-    metrics = Statsd(batch.settings)
+    metrics = Statsd.from_environment()
     for one in compared:
         metrics.gauge("drift_effect", one.effect, dataset=dataset, column=one.column)
     result = batch.leave("drift", alerts, details)
@@ -83,23 +82,22 @@ def anomalies(*, dataset: str, window_hours: float, latest_fraction: float, rate
     if found.rate > rate_threshold and len(batch.table) >= _LEAST_ROWS:
         text = f"{found.rate:.2%} of {len(batch.table):,} rows are anomalous"
         alerts.append(Alert("anomalies", ALL_COLUMNS, found.rate, rate_threshold, text))
-    Statsd(batch.settings).gauge("anomaly_rate", found.rate, dataset=dataset)
+    Statsd.from_environment().gauge("anomaly_rate", found.rate, dataset=dataset)
     result = batch.leave("anomalies", alerts, details)
     return {**result, "rate": round(found.rate, 6), "contamination": round(found.contamination, 6)}
 
 
 def reference(*, dataset: str, fraction: float) -> Result:
     """Stores the earliest part of a dataset as what new rows are compared with from now on."""
-    declared, settings = datasets.get(dataset), Settings.from_environment()
-    raw, store = DatasetFiles(settings).read(declared), data_bucket(settings)
+    declared, store = datasets.get(dataset), data_bucket()
+    raw = DatasetFiles(store).read(declared)
     table = references.make(raw, declared, fraction)
     references.write(store, table, declared)
     return {"reference": references.key(declared), **references.about(table)}
 
 
 def _reference(batch: Batch) -> tuple[pd.DataFrame, dict[str, Any]]:
-    store = data_bucket(batch.settings)
-    table, made_now = references.stored(store, batch.declared, batch.raw)
+    table, made_now = references.stored(data_bucket(), batch.declared, batch.raw)
     return table, {**references.about(table), "made_now": made_now}
 
 

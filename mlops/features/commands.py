@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mlops import datasets, models
-from mlops.config import RunIdentity, Settings
+from mlops.config import CodeSettings, RunIdentity
 from mlops.features import repository
 from mlops.features.materialization import commands as materialization
 from mlops.registry.record import FEATURE_SERVICE
@@ -29,7 +29,7 @@ def preprocess(*, dataset: str, data: str) -> Result:
     from mlops.features.preprocess import preprocess as clean
 
     declared, key = datasets.get(dataset), RunIdentity.from_environment().key("clean")
-    store = data_bucket(Settings.from_environment())
+    store = data_bucket()
     table = store.read_table(data)
     cleaned = clean(table, declared)
     store.write_table(key, cleaned)
@@ -44,7 +44,7 @@ def engineer(*, dataset: str, data: str) -> Result:
     from mlops.features.split import split
 
     declared, identity = datasets.get(dataset), RunIdentity.from_environment()
-    store = data_bucket(Settings.from_environment())
+    store = data_bucket()
     train, test = split(store.read_table(data), declared)
     keys = {"train": identity.key("train"), "test": identity.key("test")}
     for name, part in (("train", train), ("test", test)):
@@ -59,11 +59,10 @@ def build(*, dataset: str) -> Result:
     A set whose features were computed from the same data by the same code is left as it is. `all` are the sets that
     have feature views.
     """
-    settings = Settings.from_environment()
     names = repository.datasets_with_features() if dataset == "all" else [dataset]
     for name in names:
         repository.views_of(name)
-    return {name: _build(settings, name) for name in names}
+    return {name: _build(name) for name in names}
 
 
 def apply(*, wait: float) -> Result:
@@ -75,10 +74,9 @@ def apply(*, wait: float) -> Result:
     from mlops.stores.feature_store import FeatureStoreConfig, explained, open_feature_store
     from mlops.stores.tracking import Tracking
 
-    settings = Settings.from_environment()
-    config, deadline = FeatureStoreConfig.of(settings), time.monotonic() + wait
-    store = once_started(lambda: open_feature_store(settings), deadline)
-    _refuse_breaks(once_started(Tracking(settings.mlflow_tracking_uri).aliased_versions, deadline))
+    config, deadline = FeatureStoreConfig.from_environment(), time.monotonic() + wait
+    store = once_started(open_feature_store, deadline)
+    _refuse_breaks(once_started(Tracking.from_environment().aliased_versions, deadline))
     with explained(config):
         changes = definitions.changes(store, config)
         if changes:
@@ -104,11 +102,10 @@ def historical(*, model: str, data: str) -> Result:
 
     wanted = models.get(model)
     declared, service = wanted.data, repository.service_of(wanted)
-    identity, settings = RunIdentity.from_environment(), Settings.from_environment()
-    bucket, config = data_bucket(settings), FeatureStoreConfig.of(settings)
+    identity, bucket, config = RunIdentity.from_environment(), data_bucket(), FeatureStoreConfig.from_environment()
     raw = bucket.read_table(data)
-    build_record.check_same_source(feast_bucket(settings), declared.name, raw, data)
-    store = open_feature_store(settings)
+    build_record.check_same_source(feast_bucket(), declared.name, raw, data)
+    store = open_feature_store()
     with explained(config):
         changes = definitions.changes(store, config)
         if changes:
@@ -136,11 +133,10 @@ def validate_store() -> Result:
         open_feature_store,
     )
 
-    settings = Settings.from_environment()
-    config, bucket = FeatureStoreConfig.of(settings), feast_bucket(settings)
+    config, bucket = FeatureStoreConfig.from_environment(), feast_bucket()
 
     def applied() -> None:
-        store = open_feature_store(settings)
+        store = open_feature_store()
         with explained(config):
             changes = definitions.changes(store, config)
         if changes:
@@ -152,7 +148,7 @@ def validate_store() -> Result:
             raise Failure(f"the features of dataset {dataset} are not in bucket {bucket.bucket!r}: {remedy}")
 
     sets = repository.datasets_with_features()
-    checks: list[Callable[[], None]] = [applied, lambda: check_online(settings)]
+    checks: list[Callable[[], None]] = [applied, check_online]
     checks += [lambda name=name: computed(name) for name in sets]  # type: ignore[misc]
     problems = list(dict.fromkeys(problem for check in checks if (problem := _problem(check))))
     if problems:
@@ -165,20 +161,20 @@ def serve(*, port: int, metrics_port: int | None) -> Result:
     """Serves features by HTTP until it is stopped: POST /get-online-features, GET /health."""
     from mlops.features.serve import run
 
-    run(Settings.from_environment(), port, metrics_port)
+    run(port, metrics_port)
     return {}
 
 
-def _build(settings: Settings, name: str) -> Result:
+def _build(name: str) -> Result:
     from mlops.features.build import build as rows_of
     from mlops.features.build_record import BuildRecord, find_build_record, write_build_record, write_view
     from mlops.stores.dataset_files import DatasetFiles, EventTimeShift
     from mlops.stores.feature_store import feast_bucket
 
-    declared, store = datasets.get(name), feast_bucket(settings)
+    declared, store, code_version = datasets.get(name), feast_bucket(), CodeSettings.from_environment().version
     store.ensure()
-    raw, before = DatasetFiles(settings).read(declared), find_build_record(store, name)
-    if before is not None and before.of(raw, settings.code_version):
+    raw, before = DatasetFiles(data_bucket()).read(declared), find_build_record(store, name)
+    if before is not None and before.of(raw, code_version):
         log.info("%s: computed already, at %s", name, before.created)
         return {"rows": dict(before.rows), "unchanged": True, **EventTimeShift(raw.shift_seconds).note}
     created, rows = datetime.now(UTC).replace(microsecond=0), {}
@@ -187,7 +183,7 @@ def _build(settings: Settings, name: str) -> Result:
         write_view(store, view, table)
         rows[view.name] = len(table)
         log.info("%s: %d rows of %d features", view.name, len(table), len(view.features))
-    made = BuildRecord(raw.data_version, raw.shift_seconds, settings.code_version, created.isoformat(), rows)
+    made = BuildRecord(raw.data_version, raw.shift_seconds, code_version, created.isoformat(), rows)
     write_build_record(store, name, made)
     return {"rows": rows, "unchanged": False, **EventTimeShift(raw.shift_seconds).note}
 

@@ -20,7 +20,6 @@ from feast.errors import FeastObjectNotFoundException
 from feast.feature_server import GetOnlineFeaturesRequest, get_app
 from starlette.responses import JSONResponse
 
-from mlops.config import Settings
 from mlops.features.build_record import find_build_record
 from mlops.features.repository import datasets_with_features
 from mlops.result import Failure
@@ -36,10 +35,10 @@ _SHOWN = 10  # entities in a message
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, port: int, metrics_port: int | None) -> None:
+def run(port: int, metrics_port: int | None) -> None:
     """Serves until it is told to stop. Raises Failure where the registry is away."""
-    store = open_configured(replace(FeatureStoreConfig.of(settings), registry_cache=0))
-    refresh = Refresh(store, settings)
+    store = open_configured(replace(FeatureStoreConfig.from_environment(), registry_cache=0))
+    refresh = Refresh(store)
     if metrics_port is not None:
         feast_metrics.start_metrics_server(store, port=metrics_port)
     refresh.start()
@@ -144,9 +143,9 @@ class Refresh:
     Where PostgreSQL or the bucket is away, what was read before stays: features are served from Redis alone.
     """
 
-    def __init__(self, store: FeatureStore, settings: Settings) -> None:
+    def __init__(self, store: FeatureStore) -> None:
         self.shifts: dict[str, int] = {}
-        self._store, self._settings = store, settings
+        self._store, self._built = store, feast_bucket()
 
     def start(self) -> None:
         threading.Thread(target=self._keep, name="refresh", daemon=True).start()
@@ -155,7 +154,7 @@ class Refresh:
         self._store.refresh_registry()  # type: ignore[no-untyped-call]  # Feast keeps its copy where this fails
         try:
             for dataset in datasets_with_features():
-                built = find_build_record(feast_bucket(self._settings), dataset)
+                built = find_build_record(self._built, dataset)
                 self.shifts[dataset] = 0 if built is None else built.shift_seconds
         except Failure as failure:
             log.warning("the shifts of event times stay as they were read before: %s", failure)

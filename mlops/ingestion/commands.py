@@ -10,21 +10,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlops import datasets
-from mlops.config import RunIdentity, Settings, datasets_folder
+from mlops.config import RunIdentity, datasets_folder
 from mlops.datasets.declaration import Dataset
 from mlops.result import JSON, Failure, Result
 from mlops.stores.dataset_files import SHIFT_FIELD, DatasetFiles, EventTimeShift
-from mlops.stores.object_store import ObjectStore, data_bucket
+from mlops.stores.object_store import ObjectStore, bucket, data_bucket
 from mlops.stores.retry import once_started
 
 log = logging.getLogger(__name__)
 
 
-def buckets(*, names: list[str] | None, wait: float) -> Result:
+def buckets(*, names: list[str], wait: float) -> Result:
     """Creates the buckets that are not there yet."""
-    settings, deadline = Settings.from_environment(), time.monotonic() + wait
-    wanted = names or [settings.data_bucket, settings.reports_bucket, settings.feast_bucket]
-    made = {name: once_started(ObjectStore(settings, name).ensure, deadline) for name in wanted}
+    deadline = time.monotonic() + wait
+    made = {name: once_started(bucket(name).ensure, deadline) for name in names}
     return {name: "created" if new else "present" for name, new in made.items()}
 
 
@@ -34,8 +33,8 @@ def load(*, dataset: str, folder: Path, shift_to_now: bool | None) -> Result:
     With --shift-to-now the event times of each set are shifted, all by as much, so that its newest event is now; with
     --no-shift-to-now they are those of the files again; with neither a shift stays as it is.
     """
-    settings = Settings.from_environment()
-    store, raw = data_bucket(settings), DatasetFiles(settings)
+    store = data_bucket()
+    raw = DatasetFiles(store)
     store.ensure()
     found = [datasets.get(name) for name in (datasets.names() if dataset == "all" else [dataset])]
     if dataset == "all":
@@ -49,11 +48,11 @@ def load(*, dataset: str, folder: Path, shift_to_now: bool | None) -> Result:
 
 def download(*, dataset: str) -> Result:
     """Reads a dataset's files from the data bucket and writes them as one table of this DAG run."""
-    declared, identity, settings = datasets.get(dataset), RunIdentity.from_environment(), Settings.from_environment()
-    table, data_version, shift = DatasetFiles(settings).read(declared)
+    declared, identity, store = datasets.get(dataset), RunIdentity.from_environment(), data_bucket()
+    table, data_version, shift = DatasetFiles(store).read(declared)
     key = identity.key("raw")
     table.attrs = {"data_version": data_version, SHIFT_FIELD: shift}  # beside the columns, for who joins features to it
-    data_bucket(settings).write_table(key, table)
+    store.write_table(key, table)
     log.info("%s: %d rows, %d columns", dataset, *table.shape)
     size = {"rows": table.shape[0], "columns": table.shape[1]}
     return {"data": key, **size, "data_version": data_version, **EventTimeShift(shift).note}
@@ -94,9 +93,7 @@ def _shift(raw: DatasetFiles, dataset: Dataset, to_now: bool | None) -> Mapping[
 
 
 def _buckets_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--name", dest="names", action="append", help="a bucket; repeatable; default: the buckets of Settings"
-    )
+    parser.add_argument("--name", dest="names", action="append", required=True, help="a bucket; repeatable")
     parser.add_argument(
         "--wait", type=float, default=0, metavar="SECONDS", help="how long the store may take to start (%(default)s)"
     )

@@ -2,14 +2,13 @@
 
 import argparse
 
-from mlops.config import Settings
 from mlops.notify.message import tell
 from mlops.result import Result
 
 
 def send(*, text: list[str]) -> Result:
     """Posts a text to the webhook where one is configured, and otherwise logs the same text."""
-    return {"sent": tell(Settings.from_environment(), "\n".join(text))}
+    return {"sent": tell("\n".join(text))}
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from mlops.config import NotificationSettings
 from mlops.notify.webhook import post
-
-if TYPE_CHECKING:
-    from mlops.config import Settings
 
 log = logging.getLogger(__name__)
 
 
-def tell(settings: Settings, text: str) -> Literal["webhook", "log"]:
+def tell(text: str) -> Literal["webhook", "log"]:
     """Says where the text went. Raises Failure where a webhook is configured and does not take it."""
-    if settings.slack_webhook_url is None:
+    url = NotificationSettings.from_environment().slack_webhook_url
+    if url is None:
         log.info("no webhook is configured; the message:\n%s", text)
         return "log"
-    post(settings.slack_webhook_url, text)
+    post(url, text)
     log.info("sent to the webhook:\n%s", text)
     return "webhook"

@@ -4,7 +4,6 @@ import argparse
 import logging
 
 from mlops import models
-from mlops.config import Settings
 from mlops.registry.aliases import STAGING
 from mlops.registry.card import FILE
 from mlops.registry.record import FEATURE_SERVICE, Record
@@ -17,7 +16,7 @@ log = logging.getLogger(__name__)
 
 def register(*, model: str, run_id: str) -> Result:
     """Registers a run's model with its card, tags it with what it was made of, and gives it the alias `staging`."""
-    declared, tracking = models.get(model), Tracking(Settings.from_environment().mlflow_tracking_uri)
+    declared, tracking = models.get(model), Tracking.from_environment()
     record = Record.read(tracking, run_id, declared)
     if not record.passed:
         raise Refused(f"run {run_id} did not pass the gate: {'; '.join(record.reasons)}: train a better model")
@@ -35,7 +34,7 @@ def register(*, model: str, run_id: str) -> Result:
 
 def skip(*, run_id: str) -> Result:
     """Says why a run's model is not registered; the gate wrote the reasons into the run's tags."""
-    record = Record.read(Tracking(Settings.from_environment().mlflow_tracking_uri), run_id)
+    record = Record.read(Tracking.from_environment(), run_id)
     if record.passed:
         raise Refused(f"run {run_id} passed the gate: register it with 'python -m mlops registry register'")
     for reason in record.reasons:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import quote
 
+from mlops.config import SensorTrainerSettings
 from mlops.result import JSON, Refused
 from mlops.stores.http import Answer, HttpService, WrongAnswer, words
 
 if TYPE_CHECKING:
-    from mlops.config import Settings
+    from mlops.config import MLflowSettings
 
 _PARTS = ("postgresql", "redis", "mlflow")  # what the trainer stands on, by the names in its answer to /ready
 _FAULTS = 5  # of refused readings that a message shows
@@ -64,14 +65,18 @@ class Submitted(NamedTuple):
 class Trainer:
     """The trainer's API. Each method is one request (a conflict: two) and raises what `HttpService.ask` raises."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SensorTrainerSettings) -> None:
         self._service = HttpService(
             "the sensor trainer",
-            settings.sensor_trainer_url,
+            settings.url,
             "global.services.sensorTrainer",
-            token=settings.sensor_trainer_token or "",  # a platform without the trainer has none
+            token=settings.token,
             credential="global.sensorTrainer.existingSecret",
         )
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        return cls(SensorTrainerSettings.from_environment())
 
     def check(self) -> None:
         """Raises WrongAnswer that names what the trainer lacks, where it lacks something."""
@@ -144,9 +149,9 @@ class Trainer:
         return job
 
 
-def mlflow_answers(settings: Settings) -> None:
+def mlflow_answers(settings: MLflowSettings) -> None:
     """Asks MLflow's process, and by its experiments its database. Raises what `HttpService.ask` raises."""
-    service = HttpService("MLflow", settings.mlflow_tracking_uri, "global.services.mlflow")
+    service = HttpService("MLflow", settings.tracking_uri, "global.services.mlflow")
     service.ask("GET", "/health")
     service.ask("GET", "/api/2.0/mlflow/experiments/search?max_results=1")
 

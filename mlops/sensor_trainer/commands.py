@@ -6,12 +6,19 @@ import time
 from functools import partial
 
 from mlops import datasets
-from mlops.config import RunIdentity, SensorSettings, Settings
+from mlops.config import (
+    DatabaseSettings,
+    MLflowSettings,
+    RunIdentity,
+    SensorApiSettings,
+    SensorSettings,
+)
 from mlops.keys import slug
 from mlops.result import Failure, Refused, Result, Skip
 from mlops.sensor_trainer.client import JobReport, Submitted, Trainer, mlflow_answers
 from mlops.stores.dataset_files import DatasetFiles, EventTimeShift
 from mlops.stores.http import patiently
+from mlops.stores.object_store import data_bucket
 
 _PATIENCE = 90.0  # seconds; a pod that was killed is back by then, and for longer there are the task's own retries
 _POLL = 2.0  # seconds
@@ -23,13 +30,13 @@ log = logging.getLogger(__name__)
 
 def check_mlflow(*, patience: float) -> Result:
     """Asks whether MLflow and its database answer; fails with what kept them from it, after asking for a while."""
-    patiently(partial(mlflow_answers, Settings.from_environment()), patience)
+    patiently(partial(mlflow_answers, MLflowSettings.from_environment()), patience)
     return {"mlflow": "answers"}
 
 
 def check_trainer(*, patience: float) -> Result:
     """Asks whether the sensor trainer is ready; fails with what it lacks, after asking for a while."""
-    patiently(Trainer(Settings.from_environment()).check, patience)
+    patiently(Trainer.from_environment().check, patience)
     return {"sensor_trainer": "ready"}
 
 
@@ -39,7 +46,7 @@ def trigger(*, minimum_new_readings: int | None, patience: float) -> Result:
     The key of the request is made of the DAG run. A job of that key that failed or was cancelled is left behind: the
     task was cleared, and a new job is wanted. Where another job of the model is under way, that one is followed.
     """
-    trainer, key = Trainer(Settings.from_environment()), slug(RunIdentity.from_environment().run_key)
+    trainer, key = Trainer.from_environment(), slug(RunIdentity.from_environment().run_key)
     request = {} if minimum_new_readings is None else {"minimum_new_readings": minimum_new_readings}
     for number in range(1, _KEYS + 1):
         numbered = key if number == 1 else f"{key}-{number}"
@@ -55,7 +62,7 @@ def monitor(*, job_id: str, patience: float, poll: float) -> Result:
 
     While the trainer is away it is asked again, until the time is up.
     """
-    trainer, deadline = Trainer(Settings.from_environment()), time.monotonic() + patience
+    trainer, deadline = Trainer.from_environment(), time.monotonic() + patience
     logged = None
     while True:
         job = patiently(partial(trainer.job, job_id), deadline - time.monotonic())
@@ -79,8 +86,8 @@ def replay(*, dataset: str, hours: float, patience: float) -> Result:
     """
     from mlops.sensor_trainer.replay import by_hour, examples, newest
 
-    settings, declared = Settings.from_environment(), datasets.get(dataset)
-    trainer, raw = Trainer(settings), DatasetFiles(settings).read(declared)
+    declared = datasets.get(dataset)
+    trainer, raw = Trainer.from_environment(), DatasetFiles(data_bucket()).read(declared)
     rows = newest(raw.table, declared, hours)
     sent = accepted = duplicates = 0
     for hour in by_hour(rows, declared):
@@ -98,7 +105,7 @@ def serve(*, host: str, port: int) -> Result:
     """Serves the sensor trainer's REST API."""
     from mlops.sensor_trainer.api import app
 
-    app.serve(SensorSettings.from_environment(), host, port)
+    app.serve(SensorApiSettings.from_environment(), host, port)
     return {}
 
 
@@ -114,7 +121,7 @@ def migrate(*, patience: float) -> Result:
     """Brings the tables of the sensor trainer to what this code expects; waits for PostgreSQL."""
     from mlops.sensor_trainer.store.database import upgrade
 
-    upgrade(SensorSettings.from_environment(), patience)
+    upgrade(DatabaseSettings.from_environment(), patience)
     return {}
 
 

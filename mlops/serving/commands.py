@@ -5,7 +5,7 @@ import json
 import logging
 
 from mlops import models
-from mlops.config import ModelServerSettings, Settings
+from mlops.config import ModelServerSettings, ServedModelSettings
 from mlops.registry import aliases
 from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED, Record
 from mlops.result import Result, Skip
@@ -25,15 +25,14 @@ def deploy(*, model: str, run_id: str, timeout: float) -> Result:
     Repeating it registers nothing twice. Where the rollout fails, the server goes back and the aliases stay as they
     were.
     """
-    settings, declared = Settings.from_environment(), models.get(model)
-    tracking = Tracking(settings.mlflow_tracking_uri)
+    declared, tracking = models.get(model), Tracking.from_environment()
     record = Record.read(tracking, run_id, declared)
     if not record.passed:
         raise Skip(f"not deployed: {'; '.join(record.reasons)}")
     champion = aliases.production(tracking, model)
     _skip_unless_compared(tracking, model, record, champion)
     version = tracking.register(model, run_id)
-    example = _roll_out(settings, tracking, model, version, fallback=champion, timeout=timeout)
+    example = _roll_out(tracking, model, version, fallback=champion, timeout=timeout)
     replaced = aliases.promote(tracking, model, version)  # not the champion, where an earlier try came as far as this
     log.info("version %s of %s is in production, after version %s", version, model, replaced)
     return {"model": model, "version": version, "previous": replaced, "example": example}
@@ -41,10 +40,9 @@ def deploy(*, model: str, run_id: str, timeout: float) -> Result:
 
 def rollback(*, model: str, timeout: float) -> Result:
     """Rolls the model server back to the previous version and swaps the aliases `production` and `previous`."""
-    settings, model = Settings.from_environment(), models.get(model).name
-    tracking = Tracking(settings.mlflow_tracking_uri)
+    model, tracking = models.get(model).name, Tracking.from_environment()
     version, replaced = aliases.previous(tracking, model), aliases.production(tracking, model)
-    example = _roll_out(settings, tracking, model, version, fallback=replaced, timeout=timeout)
+    example = _roll_out(tracking, model, version, fallback=replaced, timeout=timeout)
     aliases.promote(tracking, model, version)
     log.info("version %s of %s is in production again, after version %s", version, model, replaced)
     return {"model": model, "version": version, "previous": replaced, "example": example}
@@ -54,20 +52,19 @@ def serve(*, host: str, port: int, patience: float) -> Result:
     """Serves a model by MLflow's scoring server; without a model, waits and says so."""
     from mlops.serving import server
 
-    server.serve(ModelServerSettings.from_environment(), host, port, patience)
+    server.serve(ServedModelSettings.from_environment(), host, port, patience)
     return {}
 
 
-def _roll_out(
-    settings: Settings, tracking: Tracking, model: str, version: str, *, fallback: str | None, timeout: float
-) -> Result | None:
+def _roll_out(tracking: Tracking, model: str, version: str, *, fallback: str | None, timeout: float) -> Result | None:
     """A request of one row that the model server answers by the version now.
 
     None where it serves another model: it serves one, and leaves the others to the registry.
     """
     from mlops.serving.rollout import roll_out
 
-    deployment = Deployment(settings.namespace, settings.model_server_deployment)
+    settings = ModelServerSettings.from_environment()
+    deployment = Deployment(settings.namespace, settings.deployment)
     served = deployment.environment().get("MODEL_NAME")
     if served != model:
         log.warning(
@@ -75,8 +72,7 @@ def _roll_out(
         )
         return None
     example = tracking.input_example(f"models:/{model}/{version}")
-    url = settings.model_server_url
-    answered = roll_out(deployment, version, fallback, url=url, example=example, timeout=timeout)
+    answered = roll_out(deployment, version, fallback, url=settings.url, example=example, timeout=timeout)
     log.info("the model server answered with %d predictions", answered)
     split = json.loads(example)["dataframe_split"]
     return {"columns": split["columns"], "data": split["data"][:1]}

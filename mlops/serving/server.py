@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
 
-from mlops.config import ModelServerSettings
+from mlops.config import MLflowSettings, ServedModelSettings
 from mlops.registry.aliases import PRODUCTION, production
 from mlops.result import Failure
 from mlops.stores.tracking import Tracking, scoring_command
@@ -23,15 +23,15 @@ _POLL = 2.0  # seconds
 log = logging.getLogger(__name__)
 
 
-def serve(settings: ModelServerSettings, host: str, port: int, patience: float) -> None:
+def serve(settings: ServedModelSettings, host: str, port: int, patience: float) -> None:
     """Serves until it is told to stop. patience: seconds to wait for MLflow, which may start at the same time."""
-    _wait_for_mlflow(settings.mlflow_tracking_uri, patience)
-    tracking = Tracking(settings.mlflow_tracking_uri)
-    version = settings.model_version or production(tracking, settings.model_name)
+    mlflow, model = MLflowSettings.from_environment(), settings.model
+    _wait_for_mlflow(mlflow.tracking_uri, patience)
+    tracking = Tracking(mlflow)
+    version = settings.version or production(tracking, model)
     if version is None:
-        wait_for_a_model(host, port, settings.model_name)
+        wait_for_a_model(host, port, model)
     else:
-        model = settings.model_name
         family = families.of(tracking.run(tracking.made_by(model, version)).data.params)
         folder = Path(tempfile.mkdtemp(prefix="model-"))
         path = tracking.download_model(f"models:/{model}/{version}", folder, family.verify)

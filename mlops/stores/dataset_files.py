@@ -8,14 +8,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlops.datasets.declaration import EVENT_TIME, Dataset
-from mlops.stores.object_store import data_bucket
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     import pandas as pd
 
-    from mlops.config import Settings
+    from mlops.stores.object_store import ObjectStore
 
 # The field that says, in every result that shows a time of a shifted set, by how much it was shifted.
 SHIFT_FIELD = "event_time_shift_seconds"
@@ -46,8 +45,8 @@ class LoadedDataset(NamedTuple):
 class DatasetFiles:
     """The raw sets of the data bucket. Each method raises Failure where a set was not loaded or is damaged."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._store = data_bucket(settings)
+    def __init__(self, bucket: ObjectStore) -> None:
+        self._store = bucket
 
     def read(self, dataset: Dataset | str) -> LoadedDataset:
         """All rows of a set; its raw columns stay as the files have them, also one that `event_time` is made of."""

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urlsplit
 
+from mlops.config import FeastSettings, RedisSettings, S3Settings
 from mlops.result import Failure
-from mlops.stores.object_store import ObjectStore
+from mlops.stores.object_store import ObjectStore, bucket
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FileSource, RepoConfig
-
-    from mlops.config import Settings
 
 PROJECT = "maestro"
 EVENT_TIMESTAMP, CREATED = "event_timestamp", "created"  # the time columns of every feature table, UTC
@@ -39,12 +38,13 @@ class FeatureStoreConfig:
     registry_cache: int = 60
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def from_environment(cls) -> Self:
+        feast = FeastSettings.from_environment()
         return cls(
-            registry=_with_password(settings.feast_registry, settings.feast_registry_password),
-            online=_connection_string(settings),
-            offline=f"s3://{settings.feast_bucket}",
-            s3_endpoint=settings.s3_endpoint,
+            registry=_with_password(feast.registry, feast.registry_password),
+            online=_connection_string(RedisSettings.from_environment()),
+            offline=f"s3://{feast.bucket}",
+            s3_endpoint=S3Settings.from_environment().endpoint,
         )
 
     def path(self, view: str) -> str:
@@ -87,12 +87,12 @@ class FeatureStoreConfig:
         )
 
 
-def open_feature_store(settings: Settings) -> FeatureStore:
+def open_feature_store() -> FeatureStore:
     """The platform's feature store. Connects to the registry, not to Redis or the bucket.
 
     Raises Failure where the registry is away or refuses.
     """
-    return open_configured(FeatureStoreConfig.of(settings))
+    return open_configured(FeatureStoreConfig.from_environment())
 
 
 def open_configured(config: FeatureStoreConfig) -> FeatureStore:
@@ -128,23 +128,24 @@ def explained(config: FeatureStoreConfig) -> Iterator[None]:
         ) from error
 
 
-def check_online(settings: Settings) -> None:
+def check_online() -> None:
     """Raises Failure where Redis is away or refuses."""
     from redis import Redis
 
-    with explained(FeatureStoreConfig.of(settings)):
+    settings = RedisSettings.from_environment()
+    with explained(FeatureStoreConfig.from_environment()):
         Redis(
-            host=settings.redis_host,
-            port=int(settings.redis_port),
-            password=settings.redis_password,
+            host=settings.host,
+            port=int(settings.port),
+            password=settings.password,
             socket_connect_timeout=_CONNECT_SECONDS,
             socket_timeout=_CONNECT_SECONDS,
         ).ping()
 
 
-def feast_bucket(settings: Settings) -> ObjectStore:
+def feast_bucket() -> ObjectStore:
     """The bucket of the offline store."""
-    return ObjectStore(settings, settings.feast_bucket)
+    return bucket(FeastSettings.from_environment().bucket)
 
 
 def _with_password(address: str, password: str) -> str:
@@ -154,14 +155,14 @@ def _with_password(address: str, password: str) -> str:
     return parts._replace(netloc=f"{quote(user, safe='%')}:{quote(password, safe='')}@{host}").geturl()
 
 
-def _connection_string(settings: Settings) -> str:
+def _connection_string(settings: RedisSettings) -> str:
     """Redis as Feast wants it: `host:port,option=value,...`, each value read as JSON and no comma in any.
 
     As a JSON string a password of digits stays a text, and its commas can be escaped.
     """
-    password = json.dumps(settings.redis_password).replace(",", "\\u002c")
+    password = json.dumps(settings.password).replace(",", "\\u002c")
     timeouts = f"socket_connect_timeout={_CONNECT_SECONDS},socket_timeout=30"
-    return f"{settings.redis_host}:{settings.redis_port},password={password},{timeouts}"
+    return f"{settings.host}:{settings.port},password={password},{timeouts}"
 
 
 def _first_line(error: Exception) -> str:

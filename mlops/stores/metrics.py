@@ -10,10 +10,9 @@ import logging
 import re
 import socket
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import Self
 
-if TYPE_CHECKING:
-    from mlops.config import Settings
+from mlops.config import StatsdSettings
 
 _PREFIX = "maestro"
 # What ends a name, a tag or a value in a packet must not stand inside one.
@@ -25,10 +24,14 @@ log = logging.getLogger(__name__)
 class Statsd:
     """Sends counters and gauges, named `maestro.<name>`, with tags that become Prometheus labels. Raises nothing."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._address = f"{settings.statsd_host}:{settings.statsd_port}"
-        self._socket = _connected(settings.statsd_host, settings.statsd_port)
+    def __init__(self, settings: StatsdSettings) -> None:
+        self._address = f"{settings.host}:{settings.port}"
+        self._socket = _connected(settings.host, settings.port)
         self._warned = False
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        return cls(StatsdSettings.from_environment())
 
     def count(self, name: str, value: int = 1, **tags: object) -> None:
         """Adds `value` to the counter."""

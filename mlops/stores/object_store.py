@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlops.config import S3Settings
 from mlops.result import Failure
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from mlops.config import Settings
 
 _DIGEST = "sha256"  # metadata of an object: the digest of its content
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403"}
@@ -24,9 +23,9 @@ _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forb
 class ObjectStore:
     """One bucket. Each method raises Failure where the store is away, refuses, or has no such thing."""
 
-    def __init__(self, settings: Settings, bucket: str) -> None:
+    def __init__(self, settings: S3Settings, bucket: str) -> None:
         self.bucket = bucket
-        self._endpoint = settings.s3_endpoint
+        self._endpoint = settings.endpoint
         self._client = _client(settings)
 
     def read_bytes(self, key: str) -> bytes:
@@ -160,24 +159,33 @@ class ObjectStore:
             raise Failure(f"no answer from {self._endpoint} for {self._address(key)} ({error}): {remedy}") from error
 
 
-def data_bucket(settings: Settings) -> ObjectStore:
+def data_bucket() -> ObjectStore:
+    """The bucket of raw data, and of what the steps of a DAG run hand to each other."""
+    settings = S3Settings.from_environment()
     return ObjectStore(settings, settings.data_bucket)
 
 
-def reports_bucket(settings: Settings) -> ObjectStore:
+def reports_bucket() -> ObjectStore:
+    """The bucket of pages for people."""
+    settings = S3Settings.from_environment()
     return ObjectStore(settings, settings.reports_bucket)
 
 
-def _client(settings: Settings) -> Any:
+def bucket(name: str) -> ObjectStore:
+    """Any bucket of the platform's store."""
+    return ObjectStore(S3Settings.from_environment(), name)
+
+
+def _client(settings: S3Settings) -> Any:
     import boto3
     from botocore.config import Config
 
     return boto3.client(
         "s3",
-        endpoint_url=settings.s3_endpoint,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key,
-        aws_secret_access_key=settings.s3_secret_key,
+        endpoint_url=settings.endpoint,
+        region_name=settings.region,
+        aws_access_key_id=settings.access_key,
+        aws_secret_access_key=settings.secret_key,
         config=Config(
             connect_timeout=5,
             read_timeout=60,

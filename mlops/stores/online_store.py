@@ -9,12 +9,11 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mlops.config import RedisSettings
 from mlops.result import Failure
 
 if TYPE_CHECKING:
     from redis import Redis
-
-    from mlops.config import Settings
 
 _PATIENCE = 60.0  # seconds without an answer; a pod of Redis is back after 10 to 30
 _PAUSE = 0.25  # seconds between two attempts to connect
@@ -83,8 +82,8 @@ class Written(NamedTuple):
 class OnlineStore:
     """One Redis. Each method raises Failure where it is away for longer than a restart takes, or refuses."""
 
-    def __init__(self, settings: Settings, *, patience: float = _PATIENCE) -> None:
-        self._address = f"{settings.redis_host}:{settings.redis_port}"
+    def __init__(self, settings: RedisSettings, *, patience: float = _PATIENCE) -> None:
+        self._address = f"{settings.host}:{settings.port}"
         self._patience = patience
         self._client = _client(settings)
         self._connection: Any = None
@@ -216,15 +215,15 @@ def _passes(error: Exception) -> bool:
     return isinstance(error, of.ConnectionError | of.TimeoutError | of.NoScriptError | of.ReadOnlyError)
 
 
-def _client(settings: Settings) -> Redis:
+def _client(settings: RedisSettings) -> Redis:
     from redis import Redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
     return Redis(
-        host=settings.redis_host,
-        port=int(settings.redis_port),
-        password=settings.redis_password,
+        host=settings.host,
+        port=int(settings.port),
+        password=settings.password,
         socket_connect_timeout=5,
         socket_timeout=30,
         retry=Retry(NoBackoff(), 0),  # here it is known what may be sent again

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from mlops.config import MLflowSettings
 from mlops.result import Failure
 
 if TYPE_CHECKING:
@@ -54,14 +55,18 @@ class AliasedVersion(NamedTuple):
 class Tracking:
     """The tracking server. Each method raises Failure where the server is away or refuses."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, settings: MLflowSettings) -> None:
         for key, value in _CLIENT_SETTINGS.items():
             os.environ.setdefault(key, value)
         import mlflow
 
-        mlflow.set_tracking_uri(uri)
-        self._uri = uri
-        self._client = mlflow.MlflowClient(uri)
+        self._uri = settings.tracking_uri
+        mlflow.set_tracking_uri(self._uri)
+        self._client = mlflow.MlflowClient(self._uri)
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        return cls(MLflowSettings.from_environment())
 
     def runs(self, experiment: str, tag: str, value: str) -> list[Run]:
         """The experiment's runs that carry the tag with this value, newest first."""

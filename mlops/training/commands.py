@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mlops import models
-from mlops.config import RunIdentity, Settings
+from mlops.config import CodeSettings, RunIdentity
 from mlops.datasets.declaration import LABEL
 from mlops.registry.aliases import PRODUCTION, production
 from mlops.registry.record import (
@@ -67,9 +67,9 @@ def fit(
     from mlops.training.columns import features_of
     from mlops.training.score import score
 
-    declared, identity, settings = models.get(model), RunIdentity.from_environment(), Settings.from_environment()
+    declared, identity = models.get(model), RunIdentity.from_environment()
     dataset, family = declared.data, families.get(declared.family)
-    table, hyperparameters = data_bucket(settings).read_table(train), Hyperparameters(learning_rate, max_iter)
+    table, hyperparameters = data_bucket().read_table(train), Hyperparameters(learning_rate, max_iter)
     features, labels = features_of(table, dataset), table[LABEL]
     contract = feature_contract(table, train, declared.feature_service)
     params = {
@@ -77,13 +77,13 @@ def fit(
         "family": declared.family,
         "dataset": dataset.name,
         "data_version": data_version,
-        "code_version": settings.code_version,
+        "code_version": CodeSettings.from_environment().version,
         "train_key": train,
         "features": features.shape[1],
         **({"feature_service": declared.feature_service} if declared.feature_service else {}),
         **asdict(hyperparameters),
     }
-    tracking = Tracking(settings.mlflow_tracking_uri)
+    tracking = Tracking.from_environment()
     replaced = f"replaced by try {identity.try_number}"
     finished = finished_run(tracking, dataset.name, RUN_KEY, identity.run_key, replaced, params)
     if finished is not None:
@@ -129,10 +129,9 @@ def evaluate(
     from mlops.training.columns import features_of
     from mlops.training.gate import Thresholds, gain, refusals, required_gain
 
-    declared, settings = models.get(model), Settings.from_environment()
-    tracking = Tracking(settings.mlflow_tracking_uri)
+    declared, tracking = models.get(model), Tracking.from_environment()
     record = Record.read(tracking, run_id, declared)
-    table = data_bucket(settings).read_table(test)
+    table = data_bucket().read_table(test)
     features, labels = features_of(table, declared.data), table[LABEL]
     model_uri = f"runs:/{run_id}/{MODEL_ARTIFACT}"
     candidate, error = _try_to_score(tracking, run_id, model_uri, features, labels)

@@ -81,9 +81,7 @@ def stock(path: Path, port: int) -> dict[str, float]:
 
 def maestro(path: Path, port: int) -> dict[str, float]:
     """With Feast imported and the view taken from its registry, as the command does it."""
-    from dataclasses import replace
-
-    from mlops.config import Settings
+    from mlops.config import RedisSettings
     from mlops.features.materialization.offline import Window
     from mlops.features.materialization.view import MaterializedView
     from mlops.features.materialization.write import write
@@ -91,8 +89,7 @@ def maestro(path: Path, port: int) -> dict[str, float]:
 
     store = feast_store(path, port)
     (view,) = (MaterializedView.of("maestro", found) for found in store.list_feature_views())
-    settings = replace(Settings(**dict.fromkeys(Settings.keys(), "")), redis_host="127.0.0.1", redis_port=str(port))
-    online = OnlineStore(settings)
+    online = OnlineStore(RedisSettings("127.0.0.1", str(port), ""))
     return _measured(lambda: write([path], view, Window.before(NOW, DAYS), online))
 
 

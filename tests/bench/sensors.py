@@ -25,7 +25,6 @@ import psycopg
 import redis
 
 from mlops import datasets
-from mlops.config import SensorSettings
 from mlops.datasets.read import read_dataset
 from tests.conftest import answers, free_ports, real_datasets, running
 
@@ -100,8 +99,14 @@ def trainer(folder: Path) -> Iterator[tuple[str, int, str]]:
         queue = stack.enter_context(redis_server(folder))
         uri = f"http://127.0.0.1:{mlflow}"
         stack.enter_context(running(tracking, folder / "mlflow.log", lambda: answers(f"{uri}/health"), quiet))
-        settings = SensorSettings(database, "127.0.0.1", str(queue), TOKEN, uri, TOKEN)
-        environment = {key: getattr(settings, name) for name, key in SensorSettings.keys().items()}
+        environment = {
+            "DATABASE_URL": database,
+            "MAESTRO_REDIS_HOST": "127.0.0.1",
+            "MAESTRO_REDIS_PORT": str(queue),
+            "MAESTRO_REDIS_PASSWORD": TOKEN,
+            "MLFLOW_TRACKING_URI": uri,
+            "SENSOR_TRAINER_TOKEN": TOKEN,
+        }
         sensors = [*python, "mlops", "sensor-trainer"]
         subprocess.run([*sensors, "migrate"], check=True, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
         address = f"http://127.0.0.1:{port}"

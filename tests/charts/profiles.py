@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,10 +39,10 @@ def maestro(profile: str) -> list[Object]:
     return [*objects, task_pod(objects)]
 
 
-def task_pod(objects: list[Object], identity: str | None = None) -> Object:
-    """What the operator makes of the template that the airflow chart renders."""
+def task_pod(objects: list[Object], identity: str | None = None, needs: Sequence[str] | None = None) -> Object:
+    """What the operator makes of the template that the airflow chart renders; with all needs where none are given."""
     task = TaskTry("dag", "task", "run", -1, 1, str(uuid.UUID(int=1)))
-    return make_pod(platform(objects), task, ["python", "-m", "mlops"], identity=identity)
+    return make_pod(platform(objects), task, ["python", "-m", "mlops"], identity=identity, needs=needs)
 
 
 def platform(objects: list[Object]) -> Platform:

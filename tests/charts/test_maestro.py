@@ -17,7 +17,6 @@ import pytest
 import yaml
 
 from mlops.cli import parser
-from mlops.config import Settings
 from tests.charts.conftest import (
     ROOT,
     Object,
@@ -367,7 +366,6 @@ def dataset_commands(values: dict[str, Any] | None = None) -> list[list[str]]:
     template = find(render("maestro", values), "CronJob", "maestro-datasets")["spec"]["jobTemplate"]["spec"]["template"]
     for container in containers(template["spec"]):
         assert container["args"][:3] == ["python", "-m", "mlops"]
-        Settings.from_environment({name: str(value) for name, value in environment(container).items()})
     return [container["args"][3:] for container in containers(template["spec"])]
 
 

@@ -9,7 +9,7 @@ import boto3
 import pytest
 
 from mlops.cli import parser
-from mlops.config import Settings
+from mlops.config import S3Settings
 from tests.charts.conftest import ROOT, Object, Refused, environment, find, render
 from tests.conftest import ACCESS_KEY, SECRET_KEY
 
@@ -43,8 +43,8 @@ def test_the_job_is_told_all_that_its_command_reads() -> None:
         name: value if isinstance(value, str) else "x"
         for name, value in environment(buckets_container(minio())).items()
     }
-    settings = Settings.from_environment(told)
-    assert settings.s3_endpoint == "http://maestro-minio:9000"
+    settings = S3Settings.from_environment(told)
+    assert settings.endpoint == "http://maestro-minio:9000"
 
 
 def test_the_job_waits_for_no_secret_but_the_stores_own() -> None:

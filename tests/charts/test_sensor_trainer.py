@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-import yaml
 
 from mlops import datasets
 from mlops.cli import parser
-from mlops.config import SensorSettings, Settings
+from mlops.config import DatabaseSettings, SensorApiSettings, SensorSettings
 from tests.charts.conftest import ROOT, Object, Refused, containers, environment, find, pod_specs, render, render_anew
+from tests.charts.profiles import task_pod
 from tests.conftest import answers, free_ports, running
 
 API = "maestro-sensor-trainer"
@@ -102,23 +102,23 @@ def test_the_pods_have_the_same_image_and_no_token_of_the_cluster() -> None:
 
 def test_pods_are_told_each_setting_that_the_api_and_the_worker_read() -> None:
     objects = trainer()
-    for name in (API, WORKER):
+    for name, settings in ((API, SensorApiSettings), (WORKER, SensorSettings)):
         told = environment(container(name, objects))
-        assert set(SensorSettings.keys().values()) <= told.keys()
-        SensorSettings.from_environment({key: str(value) for key, value in told.items()})
+        assert settings.keys() <= told.keys()
+        settings.from_environment({key: str(value) for key, value in told.items()})
 
 
-def test_the_migration_is_told_what_has_no_default() -> None:
+def test_the_migration_is_told_of_its_database() -> None:
     told = environment(migrating(trainer()))
-    settings = SensorSettings.from_environment({key: str(value) for key, value in told.items()})
-    assert settings.database_url == "postgresql://sensors@maestro-postgresql:5432/sensors"
+    settings = DatabaseSettings.from_environment({key: str(value) for key, value in told.items()})
+    assert settings.url == "postgresql://sensors@maestro-postgresql:5432/sensors"
 
 
 def test_defaults_of_the_values_are_those_of_the_settings() -> None:
     told = {key: str(value) for key, value in environment(container(API, trainer())).items()}
     without = {key: value for key, value in told.items() if not key.startswith("SENSOR_")}
-    of_values = SensorSettings.from_environment(told)
-    of_code = SensorSettings.from_environment({**without, "SENSOR_TRAINER_TOKEN": told["SENSOR_TRAINER_TOKEN"]})
+    of_values = SensorApiSettings.from_environment(told)
+    of_code = SensorApiSettings.from_environment({**without, "SENSOR_TRAINER_TOKEN": told["SENSOR_TRAINER_TOKEN"]})
     assert of_values == of_code
 
 
@@ -178,8 +178,7 @@ def test_an_existing_secret_takes_the_place_of_the_charts_own() -> None:
 
 
 def task_environment(objects: list[Object]) -> dict[str, Any]:
-    files = find(objects, "ConfigMap", "maestro-airflow-pods")["data"]
-    (base,) = yaml.safe_load(files["pod-template.yaml"])["spec"]["containers"]
+    (base,) = task_pod(objects, needs=["sensor-trainer"])["spec"]["containers"]
     return environment(base)
 
 
@@ -205,21 +204,13 @@ def test_a_platform_without_the_trainer_starts_its_task_pods_all_the_same() -> N
 
 
 def test_what_has_no_use_for_the_token_is_not_told_it() -> None:
-    objects = render("maestro")
-    key = Settings.keys()["sensor_trainer_token"]
-    told = {
-        where.split("/")[1]: environment(entry)[key]
-        for where, spec in pod_specs(objects)
+    bearers = {
+        where.rpartition("/")[2]
+        for where, spec in pod_specs(render("maestro"))
         for entry in spec["containers"]
-        if key in environment(entry)
+        if environment(entry).keys() & {"SENSOR_TRAINER_TOKEN", "MAESTRO_SENSOR_TRAINER_TOKEN"}
     }
-    bearers = {name for name, value in told.items() if value != "not-told"}
-    assert bearers == {"maestro-datasets"}, "besides the pods of tasks"
-    assert {name.rpartition("-")[0] for name in told.keys() - bearers} == {
-        "maestro",
-        "maestro-feast-apply",
-        "maestro-minio-buckets",
-    }
+    assert bearers == {API, f"{API}-test"}, "besides the pods of tasks that ask it"
 
 
 # How many there are

@@ -1,19 +1,28 @@
 """What charts tell a container in its environment is what the program in it reads, neither less nor more."""
 
 import importlib.util
+import re
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
 
 import mlflow.environment_variables
 import pytest
 import yaml
 from mlflow.cli import cli
 
-from mlops.config import ModelServerSettings, RunIdentity, SensorSettings, Settings
+from mlops.cli import GROUPS
+from mlops.config import (
+    DatabaseSettings,
+    FromEnvironment,
+    RunIdentity,
+    SensorApiSettings,
+    SensorSettings,
+    ServedModelSettings,
+)
+from mlops.needs import needs
+from mlops.result import Failure
 from tests.charts.conftest import ROOT, Loader, Object, containers, environment
-from tests.charts.profiles import maestro, pods
+from tests.charts.profiles import maestro, platform, pods, task_pod
 
 AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))
 # What the libraries read that the commands use, and in the case of the last the release gate.
@@ -32,45 +41,77 @@ def told(name: str) -> set[str]:
     return set(environment(dict(each())[name]))
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "more"),
-    [
-        ("task base", Settings, {*RunIdentity.keys().values()}),
-        ("datasets load", Settings, set()),
-        ("datasets features", Settings, set()),
-        ("minio-buckets buckets", Settings, set()),
-        ("feast feast", Settings, set()),
-        ("feast-apply apply", Settings, RELEASE_GATE),
-        ("model-server model-server", ModelServerSettings, set()),
-        ("sensor-trainer api", SensorSettings, set()),
-        ("sensor-trainer-worker worker", SensorSettings, set()),
-    ],
-)
-def test_a_command_is_told_every_setting_that_it_reads_and_nothing_else(
-    name: str, settings: Any, more: set[str]
-) -> None:
-    assert told(name) - LIBRARIES == set(settings.keys().values()) | more
+NEEDS = {record.need: record for record in FromEnvironment.__subclasses__() if record.need}
+# The sensor trainer's own commands are told by its chart alone.
+COMMANDS = {
+    (group, command)
+    for group, module in GROUPS.items()
+    for command in module.COMMANDS
+    if (group, command) not in {("sensor-trainer", name) for name in ("serve", "work", "migrate")}
+}
+# What commands read beside what mlops/needs.py says of them: of services that are told it by their own charts.
+OWN = {
+    "feast-apply apply": RELEASE_GATE,
+    "model-server model-server": ServedModelSettings.keys(),
+    "sensor-trainer api": SensorApiSettings.keys(),
+    "sensor-trainer-worker worker": SensorSettings.keys(),
+    "sensor-trainer-migrate migrate": DatabaseSettings.keys(),
+}
+# Containers that run a command of the platform, each with the command.
+RUN = {
+    name: found.groups()
+    for name, container in each()
+    if (found := re.search(r"python -m mlops (\S+) (\S+)", " ".join(container.get("args", ()))))
+}
 
 
-def test_the_migration_of_the_sensor_trainer_is_told_what_has_no_default() -> None:
-    required = {field.metadata["key"] for field in fields(SensorSettings) if field.default is MISSING}
-    assert told("sensor-trainer-migrate migrate") - LIBRARIES == required
-
-
-def test_every_command_of_the_platform_that_a_container_runs_is_among_them() -> None:
-    run = {name for name, container in each() if "python -m mlops " in f"{' '.join(container.get('args', ()))} "}
-    assert run == {
-        "task base",
-        "datasets load",
-        "datasets features",
-        "minio-buckets buckets",
-        "feast feast",
-        "feast-apply apply",
-        "model-server model-server",
-        "sensor-trainer api",
-        "sensor-trainer-worker worker",
-        "sensor-trainer-migrate migrate",
+def test_the_containers_that_run_a_command_of_the_platform_are_these() -> None:
+    assert RUN == {
+        "datasets load": ("ingestion", "load"),
+        "datasets features": ("features", "build"),
+        "minio-buckets buckets": ("ingestion", "buckets"),
+        "feast feast": ("features", "serve"),
+        "feast-apply apply": ("features", "apply"),
+        "model-server model-server": ("serving", "serve"),
+        "sensor-trainer api": ("sensor-trainer", "serve"),
+        "sensor-trainer-worker worker": ("sensor-trainer", "work"),
+        "sensor-trainer-migrate migrate": ("sensor-trainer", "migrate"),
     }
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_a_command_is_told_every_setting_that_it_reads_and_nothing_else(name: str) -> None:
+    group, command = RUN[name]
+    listed = needs(group, command) if (group, command) in COMMANDS else ()
+    read = OWN.get(name, set()).union(*(NEEDS[need].keys() for need in listed))
+    assert told(name) - LIBRARIES == read
+
+
+def test_a_task_pod_is_told_of_each_need_what_is_read_for_it() -> None:
+    environments = platform(maestro("everything")).environments
+    assert {need: {entry["name"] for entry in entries} for need, entries in environments.items()} == {
+        need: record.keys() for need, record in NEEDS.items()
+    }
+
+
+def test_a_task_pod_without_needs_is_told_who_it_is_and_nothing_else() -> None:
+    (base,) = task_pod(maestro("everything"), needs=())["spec"]["containers"]
+    assert set(environment(base)) - LIBRARIES == RunIdentity.keys()
+
+
+def test_each_need_that_is_listed_is_one_that_there_is_and_each_that_there_is_is_listed() -> None:
+    listed = {need for group, command in COMMANDS for need in needs(group, command)}
+    assert listed == NEEDS.keys()
+
+
+@pytest.mark.parametrize(("group", "command"), sorted(COMMANDS))
+def test_every_command_of_a_task_says_what_it_opens(group: str, command: str) -> None:
+    assert set(needs(group, command)) <= NEEDS.keys()
+
+
+def test_a_command_that_is_not_listed_is_named_with_the_remedy() -> None:
+    with pytest.raises(Failure, match=r"'training dream' opens: list it in mlops/needs.py"):
+        needs("training", "dream")
 
 
 def test_every_variable_of_airflow_and_mlflow_is_one_that_they_know() -> None:

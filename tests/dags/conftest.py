@@ -55,6 +55,12 @@ PLATFORM = {
         "medium": {"requests": {"cpu": "500m"}, "limits": {"memory": "1Gi"}},
     },
     "identities": {"deployer": "maestro-deployer"},
+    "environments": {
+        "s3": [{"name": "AWS_ENDPOINT_URL_S3", "value": "http://minio:9000"}],
+        "mlflow": [{"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow:5000"}],
+        "code": [{"name": "MAESTRO_CODE_VERSION", "value": "abc"}],
+        "notifications": None,
+    },
     "failedPodTTL": 3600,
     "reportsBucket": "reports",
 }

@@ -15,6 +15,7 @@ from kubernetes.client.exceptions import ApiException
 
 from mlops.airflow.authoring.operator import PodTask, task_pod
 from mlops.airflow.pods import create
+from mlops.result import Failure
 from tests.dags.conftest import NAMESPACE
 from tests.dags.fake_kubernetes import FakeKubernetes
 
@@ -40,6 +41,8 @@ def test_a_task_creates_its_pod_and_defers_at_once(kubernetes: FakeKubernetes) -
     (pod,) = kubernetes.pods.values()
     container = pod["spec"]["containers"][0]
     assert container["args"] == ["python", "-m", "mlops", "training", "fit", "--data=key", "--depth=3"]
+    told = {entry["name"] for entry in container["env"]}
+    assert told >= {"AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI"}, "what 'training fit' needs"
     assert pod["spec"]["activeDeadlineSeconds"] == 360
     settings = handed.trigger.serialize()[1]
     assert settings["name"] == pod["metadata"]["name"]
@@ -111,11 +114,24 @@ def test_a_resumed_task_returns_its_result_or_skips_or_fails_for_good() -> None:
         task.resume(context(), {"state": "failed", "cause": "column f3 is missing", "result": None})
 
 
+def test_a_command_is_told_of_what_it_needs_and_of_nothing_else(kubernetes: FakeKubernetes) -> None:
+    deferred(task_pod("t", "registry", "skip"), context())
+    (pod,) = kubernetes.pods.values()
+    told = {entry["name"] for entry in pod["spec"]["containers"][0]["env"]}
+    assert "MLFLOW_TRACKING_URI" in told
+    assert "AWS_ENDPOINT_URL_S3" not in told
+
+
+def test_a_command_of_which_nothing_says_what_it_opens_is_refused_where_the_dag_is_read() -> None:
+    with pytest.raises(Failure, match=r"'training dream' opens: list it in mlops/needs.py"):
+        task_pod("t", "training", "dream")
+
+
 def test_options_become_arguments() -> None:
-    task = task_pod("t", "g", "c", a_name="x", none=None, repeated=["one", "two"], negative=-1, zero=0)
+    task = task_pod("t", "notify", "send", a_name="x", none=None, repeated=["one", "two"], negative=-1, zero=0)
     assert task.arguments[3:] == [
-        "g",
-        "c",
+        "notify",
+        "send",
         "--a-name=x",
         "--repeated=one",
         "--repeated=two",
@@ -126,8 +142,8 @@ def test_options_become_arguments() -> None:
 
 def test_arguments_and_environment_are_templated() -> None:
     with DAG(dag_id="templated", schedule=None):
-        first = task_pod("first", "g", "c")
-        task = task_pod("t", "g", "c", data=first.result("data"), when="{{ ds }}", env={"RUN": "{{ run_id }}"})
+        first = task_pod("first", "notify", "send")
+        task = task_pod("t", "notify", "send", data=first.result("data"), when="{{ ds }}", env={"RUN": "{{ run_id }}"})
     results = {"first": {"data": "runs/a/b.parquet"}}
     ti = SimpleNamespace(xcom_pull=lambda task_ids: results[task_ids])
     task.render_template_fields({"ti": ti, "ds": "2026-01-01", "run_id": "r"})
@@ -136,13 +152,13 @@ def test_arguments_and_environment_are_templated() -> None:
 
 
 def test_defaults_hold_unless_the_task_or_its_dag_says_otherwise() -> None:
-    plain = task_pod("t", "g", "c")
+    plain = task_pod("t", "notify", "send")
     assert (plain.retries, plain.retry_delay, plain.retry_exponential_backoff) == (2, timedelta(minutes=1), 2.0)
     assert (plain.execution_timeout, plain.owner, plain.do_xcom_push) == (timedelta(hours=1), "maestro", True)
-    assert task_pod("t", "g", "c", retries=5).retries == 5
+    assert task_pod("t", "notify", "send", retries=5).retries == 5
     with DAG(dag_id="patient", schedule=None, default_args={"retries": 7}):
-        assert task_pod("t", "g", "c").retries == 7
-        assert task_pod("u", "g", "c", retries=0).retries == 0
+        assert task_pod("t", "notify", "send").retries == 7
+        assert task_pod("u", "notify", "send", retries=0).retries == 0
 
 
 def test_a_mapped_task_has_the_same_defaults() -> None:

@@ -1,8 +1,11 @@
 """The manifest of a task's pod."""
 
+import copy
 import re
 import uuid
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
@@ -37,6 +40,7 @@ def platform() -> Platform:
         images=PLATFORM["images"],
         sizes=PLATFORM["sizes"],
         identities=PLATFORM["identities"],
+        environments={name: entries or () for name, entries in PLATFORM["environments"].items()},
         failed_pod_ttl=3600,
         reports_bucket="reports",
         template=POD_TEMPLATE,
@@ -103,7 +107,7 @@ def test_two_texts_never_become_one_label(one: str, other: str) -> None:
 @given(tries)
 def test_the_pod_reads_its_identity_back_from_its_environment(task: TaskTry) -> None:
     given = environment(make_pod(platform(), task, ["true"]))
-    assert set(task.environment) <= set(RunIdentity.keys().values())
+    assert set(task.environment) <= RunIdentity.keys()
     identity = RunIdentity.from_environment(given)
     assert (identity.dag_id, identity.task_id, identity.run_id) == (task.dag_id, task.task_id, task.run_id)
     assert (identity.try_number, identity.map_index) == (str(task.try_number), str(task.map_index))
@@ -160,6 +164,30 @@ def test_a_tasks_environment_is_stronger_than_the_templates_but_not_than_its_ide
     ]
 
 
+@pytest.mark.parametrize(
+    ("needs", "told"),
+    [
+        ((), set()),
+        (("mlflow",), {"MLFLOW_TRACKING_URI"}),
+        (("s3", "notifications"), {"AWS_ENDPOINT_URL_S3"}),
+        (None, {"AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI"}),
+    ],
+)
+def test_a_pod_is_told_of_what_it_needs_and_where_nobody_says_of_everything(needs: Any, told: set[str]) -> None:
+    names = environment(make_pod(platform(), a_try(), ["true"], needs=needs)).keys()
+    assert names & {"AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI"} == told
+
+
+def test_what_the_template_says_is_stronger_than_what_is_needed() -> None:
+    """So that values may set it, for all pods, in taskPods.env."""
+    template = copy.deepcopy(POD_TEMPLATE)
+    (container,) = [entry for entry in template["spec"]["containers"] if entry["name"] == "base"]
+    container.setdefault("env", []).append({"name": "MLFLOW_TRACKING_URI", "value": "http://elsewhere"})
+    pod = make_pod(replace(platform(), template=template), a_try(), ["true"])
+    assert environment(pod)["MLFLOW_TRACKING_URI"] == "http://elsewhere"
+    assert [entry["name"] for entry in base(pod)["env"]].count("MLFLOW_TRACKING_URI") == 1
+
+
 def test_making_a_pod_leaves_the_template_as_it_was() -> None:
     before = make_pod(platform(), a_try(), ["true"])
     make_pod(platform(), a_try(task_id="other"), ["false"], size="medium", identity="deployer", env={"A": "b"})
@@ -172,6 +200,10 @@ def test_making_a_pod_leaves_the_template_as_it_was() -> None:
         ({"image": "tsk"}, "image 'tsk' is not declared: use one of datasets, task or add it to global.images"),
         ({"size": "huge"}, "size 'huge' is not declared: use one of medium, small or add it to taskSizes"),
         ({"identity": "root"}, "identity 'root' is not declared: use one of deployer"),
+        (
+            {"needs": ["s4"]},
+            "need 's4' is not declared: use one of code, mlflow, notifications, s3 or add it to charts/common",
+        ),
     ],
 )
 def test_a_name_that_is_not_declared_is_refused_with_the_ones_that_are(options: dict, message: str) -> None:
@@ -202,7 +234,7 @@ def test_a_missing_or_incomplete_file_is_named_with_the_remedy(pod_config) -> No
     (pod_config / "platform.yaml").write_text("namespace: maestro")
     with pytest.raises(
         AirflowException,
-        match=r"platform.yaml lacks failedPodTTL, identities, images, reportsBucket, sizes.*helm upgrade",
+        match=r"platform.yaml lacks environments, failedPodTTL, identities, images, reportsBucket, sizes.*helm upgrade",
     ):
         Platform.load()
     (pod_config / "platform.yaml").unlink()

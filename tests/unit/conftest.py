@@ -12,39 +12,61 @@ import pytest
 
 from mlops import datasets
 from mlops.cli import main
-from mlops.config import Settings
+from mlops.config import FeastSettings, FromEnvironment, MLflowSettings, S3Settings
 from mlops.datasets.read import read_dataset
 from mlops.features.engineer import engineer
 from mlops.features.preprocess import preprocess
 from mlops.features.split import split
+from mlops.needs import needs
 from mlops.result import JSON
-from mlops.stores.object_store import ObjectStore, data_bucket
+from mlops.stores.object_store import ObjectStore
 from mlops.stores.tracking import Tracking
 from tests.conftest import ACCESS_KEY, SECRET_KEY, enter_workspace
+
+# What a pod is told of each thing that it may need.
+KEYS = {record.need: record.keys() for record in FromEnvironment.__subclasses__() if record.need}
 
 
 @dataclass(frozen=True)
 class Platform:
     """Fresh buckets and a fresh model registry, and the command line as one pod after the other would run it."""
 
-    settings: Settings
+    s3: S3Settings
+    mlflow: MLflowSettings
+    feast: FeastSettings
     run_id: str
     result: Path
     monkeypatch: pytest.MonkeyPatch
 
     @property
     def data(self) -> ObjectStore:
-        return data_bucket(self.settings)
+        return ObjectStore(self.s3, self.s3.data_bucket)
+
+    @property
+    def reports(self) -> ObjectStore:
+        return ObjectStore(self.s3, self.s3.reports_bucket)
+
+    @property
+    def offline(self) -> ObjectStore:
+        """The bucket of Feast's offline store."""
+        return ObjectStore(self.s3, self.feast.bucket)
 
     @property
     def tracking(self) -> Tracking:
-        return Tracking(self.settings.mlflow_tracking_uri)
+        return Tracking(self.mlflow)
 
     def run(self, *arguments: str, task: str | None = None) -> tuple[int, str]:
-        """(exit code, termination message) of `python -m mlops` with these arguments, as the task (or command)."""
+        """(exit code, termination message) of `python -m mlops` with these arguments, as the task (or command).
+
+        As in a pod it is told of what it needs, and of nothing else.
+        """
         self.monkeypatch.setenv("MAESTRO_TASK_ID", task or arguments[1])
         self.result.unlink(missing_ok=True)
-        code = main(arguments)
+        with pytest.MonkeyPatch.context() as pod:
+            for key in KEYS.keys() - needs(*arguments[:2]):
+                for name in KEYS[key]:
+                    pod.delenv(name, raising=False)
+            code = main(arguments)
         return code, self.result.read_text()
 
     def result_of(self, *arguments: str, task: str | None = None) -> dict[str, JSON]:
@@ -112,7 +134,7 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, 
 @pytest.fixture
 def tracking(mlflow_uri: str) -> Tracking:
     """With a fresh model registry."""
-    return Tracking(mlflow_uri)
+    return Tracking(MLflowSettings(mlflow_uri))
 
 
 @pytest.fixture
@@ -136,9 +158,10 @@ def module_platform(
 def new_platform(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Platform:
     """That of the environment, with its buckets."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
-    result = Path(os.environ["MAESTRO_RESULT_PATH"])
-    found = Platform(Settings.from_environment(), os.environ["MAESTRO_RUN_ID"], result, monkeypatch)
-    found.result_of("ingestion", "buckets")
+    stores = (S3Settings.from_environment(), MLflowSettings.from_environment(), FeastSettings.from_environment())
+    found = Platform(*stores, os.environ["MAESTRO_RUN_ID"], Path(os.environ["MAESTRO_RESULT_PATH"]), monkeypatch)
+    names = (found.s3.data_bucket, found.s3.reports_bucket, found.feast.bucket)
+    found.result_of("ingestion", "buckets", *(f"--name={name}" for name in names))
     return found
 
 

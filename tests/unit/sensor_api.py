@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from mlops.config import SensorSettings
+from mlops.config import DatabaseSettings, FromEnvironment, MLflowSettings, RedisSettings, SensorApiSettings
 from mlops.sensor_trainer.api.app import Services, application
 from mlops.sensor_trainer.model.scoring import ReadingScores
 from mlops.sensor_trainer.model.served import Served
@@ -45,34 +45,45 @@ class FakeModel:
         return ReadingScores(first.astype(int), first / 2, first * 2, first > 50)
 
 
-def sensor_settings(**changes: str) -> SensorSettings:
-    """Settings whose servers are all away, but for those that `changes` names."""
-    away = SensorSettings(
-        database_url="postgresql://sensors@127.0.0.1:9/sensors",
-        redis_host="127.0.0.1",
-        redis_port="9",
-        redis_password="none",
-        mlflow_tracking_uri=NOWHERE,
-        token=TOKEN,
-        sensors="shuttle,other",
-    )
-    return replace(away, **changes)
+def sensor_settings(
+    database_url: str = "postgresql://sensors@127.0.0.1:9/sensors",
+    redis_port: str = "9",
+    redis_password: str = "none",
+    mlflow_tracking_uri: str = NOWHERE,
+    **changes: str,
+) -> SensorApiSettings:
+    """Settings whose servers are all away, but for those that are named."""
+    redis = RedisSettings("127.0.0.1", redis_port, redis_password)
+    stores = (DatabaseSettings(database_url), redis, MLflowSettings(mlflow_tracking_uri))
+    return SensorApiSettings(*stores, **{"token": TOKEN, "sensors": "shuttle,other", **changes})
+
+
+def told(settings: FromEnvironment) -> dict[str, str]:
+    """The environment that the settings would be read from."""
+    found: dict[str, str] = {}
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        if isinstance(value, FromEnvironment):
+            found |= told(value)
+        elif value is not None:
+            found[entry.metadata["key"]] = value
+    return found
 
 
 @contextmanager
-def application_of(settings: SensorSettings, model: Any = None) -> Iterator[FastAPI]:
+def application_of(settings: SensorApiSettings, model: Any = None) -> Iterator[FastAPI]:
     """An API that has not begun yet."""
-    pool = open_pool(settings)
+    pool = open_pool(settings.database)
     try:
         yield application(
-            Services(settings, pool, Readings(pool), Jobs(pool), JobQueue(settings), model or FakeModel())
+            Services(settings, pool, Readings(pool), Jobs(pool), JobQueue(settings.redis), model or FakeModel())
         )
     finally:
         pool.close()
 
 
 @contextmanager
-def client_of(settings: SensorSettings, model: Any = None) -> Iterator[TestClient]:
+def client_of(settings: SensorApiSettings, model: Any = None) -> Iterator[TestClient]:
     """A client with the token of an API, which runs with all it does beside its requests."""
     headers = {"Authorization": f"Bearer {settings.token}"}
     with (

@@ -4,7 +4,7 @@ import uuid
 
 import psycopg
 
-from mlops.config import SensorSettings
+from mlops.config import DatabaseSettings
 from mlops.sensor_trainer.store.database import upgrade
 from tests.servers import copied, execute
 
@@ -34,7 +34,7 @@ def migrated_database(server: str) -> str:
 
     def migrated() -> str:
         url = own_database(server)
-        upgrade(SensorSettings(url, "127.0.0.1", "9", "none", "http://127.0.0.1:9", "token"), patience=0)
+        upgrade(DatabaseSettings(url), patience=0)
         return url
 
     copy = copied(server, "sensors_migrated", migrated)

@@ -4,73 +4,106 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mlops.config import ModelServerSettings, RunIdentity, SensorSettings, Settings
+from mlops.config import (
+    DatabaseSettings,
+    FromEnvironment,
+    NotificationSettings,
+    RunIdentity,
+    S3Settings,
+    SensorApiSettings,
+    SensorSettings,
+    SensorTrainerSettings,
+    ServedModelSettings,
+)
 from mlops.keys import slug
 from mlops.result import Failure
 
 IDENTITY = RunIdentity(dag_id="ml_pipeline_dag", run_id="scheduled__2026-01-01T02:00:00+00:00", task_id="train_model")
 
 
-def complete() -> dict[str, str]:
-    return {key: f"value of {key}" for key in Settings.keys().values()}
+RECORDS = FromEnvironment.__subclasses__()
+
+
+def complete(record: type[FromEnvironment]) -> dict[str, str]:
+    return {key: f"value of {key}" for key in sorted(record.keys())}
 
 
 def test_every_field_is_read_from_its_key():
-    settings = Settings.from_environment(complete())
-    assert vars(settings) == {name: f"value of {key}" for name, key in Settings.keys().items()}
+    found = S3Settings.from_environment(complete(S3Settings))
+    assert found == S3Settings(
+        *(
+            f"value of {key}"
+            for key in (
+                *("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+                *("MAESTRO_DATA_BUCKET", "MAESTRO_REPORTS_BUCKET"),
+            )
+        )
+    )
+
+
+def test_a_record_of_records_is_read_from_the_keys_of_all():
+    found = SensorApiSettings.from_environment(complete(SensorApiSettings))
+    assert found.database == DatabaseSettings("value of DATABASE_URL")
+    assert found.redis.port == "value of MAESTRO_REDIS_PORT"
+    assert found.token == "value of SENSOR_TRAINER_TOKEN"
+    assert SensorApiSettings.keys() == SensorSettings.keys() | {"SENSOR_TRAINER_TOKEN"}
 
 
 def test_all_missing_keys_are_named_at_once_with_the_values_they_come_from():
-    found = complete()
+    found = complete(S3Settings) | {"AWS_DEFAULT_REGION": ""}
     del found["MAESTRO_DATA_BUCKET"]
-    found["MLFLOW_TRACKING_URI"] = ""
     with pytest.raises(Failure) as failure:
-        Settings.from_environment(found)
+        S3Settings.from_environment(found)
     text = str(failure.value)
     assert "MAESTRO_DATA_BUCKET (from global.buckets.data)" in text
-    assert "MLFLOW_TRACKING_URI (from global.services.mlflow)" in text
-    assert "helm upgrade" in text
-    assert "MAESTRO_NAMESPACE" not in text
+    assert "AWS_DEFAULT_REGION (from global.s3.external.region)" in text
+    assert "helm upgrade, and see that mlops/needs.py lists 's3' for the command" in text
+    assert "MAESTRO_REPORTS_BUCKET" not in text
+
+
+def test_what_a_record_of_records_lacks_is_named_at_once():
+    with pytest.raises(Failure) as failure:
+        SensorApiSettings.from_environment({})
+    text = str(failure.value)
+    for key in ("DATABASE_URL", "MAESTRO_REDIS_HOST", "MLFLOW_TRACKING_URI", "SENSOR_TRAINER_TOKEN"):
+        assert f"{key} (from " in text
+    assert "SENSOR_DATASET" not in text, "it has a default"
+    assert "needs.py" not in text
 
 
 def test_the_webhook_may_be_missing():
-    found = complete()
-    del found["MAESTRO_SLACK_WEBHOOK_URL"]
-    assert Settings.from_environment(found).slack_webhook_url is None
+    assert NotificationSettings.from_environment({}).slack_webhook_url is None
 
 
-def test_secrets_do_not_show_in_a_log():
-    shown = repr(Settings.from_environment(complete()))
-    for key in (
-        "AWS_ACCESS_KEY_ID",
-        "AWS_SECRET_ACCESS_KEY",
-        "MAESTRO_SENSOR_TRAINER_TOKEN",
-        "MAESTRO_SLACK_WEBHOOK_URL",
-    ):
-        assert f"value of {key}" not in shown
-    assert "value of MAESTRO_DATA_BUCKET" in shown
+def test_a_platform_without_a_sensor_trainer_has_no_token_of_it():
+    assert SensorTrainerSettings.from_environment({"MAESTRO_SENSOR_TRAINER_URL": "http://t"}).token == ""
 
 
-def test_the_sensor_trainers_secrets_do_not_show_either():
-    found = {key: f"value of {key}" for key in SensorSettings.keys().values()}
-    shown = repr(SensorSettings.from_environment(found))
-    assert "value of MAESTRO_REDIS_PASSWORD" not in shown
+@pytest.mark.parametrize("record", RECORDS)
+def test_secrets_do_not_show_in_a_log(record):
+    shown = repr(record.from_environment(complete(record)))
+    for key in sorted(record.keys()):
+        secret = key in ("AWS_ACCESS_KEY_ID", "MAESTRO_SLACK_WEBHOOK_URL") or key.endswith(
+            ("_PASSWORD", "_TOKEN", "_SECRET_ACCESS_KEY")
+        )
+        assert (f"value of {key}" in shown) != secret
+
+
+def test_the_token_of_the_sensor_trainer_does_not_show_either():
+    shown = repr(SensorApiSettings.from_environment(complete(SensorApiSettings)))
     assert "value of SENSOR_TRAINER_TOKEN" not in shown
     assert "value of DATABASE_URL" in shown
 
 
 def test_a_sensor_trainer_without_what_has_a_default_is_complete():
     required = ("DATABASE_URL", "MAESTRO_REDIS_HOST", "MAESTRO_REDIS_PORT", "MAESTRO_REDIS_PASSWORD")
-    found = dict.fromkeys((*required, "MLFLOW_TRACKING_URI", "SENSOR_TRAINER_TOKEN"), "given")
+    found = dict.fromkeys((*required, "MLFLOW_TRACKING_URI"), "given")
     settings = SensorSettings.from_environment(found)
     assert (settings.dataset, settings.sensors, settings.training_days) == ("shuttle", "shuttle", "30")
 
 
 def test_a_model_server_without_a_version_is_complete():
-    settings = ModelServerSettings.from_environment(
-        {"MLFLOW_TRACKING_URI": "http://m", "MODEL_NAME": "a", "MODEL_VERSION": ""}
-    )
-    assert settings.model_version is None
+    assert ServedModelSettings.from_environment({"MODEL_NAME": "a", "MODEL_VERSION": ""}).version is None
 
 
 def test_a_retry_writes_to_the_same_key_and_another_task_to_another_one():

@@ -128,7 +128,7 @@ def test_a_run_stops_at_bad_data_with_a_readable_summary_and_a_report(platform, 
     cause = platform.failure_of("data-quality", "validate", "--dataset", "shuttle", "--data", data, code=EXIT_REFUSED)
     assert cause.startswith("dataset shuttle: 1 of 46 expectations failed\n- column 'f1' is declared an integer")
     assert "clear the task that downloads it" in cause
-    assert report_page(platform, cause.split(f"s3://{platform.settings.reports_bucket}/")[1].split(". ")[0])
+    assert report_page(platform, cause.split(f"s3://{platform.s3.reports_bucket}/")[1].split(". ")[0])
 
 
 def test_good_data_passes_with_a_report(platform, datasets_dir):
@@ -140,6 +140,5 @@ def test_good_data_passes_with_a_report(platform, datasets_dir):
 
 
 def report_page(platform, key: str) -> str:
-    from mlops.stores.object_store import reports_bucket
 
-    return reports_bucket(platform.settings).read_bytes(key).decode()
+    return platform.reports.read_bytes(key).decode()

@@ -96,7 +96,7 @@ def result(ended: dict[str, tuple[int, str]], step: str) -> dict:
 
 
 def reports(platform) -> ObjectStore:
-    return ObjectStore(platform.settings, platform.settings.reports_bucket)
+    return platform.reports
 
 
 def page(platform, name: str = "report.json") -> str:
@@ -127,7 +127,7 @@ def test_the_report_of_a_shifted_column_names_it_and_no_other(platform, store, w
     assert result(ended, "drift")["drifted"] == ["f4"]
     assert result(ended, "report")["notified"] == 1, "drift is told of and does not fail the run"
     (message,) = webhook.received
-    address = f"s3://{platform.settings.reports_bucket}/{result(ended, 'report')['report']}"
+    address = f"s3://{platform.s3.reports_bucket}/{result(ended, 'report')['report']}"
     assert re.fullmatch(
         rf"shuttle, column f4, drift: drifted by a KS distance of 0\.787 \(value 0\.7869, threshold 0\.2\)\. "
         rf"Report: {re.escape(address)}",
@@ -225,17 +225,17 @@ def test_bad_values_fail_their_step_and_then_the_run(platform, store, webhook):
 
 
 def test_stale_data_fails_the_quality_check(platform, store, webhook):
-    newest = DatasetFiles(platform.settings).read("shuttle").table["event_time"].max()
+    newest = DatasetFiles(platform.data).read("shuttle").table["event_time"].max()
     cause = platform.failure_of("data-quality", "quality", "--dataset=shuttle", "--max-age=6", code=EXIT_REFUSED)
     assert "the newest event is" in cause
     now = datetime.now(UTC)
-    DatasetFiles(platform.settings).shift_to(SHUTTLE, now)
+    DatasetFiles(platform.data).shift_to(SHUTTLE, now)
     found = platform.result_of("data-quality", "quality", "--dataset=shuttle", "--max-age=6")
     assert found["event_time_shift_seconds"] == pytest.approx((now - newest).total_seconds(), abs=1)
 
 
 def test_shifted_times_are_said_to_be_shifted_wherever_they_are_shown(platform, store):
-    DatasetFiles(platform.settings).shift_to(SHUTTLE, datetime.now(UTC))
+    DatasetFiles(platform.data).shift_to(SHUTTLE, datetime.now(UTC))
     ended = run(platform)
     seconds = result(ended, "schema")["event_time_shift_seconds"]
     assert json.loads(page(platform))["event_time_shift_seconds"] == seconds
@@ -245,7 +245,7 @@ def test_shifted_times_are_said_to_be_shifted_wherever_they_are_shown(platform, 
 def test_shifting_times_once_more_makes_no_new_window(platform, store, webhook):
     store(shift_last_day("f4", 4))
     run(platform)
-    DatasetFiles(platform.settings).shift_to(SHUTTLE, datetime.now(UTC))
+    DatasetFiles(platform.data).shift_to(SHUTTLE, datetime.now(UTC))
     assert result(run(platform.as_run("another")), "report")["notified"] == 0
 
 
@@ -378,7 +378,7 @@ def test_an_object_is_found_or_not_and_written_by_the_first_only(platform):
 
 
 def test_a_missing_bucket_is_not_a_missing_object(platform):
-    absent = ObjectStore(platform.settings, "absent-bucket")
+    absent = ObjectStore(platform.s3, "absent-bucket")
     for use in (absent.find_bytes, absent.read_bytes):
         with pytest.raises(Failure, match="bucket 'absent-bucket' not found"):
             use("a")

@@ -82,7 +82,7 @@ def test_a_retry_registers_and_rolls_nothing_twice(platform, cluster, train):
 
 
 def test_a_deployment_that_dies_after_any_write_is_completed_by_a_retry(platform, cluster, train):
-    client, tracking = mlflow.MlflowClient(platform.settings.mlflow_tracking_uri), platform.tracking
+    client, tracking = mlflow.MlflowClient(platform.mlflow.tracking_uri), platform.tracking
     first, second = train(), train()
 
     def version_1_is_in_production():
@@ -144,7 +144,7 @@ def test_a_version_that_does_not_come_up_is_taken_back(platform, cluster, train,
 
 def test_a_model_that_nobody_judged_is_not_deployed(platform, cluster, train):
     run_id = train()
-    mlflow.MlflowClient(platform.settings.mlflow_tracking_uri).delete_tag(run_id, GATE)
+    mlflow.MlflowClient(platform.mlflow.tracking_uri).delete_tag(run_id, GATE)
     assert "has not been through the gate" in platform.failure_of(*deploy(run_id), code=EXIT_REFUSED)
     assert cluster.versions == []
 

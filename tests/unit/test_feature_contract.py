@@ -1,6 +1,5 @@
 import json
 from collections.abc import Mapping
-from types import SimpleNamespace
 
 import pytest
 
@@ -109,23 +108,17 @@ def test_the_declarations_are_feasts_objects_with_the_same_names_and_types():
     assert [entry.name for entry in objects if isinstance(entry, FeatureService)] == [entry.name for entry in SERVICES]
 
 
-def test_the_password_of_redis_and_of_the_registry_may_hold_any_character():
+def test_the_password_of_redis_and_of_the_registry_may_hold_any_character(environment, monkeypatch):
     from feast.infra.online_stores.redis import RedisOnlineStore
     from sqlalchemy.engine import make_url
 
     from mlops.stores.feature_store import FeatureStoreConfig
 
     for password in ("12345", "0", "true", "a,b=c", 'quo"te\\', "p@ss/word:#?%41", "ä"):
-        settings = SimpleNamespace(
-            feast_registry="postgresql+psycopg2://feast@db:5432/feast",
-            feast_registry_password=password,
-            redis_host="redis",
-            redis_port="6379",
-            redis_password=password,
-            feast_bucket="feast",
-            s3_endpoint="http://s3",
-        )
-        config = FeatureStoreConfig.of(settings)
+        monkeypatch.setenv("MAESTRO_FEAST_REGISTRY", "postgresql+psycopg2://feast@db:5432/feast")
+        for key in ("MAESTRO_FEAST_REGISTRY_PASSWORD", "MAESTRO_REDIS_PASSWORD"):
+            monkeypatch.setenv(key, password)
+        config = FeatureStoreConfig.from_environment()
         address = make_url(config.registry)
         assert (address.username, address.password, address.host, address.database) == (
             "feast",

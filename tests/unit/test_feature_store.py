@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops import datasets, models
-from mlops.config import Settings
 from mlops.datasets.declaration import EVENT_TIME, LABEL
 from mlops.features import definitions, repository
 from mlops.features.preprocess import preprocess
@@ -28,7 +27,6 @@ from mlops.stores.dataset_files import DatasetFiles
 from mlops.stores.feature_store import (
     FeatureStoreConfig,
     check_online,
-    feast_bucket,
     open_configured,
     open_feature_store,
 )
@@ -86,7 +84,7 @@ def module_store(module_platform, postgresql, redis_port, datasets_dir):
     """The environment of a platform with both sets, the features of both, and the definitions applied."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         set_feature_store(postgresql, redis_port, monkeypatch)
-        own = load(new_platform(module_platform.settings.s3_endpoint, monkeypatch), datasets_dir)
+        own = load(new_platform(module_platform.s3.endpoint, monkeypatch), datasets_dir)
         own.result_of("features", "build", "--dataset", "all")
         apply(own)
         return {key: value for key, value in os.environ.items() if key.startswith(("AWS_", "MAESTRO_", "MLFLOW_"))}
@@ -260,16 +258,16 @@ def test_building_writes_each_view_once_and_again_only_for_other_data_or_code(lo
     assert [entry["unchanged"] for entry in second.values()] == [True, True]
     monkeypatch.setenv("MAESTRO_CODE_VERSION", "another")
     assert not loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]["unchanged"]
-    content = feast_bucket(loaded.settings).read_bytes("sensor_windows/shuttle.parquet")
+    content = loaded.offline.read_bytes("sensor_windows/shuttle.parquet")
     assert len(pd.read_parquet(io.BytesIO(content))) == 49_097
 
 
 def test_a_shifted_set_has_shifted_features_and_says_so(loaded, datasets_dir):
     loaded.result_of("features", "build", "--dataset", "shuttle")
-    DatasetFiles(loaded.settings).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
+    DatasetFiles(loaded.data).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
     result = loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]
     assert not result["unchanged"]
-    rows = feast_bucket(loaded.settings).read_table("sensor_windows/shuttle.parquet")
+    rows = loaded.offline.read_table("sensor_windows/shuttle.parquet")
     newest = rows["event_timestamp"].max()
     assert START + timedelta(days=365) - timedelta(seconds=1) < newest <= START + timedelta(days=365)
     assert result["event_time_shift_seconds"] == (newest - (START + timedelta(minutes=49_096))).total_seconds()
@@ -286,7 +284,7 @@ def model_with(platform, tags, alias="production"):
     """A registered model version that carries the tags and, where it is given, the alias."""
     import mlflow
 
-    client = mlflow.MlflowClient(platform.settings.mlflow_tracking_uri)
+    client = mlflow.MlflowClient(platform.mlflow.tracking_uri)
     experiment = client.get_experiment_by_name("contract") or client.get_experiment(
         client.create_experiment("contract")
     )
@@ -312,7 +310,7 @@ def test_what_is_no_longer_declared_leaves_the_registry(platform, monkeypatch):
     monkeypatch.setattr(repository, "SERVICES", SERVICES[:1])
     monkeypatch.setattr(repository, "VIEWS", VIEWS[:1])
     apply(platform)
-    store = open_feature_store(platform.settings)
+    store = open_feature_store()
     assert [view.name for view in store.list_feature_views()] == ["sensor_windows"]
     assert [service.name for service in store.list_feature_services()] == ["sensor_failure_v1"]
     assert [entity.name for entity in store.list_entities()] == ["machine"]
@@ -335,11 +333,11 @@ def test_a_change_that_breaks_a_registered_model_is_refused_with_a_diff_and_chan
     service = service_of(models.get("sensor-failure-windows"))
     model_with(platform, tags_of(service.name, service.schema), alias="staging")
     apply(platform)
-    before = definitions.describe(repository.objects(FeatureStoreConfig.of(platform.settings)))
+    before = definitions.describe(repository.objects(FeatureStoreConfig.from_environment()))
     changed_repository(monkeypatch, [without(VIEWS[0], "f1_mean_10m"), *VIEWS[1:]])
     cause = platform.failure_of("features", "apply", "--wait", "0", code=65)
     assert "sensor-failure version 1 (staging) reads sensor_failure_v1:\n- sensor_windows:f1_mean_10m Float64" in cause
-    store = open_feature_store(platform.settings)
+    store = open_feature_store()
     objects = [*store.list_feature_services(), *store.list_feature_views(), *store.list_entities()]
     assert definitions.describe(objects) == before
 
@@ -351,7 +349,7 @@ def test_the_same_change_is_applied_where_no_model_is_used_by_an_alias(platform,
     changed_repository(monkeypatch, [without(VIEWS[0], "f1_mean_10m"), *VIEWS[1:]])
     assert apply(platform)["changed_lines"] == 2  # of the view, and of the service
     assert "f1_mean_10m" not in [
-        field.name for field in open_feature_store(platform.settings).get_feature_view("sensor_windows").features
+        field.name for field in open_feature_store().get_feature_view("sensor_windows").features
     ]
 
 
@@ -368,7 +366,7 @@ def test_a_models_contract_may_stand_at_the_run_that_made_it(platform, monkeypat
     import mlflow
 
     model_with(platform, {})
-    client = mlflow.MlflowClient(platform.settings.mlflow_tracking_uri)
+    client = mlflow.MlflowClient(platform.mlflow.tracking_uri)
     version = client.get_model_version("sensor-failure", "1")
     for key, value in tags_of("gone_v1", {"view:a": "Int64"}).items():
         client.set_tag(version.run_id, key, value)
@@ -414,8 +412,8 @@ def test_historical_features_are_those_known_at_each_rows_time(built):
 
 def test_no_label_is_among_its_own_features(built):
     """Of the first event of each user nothing is known; of the others what the events before it say, without it."""
-    clean = preprocess(DatasetFiles(built.settings).read("movielens").table, datasets.get("movielens"))
-    found = retrieve(open_feature_store(built.settings), service_of(models.get("click-through-activity")), clean)
+    clean = preprocess(DatasetFiles(built.data).read("movielens").table, datasets.get("movielens"))
+    found = retrieve(open_feature_store(), service_of(models.get("click-through-activity")), clean)
     events = clean.assign(known=found["user_events"], rate=found["user_click_rate"], age_known=found["age"].notna())
     assert events["age_known"].all()
     for _, mine in events.groupby("user_id"):
@@ -438,7 +436,7 @@ def test_features_of_other_data_than_the_tables_are_refused(loaded):
     named = ("--model", "sensor-failure-windows", "--data", raw["data"])
     cause = loaded.failure_of("features", "historical", *named)
     assert "the features of dataset shuttle are not in bucket" in cause and "features build" in cause
-    DatasetFiles(loaded.settings).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
+    DatasetFiles(loaded.data).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
     loaded.result_of("features", "build", "--dataset", "shuttle")
     cause = loaded.failure_of("features", "historical", *named)
     assert "computed from other data" in cause and "event_time_shift_seconds" in cause
@@ -483,10 +481,11 @@ def test_servers_that_are_away_are_named_with_their_addresses(platform, monkeypa
     assert "no answer from http://127.0.0.1:9" in cause
 
 
-def test_redis_is_reached_with_its_password(feature_store):
-    check_online(Settings.from_environment())
+def test_redis_is_reached_with_its_password(feature_store, monkeypatch):
+    check_online()
+    monkeypatch.setenv("MAESTRO_REDIS_PASSWORD", "wrong")
     with pytest.raises(Failure, match=r"Redis at 127\.0\.0\.1"):
-        check_online(replace(Settings.from_environment(), redis_password="wrong"))
+        check_online()
 
 
 # Serving
@@ -500,7 +499,7 @@ def feature_server(platform):
     from mlops.features.serve import Refresh, application
 
     apply(platform)
-    store = open_configured(replace(FeatureStoreConfig.of(platform.settings), registry_cache=0))
+    store = open_configured(replace(FeatureStoreConfig.from_environment(), registry_cache=0))
     now = pd.Timestamp("2026-02-01", tz="UTC")
     rows = {"sensor_windows": ["shuttle"], "user_activity": ["1", "2"], "user_profile": ["1"], "item_activity": ["9"]}
     values = {"Float64": 1.5, "Int64": 3, "String": "x"}
@@ -510,9 +509,9 @@ def feature_server(platform):
         if view.name == "user_activity":
             table["user_seconds_since_last"] = pd.Series([None, 3], dtype="Int64")
         store.write_to_online_store(view.name, table)
-    DatasetFiles(platform.settings).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
+    DatasetFiles(platform.data).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
     platform.result_of("features", "build", "--dataset", "shuttle")
-    refresh = Refresh(store, platform.settings)
+    refresh = Refresh(store)
     refresh.read()
     with TestClient(application(store, refresh.shifts)) as client:
         client.refresh = refresh
@@ -524,9 +523,9 @@ def client(module_platform, postgresql, redis_port, datasets_dir, tmp_path_facto
     """One for all tests, which ask it and change nothing."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         set_environment(monkeypatch, tmp_path_factory.mktemp("served"))
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", module_platform.settings.mlflow_tracking_uri)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", module_platform.mlflow.tracking_uri)
         set_feature_store(postgresql, redis_port, monkeypatch)
-        own = new_platform(module_platform.settings.s3_endpoint, monkeypatch)
+        own = new_platform(module_platform.s3.endpoint, monkeypatch)
         with feature_server(load(own, datasets_dir, "shuttle")) as client:
             monkeypatch.undo()
             yield client
@@ -551,7 +550,7 @@ def test_features_are_served_with_the_shift_of_their_times(client):
 
 def test_features_are_served_while_the_registry_is_away(platform, datasets_dir, postgresql):
     with feature_server(load(platform, datasets_dir, "shuttle")) as client:
-        database = platform.settings.feast_registry.rpartition("/")[2]
+        database = platform.feast.registry.rpartition("/")[2]
         execute(f"{postgresql}/postgres", f"drop database {database} with (force)")
         client.refresh.read()
         answer = ask(client, {"machine": ["shuttle"]}, feature_service="sensor_failure_v1")

@@ -68,14 +68,14 @@ def test_what_is_downloaded_carries_its_version_and_shift(platform, datasets_dir
     result = platform.result_of("ingestion", "download", "--dataset", "shuttle")
     attributes = platform.data.read_table(result["data"]).attrs
     assert attributes == {name: result[name] for name in ("data_version", "event_time_shift_seconds")}
-    raw = DatasetFiles(platform.settings).read("shuttle")
+    raw = DatasetFiles(platform.data).read("shuttle")
     assert (raw.data_version, raw.shift_seconds) == tuple(attributes.values())
 
 
 def test_loading_makes_the_bucket(platform, datasets_dir, monkeypatch):
-    monkeypatch.setenv("MAESTRO_DATA_BUCKET", f"{platform.settings.data_bucket}-new")
+    monkeypatch.setenv("MAESTRO_DATA_BUCKET", f"{platform.s3.data_bucket}-new")
     platform.result_of("ingestion", "load", "--dataset", "shuttle", "--folder", str(datasets_dir))
-    store = ObjectStore(platform.settings, f"{platform.settings.data_bucket}-new")
+    store = ObjectStore(platform.s3, f"{platform.s3.data_bucket}-new")
     assert store.digest(SHUTTLE.object_key("shuttle.csv.gz"))
 
 
@@ -92,7 +92,7 @@ def test_loading_from_a_folder_without_the_file_says_which_one(platform, tmp_pat
 
 
 def test_buckets_are_created_once(platform):
-    name = f"extra-{platform.settings.data_bucket}"
+    name = f"extra-{platform.s3.data_bucket}"
     assert platform.result_of("ingestion", "buckets", "--name", name) == {name: "created"}
     assert platform.result_of("ingestion", "buckets", "--name", name) == {name: "present"}
 
@@ -108,7 +108,7 @@ def test_buckets_of_a_store_that_is_starting_are_waited_for(platform, monkeypatc
         return ensure(store)
 
     monkeypatch.setattr(ObjectStore, "ensure", starting)
-    name = f"late-{platform.settings.data_bucket}"
+    name = f"late-{platform.s3.data_bucket}"
     assert platform.result_of("ingestion", "buckets", "--name", name, "--wait", "30") == {name: "created"}
     assert asked == [name] * 3
 

@@ -24,7 +24,6 @@ from feast.types import Bool, Bytes, Float32, Float64, Int32, Int64, String, Uni
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlops.config import Settings
 from mlops.features.materialization import commands, offline, write
 from mlops.features.materialization.check import compare, expected, sample
 from mlops.features.materialization.encode import encode, fields
@@ -33,7 +32,8 @@ from mlops.features.materialization.offline import Window, read
 from mlops.features.materialization.view import Field as Column
 from mlops.features.materialization.view import MaterializedView
 from mlops.result import Failure, Refused
-from mlops.stores.object_store import ObjectStore
+from mlops.stores.feature_store import feast_bucket
+from mlops.stores.object_store import data_bucket
 from mlops.stores.online_store import OnlineStore
 from tests.servers import PASSWORD, Redis, new_database
 from tests.unit.test_online_store import settings_for
@@ -562,7 +562,7 @@ def cluster(
     environment: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Settings:
+) -> None:
     from mlops.stores.feature_store import FeatureStoreConfig, open_configured
 
     url = new_database(postgresql)
@@ -579,20 +579,18 @@ def cluster(
         "MAESTRO_STATSD_PORT": "9",
     }.items():
         monkeypatch.setenv(key, value)
-    settings_ = Settings.from_environment()
-    for bucket in (settings_.feast_bucket, settings_.data_bucket):
-        ObjectStore(settings_, bucket).ensure()
-    config = FeatureStoreConfig.of(settings_)
+    for bucket in (feast_bucket(), data_bucket()):
+        bucket.ensure()
+    config = FeatureStoreConfig.from_environment()
     thing = Entity(name="thing", join_keys=["thing"], value_type=ValueType.STRING)
     schema = [Field(name="thing", dtype=String), *(Field(name=name, dtype=kind) for name, (kind, _) in KINDS.items())]
     view = FeatureView(name="things", entities=[thing], schema=schema, source=config.source("things"), ttl=timedelta())
     open_configured(config).apply([thing, view])
-    return settings_
 
 
-def upload(settings_: Settings, table: pa.Table, folder: Path, key: str = "things/set.parquet") -> None:
+def upload(table: pa.Table, folder: Path, key: str = "things/set.parquet") -> None:
     (path,) = stored(table, folder / "upload.parquet")
-    ObjectStore(settings_, settings_.feast_bucket).write_bytes(key, path.read_bytes())
+    feast_bucket().write_bytes(key, path.read_bytes())
 
 
 def check(**changes: Any) -> Any:
@@ -600,12 +598,12 @@ def check(**changes: Any) -> Any:
     return commands.validate_online(**{**options, **changes})
 
 
-def test_a_run_and_its_check_say_what_they_did(cluster: Settings, tmp_path: Path) -> None:
+def test_a_run_and_its_check_say_what_they_did(cluster: None, tmp_path: Path) -> None:
     table = events(3_000, 400)
-    upload(cluster, table.slice(0, 1_000), tmp_path)
-    upload(cluster, table.slice(1_000), tmp_path, "things/other.parquet")
+    upload(table.slice(0, 1_000), tmp_path)
+    upload(table.slice(1_000), tmp_path, "things/other.parquet")
     for elsewhere in ("things/_SUCCESS", "things-of-another-view/set.parquet"):
-        upload(cluster, events(10, 10, seed=9, created=NOW + timedelta(days=1)), tmp_path, elsewhere)
+        upload(events(10, 10, seed=9, created=NOW + timedelta(days=1)), tmp_path, elsewhere)
     entities = len(reference(table))
     result = commands.materialize(days=7, end=NOW)
     assert (result["rows_read"], result["rows_written"]) == (3_000, entities)
@@ -619,11 +617,9 @@ def test_a_run_and_its_check_say_what_they_did(cluster: Settings, tmp_path: Path
     assert earlier["newer"] > 0, "a later run was faster, which is right"
 
 
-def test_a_check_names_entities_that_are_missing_older_or_other(
-    cluster: Settings, server: Redis, tmp_path: Path
-) -> None:
+def test_a_check_names_entities_that_are_missing_older_or_other(cluster: None, server: Redis, tmp_path: Path) -> None:
     table = events(300, 3)
-    upload(cluster, table, tmp_path)
+    upload(table, tmp_path)
     commands.materialize(days=7, end=NOW)
     keys = dict(zip(newest(table, VIEW)["thing"].to_pylist(), encode(newest(table, VIEW), VIEW).keys, strict=True))
     server.client.delete(keys["thing-0"])
@@ -632,7 +628,7 @@ def test_a_check_names_entities_that_are_missing_older_or_other(
         check()
     assert "thing=thing-0 missing" in str(caught.value)
     assert "thing=thing-1 different in ratio: 5.0, not" in str(caught.value)
-    upload(cluster, pa.concat_tables([table, events(300, 3, seed=5)]), tmp_path)
+    upload(pa.concat_tables([table, events(300, 3, seed=5)]), tmp_path)
     with pytest.raises(Refused, match="older"):
         check()
     commands.materialize(days=7, end=NOW)
@@ -642,28 +638,28 @@ def test_a_check_names_entities_that_are_missing_older_or_other(
         check(max_age_hours=0.001, end=NOW + timedelta(hours=1))
 
 
-def test_a_window_without_events_is_refused_with_the_remedy(cluster: Settings, tmp_path: Path) -> None:
-    upload(cluster, events(30, 3), tmp_path)
+def test_a_window_without_events_is_refused_with_the_remedy(cluster: None, tmp_path: Path) -> None:
+    upload(events(30, 3), tmp_path)
     end = NOW + timedelta(days=100)
     assert commands.materialize(days=7, end=end)["rows_read"] == 0
     with pytest.raises(Refused, match="or raise the Variable feature_materialization_days"):
         check(end=end)
 
 
-def test_a_view_that_was_never_built_is_named(cluster: Settings) -> None:
+def test_a_view_that_was_never_built_is_named(cluster: None) -> None:
     with pytest.raises(Failure, match=r"no Parquet file in s3://feast-.*/things/: build the features"):
         commands.materialize(days=7, end=NOW)
 
 
 def test_a_redis_that_lost_what_it_had_is_written_anew(
-    cluster: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server without persistence, killed when half is written."""
     forgetful = Redis(tmp_path, persistent=False)
     forgetful.start()
     monkeypatch.setenv("MAESTRO_REDIS_PORT", str(forgetful.port))
     table = events(6_000, 3_000)
-    upload(cluster, table, tmp_path)
+    upload(table, tmp_path)
     killed = []
 
     def interrupted(*arguments: Any) -> Iterator[pa.Table]:
@@ -690,9 +686,9 @@ def test_a_redis_that_lost_what_it_had_is_written_anew(
 
 
 def test_a_redis_that_restarts_again_and_again_is_given_up(
-    cluster: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upload(cluster, events(30, 3), tmp_path)
+    upload(events(30, 3), tmp_path)
     starts = iter(range(1_000))
     monkeypatch.setattr(OnlineStore, "run_id", lambda _: str(next(starts)))
     with pytest.raises(Failure, match="feature view things: Redis was restarted during each of 3 passes"):

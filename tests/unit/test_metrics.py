@@ -1,10 +1,9 @@
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
-from mlops.config import Settings
+from mlops.config import StatsdSettings
 from mlops.stores.metrics import Statsd
 
 
@@ -16,14 +15,9 @@ def exporter() -> Iterator[socket.socket]:
         yield listening
 
 
-def settings(host: str, port: object) -> Settings:
-    required = {key: "none" for name, key in Settings.keys().items() if name != "slack_webhook_url"}
-    return replace(Settings.from_environment(required), statsd_host=host, statsd_port=str(port))
-
-
 @pytest.fixture
 def metrics(exporter: socket.socket) -> Statsd:
-    return Statsd(settings("127.0.0.1", exporter.getsockname()[1]))
+    return Statsd(StatsdSettings("127.0.0.1", str(exporter.getsockname()[1])))
 
 
 def received(exporter: socket.socket) -> str:
@@ -67,7 +61,7 @@ def test_a_number_that_is_none_is_not_sent(metrics, exporter):
     ("host", "port"), [("no-such-host.invalid", "9125"), ("127.0.0.1", "no-port"), ("a" * 80, "1")]
 )
 def test_an_exporter_that_cannot_be_found_fails_no_command(caplog, host, port):
-    metrics = Statsd(settings(host, port))
+    metrics = Statsd(StatsdSettings(host, str(port)))
     metrics.count("alerts")
     metrics.gauge("seconds", 1.0)
     assert "correct global.services.statsd" in caplog.text
@@ -75,7 +69,7 @@ def test_an_exporter_that_cannot_be_found_fails_no_command(caplog, host, port):
 
 
 def test_an_exporter_that_is_away_fails_no_command_and_is_told_of_once(exporter, caplog):
-    metrics = Statsd(settings("127.0.0.1", exporter.getsockname()[1]))
+    metrics = Statsd(StatsdSettings("127.0.0.1", str(exporter.getsockname()[1])))
     exporter.close()
     for _ in range(20):  # the refusal of one packet is told by the next
         metrics.count("alerts")

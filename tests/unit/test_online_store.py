@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlops.config import Settings
+from mlops.config import RedisSettings
 from mlops.features.materialization.encode import _stamps
 from mlops.result import Failure
 from mlops.stores import online_store
@@ -26,9 +26,8 @@ def server(run_folder: Path) -> Iterator[Redis]:
         yield server
 
 
-def settings_for(port: int, **changes: str) -> Settings:
-    values = dict.fromkeys(Settings.keys(), "x")
-    return replace(Settings(**values), redis_host="127.0.0.1", redis_port=str(port), redis_password=PASSWORD, **changes)
+def settings_for(port: int) -> RedisSettings:
+    return RedisSettings("127.0.0.1", str(port), PASSWORD)
 
 
 def stamp(moment: int, created: int | None = None) -> bytes:
@@ -173,7 +172,7 @@ def test_patience_begins_anew_once_a_call_was_answered(server: Redis, monkeypatc
 
 
 def test_a_wrong_password_is_told_at_once(server: Redis) -> None:
-    store = OnlineStore(replace(settings_for(server.port), redis_password="wrong"))
+    store = OnlineStore(replace(settings_for(server.port), password="wrong"))
     with pytest.raises(Failure, match="check the password in the Secret that"):
         put(store, (b"e", stamp(1), b"v"))
 

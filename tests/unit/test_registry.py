@@ -78,7 +78,7 @@ def register(platform, run_id: str) -> dict:
 
 
 def client(platform) -> mlflow.MlflowClient:
-    return mlflow.MlflowClient(platform.settings.mlflow_tracking_uri)
+    return mlflow.MlflowClient(platform.mlflow.tracking_uri)
 
 
 def test_a_model_that_passed_is_registered_with_its_card_and_everything_it_was_made_of(platform, keys, feature_tables):

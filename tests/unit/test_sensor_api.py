@@ -348,7 +348,7 @@ def test_a_training_is_handed_over_at_once_and_taken_back_when_it_is_cancelled(c
         job_id = train(fresh, "run-1").json()["job_id"]
         eventually(lambda: "maestro_training_jobs_waiting 1.0" in fresh.get("/metrics").text, 60)
         fresh.post(f"/jobs/{job_id}/cancel")
-    assert JobQueue(sensor_settings(**servers)).waiting() == 0
+    assert JobQueue(sensor_settings(**servers).redis).waiting() == 0
 
 
 def test_the_same_key_is_the_same_job(client):

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mlops.config import SensorSettings
 from mlops.sensor_trainer.api.limits import BODY, Limits
 from tests.conftest import answers, eventually, free_ports, running
-from tests.unit.sensor_api import TOKEN, question, reading, sensor_settings
+from tests.unit.sensor_api import TOKEN, question, reading, sensor_settings, told
 
 HUGE = 100 << 20  # bytes
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
@@ -46,8 +45,7 @@ class Server(NamedTuple):
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server as its pod runs it, with everything behind it away."""
     (port,) = free_ports(1)
-    settings, keys = sensor_settings(), SensorSettings.keys()
-    environment = {key: getattr(settings, name) for name, key in keys.items()}
+    environment = told(sensor_settings())
     command = [sys.executable, "-m", "mlops", "sensor-trainer", "serve", "--host", "127.0.0.1", "--port", str(port)]
     log = tmp_path_factory.mktemp("server") / "log"
     with running(command, log, lambda: answers(f"http://127.0.0.1:{port}/health"), environment) as process:
@@ -123,8 +121,7 @@ def test_what_is_no_http_does_not_end_the_server(server):
 def test_a_server_that_is_told_to_stop_finishes_what_it_does(tmp_path):
     """With PostgreSQL away an answer takes some seconds."""
     (port,) = free_ports(1)
-    settings, keys = sensor_settings(), SensorSettings.keys()
-    environment = {key: getattr(settings, name) for name, key in keys.items()}
+    environment = told(sensor_settings())
     command = [sys.executable, "-m", "mlops", "sensor-trainer", "serve", "--host", "127.0.0.1", "--port", str(port)]
     with running(command, tmp_path / "log", lambda: answers(f"http://127.0.0.1:{port}/health"), environment) as process:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)

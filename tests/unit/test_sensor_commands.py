@@ -14,7 +14,7 @@ import pytest
 
 from mlops import datasets
 from mlops.cli import main
-from mlops.config import SensorSettings, Settings
+from mlops.config import SensorApiSettings
 from mlops.datasets.declaration import EVENT_TIME
 from mlops.result import EXIT_REFUSED, EXIT_SKIPPED, Refused
 from mlops.sensor_trainer import replay
@@ -23,7 +23,7 @@ from mlops.sensor_trainer.store.database import open_pool
 from mlops.sensor_trainer.store.jobs import Jobs
 from mlops.stores import http
 from tests.conftest import answers, free_ports, running
-from tests.unit.sensor_api import sensor_settings
+from tests.unit.sensor_api import sensor_settings, told
 from tests.unit.sensor_servers import migrated_database
 from tests.unit.trainer_api import Api, Reply, job, serving
 
@@ -277,22 +277,21 @@ def test_hours_are_those_of_the_clock(tables) -> None:
 
 
 @pytest.fixture
-def real(postgresql: str, environment: dict[str, str], monkeypatch, tmp_path: Path) -> Iterator[SensorSettings]:
+def real(postgresql: str, environment: dict[str, str], monkeypatch, tmp_path: Path) -> Iterator[SensorApiSettings]:
     """The real service over a database of its own, named to the commands; Redis and MLflow are away."""
     settings = sensor_settings(database_url=migrated_database(postgresql))
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     serve = [sys.executable, "-m", "mlops", "sensor-trainer", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    told = {key: getattr(settings, name) for name, key in SensorSettings.keys().items()}
     monkeypatch.setenv("MAESTRO_SENSOR_TRAINER_URL", url)
     monkeypatch.setenv("MAESTRO_SENSOR_TRAINER_TOKEN", settings.token)
     monkeypatch.setattr(http, "_SHORTEST_PAUSE", 0.01)
-    with running(serve, tmp_path / "log", lambda: answers(f"{url}/health"), told):
+    with running(serve, tmp_path / "log", lambda: answers(f"{url}/health"), told(settings)):
         yield settings
 
 
 def test_the_commands_and_the_real_service_understand_each_other(
-    real: SensorSettings, environment, tables, monkeypatch
+    real: SensorApiSettings, environment, tables, monkeypatch
 ):
     def run(*arguments: str) -> tuple[int, Any]:
         code = main(("sensor-trainer", *arguments))
@@ -302,7 +301,7 @@ def test_the_commands_and_the_real_service_understand_each_other(
     code, cause = run("check-trainer", "--patience=0.1")
     assert (code, "redis:" in cause, "mlflow:" in cause, "postgresql:" in cause) == (1, True, True, False)
 
-    trainer, rows = Trainer(Settings.from_environment()), replay.newest(tables("shuttle").raw, SHUTTLE, 2)
+    trainer, rows = Trainer.from_environment(), replay.newest(tables("shuttle").raw, SHUTTLE, 2)
     rows[EVENT_TIME] += datetime.now(UTC) - rows[EVENT_TIME].max()
     sent = replay.readings(rows, SHUTTLE)
     assert trainer.ingest(sent) == (len(rows), 0)
@@ -320,7 +319,7 @@ def test_the_commands_and_the_real_service_understand_each_other(
     code, cause = run("monitor", f"--job-id={first['job_id']}", "--patience=0.1", "--poll=0.01")
     assert (code, "it is queued" in cause) == (1, True)
 
-    with open_pool(real, size=1) as pool:
+    with open_pool(real.database, size=1) as pool:
         attempt = Jobs(pool).claim(UUID(first["job_id"]))
         assert attempt is not None
         with attempt.finishing() as ending:

@@ -19,11 +19,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from mlops.config import DatabaseSettings
 from mlops.sensor_trainer.store import jobs as of_jobs
 from mlops.sensor_trainer.store.database import open_pool
 from mlops.sensor_trainer.store.jobs import ATTEMPTS, AnotherRuns, Attempt, Cancelled, Jobs, KeyReused, Superseded
 from tests.conftest import eventually
-from tests.unit.sensor_api import sensor_settings
 from tests.unit.sensor_servers import migrated_database
 
 LEASE = 15.0  # seconds; no step takes as long
@@ -263,5 +263,5 @@ def database(postgresql, monkeypatch):
 
 def test_the_jobs_keep_their_promises_in_whatever_order_things_happen(database):
     url, connection = database
-    with open_pool(sensor_settings(database_url=url), size=3) as pool:
+    with open_pool(DatabaseSettings(url), size=3) as pool:
         run_state_machine_as_test(lambda: JobStates(connection, Jobs(pool)))

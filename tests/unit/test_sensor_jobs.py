@@ -3,7 +3,6 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from uuid import uuid4
 
 import psycopg
@@ -11,7 +10,7 @@ import pytest
 from redis import Redis as Client
 from rq import Queue
 
-from mlops.config import SensorSettings
+from mlops.config import DatabaseSettings, RedisSettings
 from mlops.sensor_trainer.store import jobs as of_jobs
 from mlops.sensor_trainer.store.database import open_pool
 from mlops.sensor_trainer.store.errors import AccessDenied, Unavailable
@@ -44,7 +43,7 @@ def database(server):
 
 @pytest.fixture
 def config(database):
-    return SensorSettings(emptied(database), "127.0.0.1", "9", PASSWORD, "http://127.0.0.1:9", "token")
+    return DatabaseSettings(emptied(database))
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def jobs(config):
 
 @pytest.fixture
 def queue(config, redis):
-    made = JobQueue(replace(config, redis_port=str(redis.port)))
+    made = JobQueue(RedisSettings("127.0.0.1", str(redis.port), PASSWORD))
     made._client.flushall()
     return made
 
@@ -80,7 +79,7 @@ def expire(config, monkeypatch):
     up = "select extract(epoch from now() - pg_postmaster_start_time()) > 10"
 
     def expire(job):
-        with psycopg.connect(config.database_url, autocommit=True) as connection:
+        with psycopg.connect(config.url, autocommit=True) as connection:
             eventually(lambda: connection.execute(up).fetchone()[0], 60)
             back = "update sensors.training_jobs set heartbeat = now() - interval '1 hour' where id = %s"
             connection.execute(back, (job.id,))
@@ -220,7 +219,7 @@ def test_a_report_renews_the_lease(jobs, expire):
 def test_a_server_that_has_just_started_gives_workers_time_to_be_heard(server, jobs, config):
     attempt = claimed(jobs)
     server.restart()
-    with psycopg.connect(config.database_url) as connection:
+    with psycopg.connect(config.url) as connection:
         connection.execute("update sensors.training_jobs set heartbeat = now() - interval '1 hour'")
     assert jobs.to_hand_over() == []
     attempt.report("fitting", 0.5)
@@ -247,7 +246,7 @@ def test_after_five_deaths_the_job_fails_with_the_cause(jobs, lease_over):
 
 def test_a_sixth_attempt_is_never_begun(jobs, config, expire):
     attempt = claimed(jobs)
-    with psycopg.connect(config.database_url) as connection:
+    with psycopg.connect(config.url) as connection:
         connection.execute("update sensors.training_jobs set attempt = 5")
     expire(attempt.job)
     assert jobs.claim(attempt.job.id) is None
@@ -354,7 +353,7 @@ def test_the_heartbeat_keeps_the_lease_over_a_restart_of_postgresql(jobs, config
     attempt = claimed(jobs)
 
     def beaten_at():
-        with psycopg.connect(config.database_url) as connection:
+        with psycopg.connect(config.url) as connection:
             return connection.execute("select heartbeat from sensors.training_jobs").fetchone()[0]
 
     with Heartbeat(config, attempt, every=0.05):
@@ -425,15 +424,15 @@ def test_a_cancelled_job_whose_attempt_fails_is_cancelled_and_leaves_the_way_fre
     assert jobs.submit(MODEL, "another", {})[1]
 
 
-def test_a_job_that_cannot_be_handed_over_waits_in_postgresql(jobs, config):
+def test_a_job_that_cannot_be_handed_over_waits_in_postgresql(jobs):
     job, _ = jobs.submit(MODEL, "key", {})
     with pytest.raises(Unavailable):
-        hand_over(jobs, JobQueue(config))
+        hand_over(jobs, JobQueue(RedisSettings("127.0.0.1", "9", PASSWORD)))
     assert jobs.to_hand_over() == [job.id]
 
 
-def test_a_wrong_password_of_redis_is_named(config, redis):
-    wrong = replace(config, redis_port=str(redis.port), redis_password="wrong")
+def test_a_wrong_password_of_redis_is_named(redis):
+    wrong = RedisSettings("127.0.0.1", str(redis.port), "wrong")
     with pytest.raises(AccessDenied, match=r"global\.redis\.existingSecret"):
         JobQueue(wrong).ping()
 

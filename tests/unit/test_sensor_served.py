@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops.config import MLflowSettings
 from mlops.registry.aliases import PRODUCTION
 from mlops.result import Failure
 from mlops.sensor_trainer.model.clusters import fit
@@ -84,7 +85,7 @@ def test_the_old_version_goes_on_while_mlflow_is_away_which_is_logged_once(track
 def test_a_starting_server_without_mlflow_serves_as_soon_as_it_answers(tracking, monkeypatch):
     serve(tracking, model_of(1).to_json())
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    away = ServedModel(Tracking("http://127.0.0.1:9"), MODEL)
+    away = ServedModel(Tracking(MLflowSettings("http://127.0.0.1:9")), MODEL)
     assert not away.refresh()
     assert away.version is None
     away._tracking = tracking

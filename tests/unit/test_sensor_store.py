@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.errors import InsufficientPrivilege, NotNullViolation
 
-from mlops.config import SensorSettings
+from mlops.config import DatabaseSettings
 from mlops.result import Failure
 from mlops.sensor_trainer.store.database import check, open_pool, upgrade
 from mlops.sensor_trainer.store.errors import AccessDenied, Unavailable
 from mlops.sensor_trainer.store.readings import Ingested, NewReading, Readings
 from tests.conftest import free_ports
-from tests.servers import PASSWORD, PostgreSQL
+from tests.servers import PostgreSQL
 from tests.unit.sensor_servers import emptied, migrated_database, own_database
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -33,10 +33,6 @@ def server(run_folder):
         yield server
 
 
-def sensor_settings(url):
-    return SensorSettings(url, "127.0.0.1", "9", PASSWORD, "http://127.0.0.1:9", "token")
-
-
 @pytest.fixture(scope="module")
 def database(server):
     return migrated_database(server.url)
@@ -44,13 +40,13 @@ def database(server):
 
 @pytest.fixture
 def config(database):
-    return sensor_settings(emptied(database))
+    return DatabaseSettings(emptied(database))
 
 
 @pytest.fixture
 def own_config(server):
     """With a database of the test's own, whose tables and rights it may change."""
-    return sensor_settings(migrated_database(server.url))
+    return DatabaseSettings(migrated_database(server.url))
 
 
 @pytest.fixture
@@ -223,7 +219,7 @@ def test_a_pool_whose_connections_are_all_taken_says_so(config):
 
 
 def test_migrating_twice_and_at_once_changes_nothing(server):
-    config = sensor_settings(own_database(server.url))
+    config = DatabaseSettings(own_database(server.url))
     failures = []
 
     def migrate():
@@ -244,7 +240,7 @@ def test_migrating_twice_and_at_once_changes_nothing(server):
 
 
 def test_tables_are_in_the_schema_of_their_own(config):
-    with psycopg.connect(config.database_url) as connection:
+    with psycopg.connect(config.url) as connection:
         found = connection.execute(
             "select schemaname, tablename from pg_tables where schemaname !~ '^(pg_|information_schema)'"
         ).fetchall()
@@ -252,7 +248,7 @@ def test_tables_are_in_the_schema_of_their_own(config):
 
 
 def test_tables_of_a_later_release_are_left_alone(own_config):
-    with psycopg.connect(own_config.database_url) as connection:
+    with psycopg.connect(own_config.url) as connection:
         connection.execute("update sensors.alembic_version set version_num = '9999'")
     with pytest.raises(Failure, match="a later one has migrated them"):
         upgrade(own_config, patience=0)
@@ -267,7 +263,7 @@ def test_a_step_back_and_forth_leaves_the_tables_as_they_were(own_config):
 
     steps = Config()
     steps.set_main_option("script_location", os.path.join(os.path.dirname(database.__file__), "migrations"))  # noqa: PTH118, PTH120
-    with create_engine(own_config.database_url.replace("postgresql:", "postgresql+psycopg:")).begin() as connection:
+    with create_engine(own_config.url.replace("postgresql:", "postgresql+psycopg:")).begin() as connection:
         steps.attributes["connection"] = connection
         command.downgrade(steps, "base")
     with open_pool(own_config) as pool, pytest.raises(Unavailable, match="sensor-trainer migrate"):
@@ -278,7 +274,7 @@ def test_a_step_back_and_forth_leaves_the_tables_as_they_were(own_config):
 
 
 def test_migrating_waits_for_the_server(server):
-    config = sensor_settings(own_database(server.url))
+    config = DatabaseSettings(own_database(server.url))
     server.kill()
     with pytest.raises(Unavailable):
         upgrade(config, patience=0)
@@ -290,7 +286,7 @@ def test_migrating_waits_for_the_server(server):
 
 def test_a_server_that_is_not_there_is_named(config):
     (port,) = free_ports(1)
-    away = replace(config, database_url=f"postgresql://sensors:secret@127.0.0.1:{port}/sensors")
+    away = replace(config, url=f"postgresql://sensors:secret@127.0.0.1:{port}/sensors")
     with open_pool(away) as pool, pytest.raises(Unavailable) as failure:
         check(pool)
     assert f"127.0.0.1:{port}/sensors" in str(failure.value)
@@ -299,9 +295,9 @@ def test_a_server_that_is_not_there_is_named(config):
 
 def test_a_role_without_permission_is_named_as_the_cause(server, own_config):
     server.execute("postgres", "create role guest login")
-    name = own_config.database_url.rpartition("/")[2]
+    name = own_config.url.rpartition("/")[2]
     server.execute("postgres", f'grant connect on database "{name}" to guest')
-    guest = replace(own_config, database_url=own_config.database_url.replace(f"{name}@", "guest@"))
+    guest = replace(own_config, url=own_config.url.replace(f"{name}@", "guest@"))
     with open_pool(guest) as pool, pytest.raises(AccessDenied, match="refuses role guest"):
         Readings(pool).newest_id()
     server.execute(name, "grant usage on schema sensors to guest", "grant select on sensors.readings to guest")
@@ -316,11 +312,11 @@ def test_a_role_without_permission_is_named_as_the_cause(server, own_config):
 def test_the_trainers_role_can_touch_its_own_schema_only(server, own_config):
     other = own_database(server.url).rpartition("/")[2]
     server.execute(other, "create table public.theirs (n int)")
-    name = own_config.database_url.rpartition("/")[2]
+    name = own_config.url.rpartition("/")[2]
     server.execute(name, "create table public.theirs (n int)")
     with pytest.raises(psycopg.OperationalError, match=f'permission denied for database "{other}"'):
-        psycopg.connect(own_config.database_url.removesuffix(name) + other)
-    with psycopg.connect(own_config.database_url, autocommit=True) as connection:
+        psycopg.connect(own_config.url.removesuffix(name) + other)
+    with psycopg.connect(own_config.url, autocommit=True) as connection:
         for statement in (
             "select * from public.theirs",
             "insert into public.theirs values (1)",

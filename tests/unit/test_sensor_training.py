@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops.config import MLflowSettings
 from mlops.datasets.declaration import EVENT_TIME, LABEL
 from mlops.registry.aliases import PREVIOUS, PRODUCTION
 from mlops.result import Failure, Refused
@@ -344,4 +345,4 @@ def test_a_champion_of_other_columns_is_replaced_and_named(tracking, few):
 def test_without_mlflow_the_cause_is_named(readings, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(Failure, match=r"MLflow at http://127.0.0.1:9 failed"):
-        run_of(Tracking("http://127.0.0.1:9"), readings)
+        run_of(Tracking(MLflowSettings("http://127.0.0.1:9")), readings)

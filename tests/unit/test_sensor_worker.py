@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from mlflow import MlflowClient
 
-from mlops.config import SensorSettings
+from mlops.config import DatabaseSettings, MLflowSettings, RedisSettings, SensorSettings
 from mlops.result import Failure
 from mlops.sensor_trainer.store import database as of_database
 from mlops.sensor_trainer.store import heartbeat
@@ -27,6 +27,7 @@ from mlops.sensor_trainer.store.readings import NewReading, Readings
 from mlops.sensor_trainer.worker import runner
 from tests.conftest import ROOT, eventually
 from tests.servers import PASSWORD, PostgreSQL, Redis
+from tests.unit.sensor_api import told
 from tests.unit.sensor_servers import migrated_database
 from tests.unit.test_trainer_client import Clock
 
@@ -53,14 +54,14 @@ class Trainer:
     def __init__(self, settings, folder, servers):
         self.settings, self.folder = settings, folder
         self.postgresql, self.redis = servers
-        self.pool = open_pool(settings)
-        self.jobs, self.queue, self.readings = Jobs(self.pool), JobQueue(settings), Readings(self.pool)
+        self.pool = open_pool(settings.database)
+        self.jobs, self.queue, self.readings = Jobs(self.pool), JobQueue(settings.redis), Readings(self.pool)
         self.workers = []
 
     def start_worker(self):
         environment = {
             **os.environ,
-            **{key: getattr(self.settings, name) for name, key in SensorSettings.keys().items()},
+            **told(self.settings),
             "SENSOR_TEST_FOLDER": str(self.folder),
         }
         with (self.folder / "worker.log").open("ab") as log:
@@ -145,9 +146,9 @@ class Trainer:
 @pytest.fixture
 def trainer(postgresql_of_jobs, redis, tmp_path):
     url = migrated_database(postgresql_of_jobs.url)
-    settings = SensorSettings(
-        url, "127.0.0.1", str(redis.port), PASSWORD, "http://127.0.0.1:9", "token", minimum_new_readings=str(READINGS)
-    )
+    redis_there = RedisSettings("127.0.0.1", str(redis.port), PASSWORD)
+    stores = (DatabaseSettings(url), redis_there, MLflowSettings("http://127.0.0.1:9"))
+    settings = SensorSettings(*stores, minimum_new_readings=str(READINGS))
     made = Trainer(settings, tmp_path, (postgresql_of_jobs, redis))
     made.queue._client.flushall()
     made.readings.ingest(
@@ -361,8 +362,8 @@ def test_a_failure_that_may_pass_is_tried_again(trainer):
 
 
 def test_a_role_without_permission_is_the_cause_of_the_failure(trainer):
-    role = trainer.settings.database_url.rpartition("/")[2]
-    with psycopg.connect(trainer.settings.database_url) as connection:
+    role = trainer.settings.database.url.rpartition("/")[2]
+    with psycopg.connect(trainer.settings.database.url) as connection:
         connection.execute("revoke select on sensors.readings from current_user")
     trainer.start_worker()
     job = trainer.becomes(trainer.submit(), "failed", "succeeded")
@@ -392,9 +393,13 @@ def test_a_worker_without_redis_waits_for_it_and_ends_at_sigterm(trainer):
     trainer.redis.start()
 
 
+def set_environment(monkeypatch, settings):
+    for key, value in told(settings).items():
+        monkeypatch.setenv(key, value)
+
+
 def test_the_window_ends_where_the_request_says(trainer, monkeypatch):
-    for name, key in SensorSettings.keys().items():
-        monkeypatch.setenv(key, getattr(replace(trainer.settings, minimum_new_readings="3"), name))
+    set_environment(monkeypatch, replace(trainer.settings, minimum_new_readings="3"))
     job_id = trainer.submit(until=(START + timedelta(minutes=1)).isoformat())
     runner.run_job(str(job_id))
     job = trainer.jobs.get(job_id)
@@ -413,9 +418,8 @@ def test_the_window_never_ends_after_the_newest_reading(trainer):
 
 
 def test_readings_of_other_columns_than_the_data_set_s_fail_the_job_with_the_remedy(trainer, monkeypatch):
-    for name, key in SensorSettings.keys().items():
-        monkeypatch.setenv(key, getattr(trainer.settings, name))
-    with psycopg.connect(trainer.settings.database_url) as connection:
+    set_environment(monkeypatch, trainer.settings)
+    with psycopg.connect(trainer.settings.database.url) as connection:
         connection.execute("update sensors.readings set \"values\" = '{1, 2}'")
     job_id = trainer.submit()
     runner.run_job(str(job_id))
@@ -428,8 +432,7 @@ def test_a_fault_of_the_code_fails_the_job_at_once_with_its_kind(trainer, monkey
     def broken(*_: object, **__: object) -> None:
         raise IndexError("no such column")
 
-    for name, key in SensorSettings.keys().items():
-        monkeypatch.setenv(key, getattr(trainer.settings, name))
+    set_environment(monkeypatch, trainer.settings)
     monkeypatch.setattr("mlops.sensor_trainer.worker.training.train", broken)
     job_id = trainer.submit()
     runner.run_job(str(job_id))
@@ -462,9 +465,8 @@ def test_a_worker_waits_for_postgresql_for_longer_than_a_lease():
 
 
 def test_without_any_reading_there_is_nothing_to_train(trainer, monkeypatch):
-    for name, key in SensorSettings.keys().items():
-        monkeypatch.setenv(key, getattr(trainer.settings, name))
-    with psycopg.connect(trainer.settings.database_url) as connection:
+    set_environment(monkeypatch, trainer.settings)
+    with psycopg.connect(trainer.settings.database.url) as connection:
         connection.execute("delete from sensors.readings")
     job_id = trainer.submit(minimum_new_readings=0)
     runner.run_job(str(job_id))
@@ -472,9 +474,7 @@ def test_without_any_reading_there_is_nothing_to_train(trainer, monkeypatch):
 
 
 def test_a_real_model_is_trained_and_found_again(trainer, mlflow_uri, monkeypatch):
-    settings = replace(trainer.settings, mlflow_tracking_uri=mlflow_uri)
-    for name, key in SensorSettings.keys().items():
-        monkeypatch.setenv(key, getattr(settings, name))
+    set_environment(monkeypatch, replace(trainer.settings, mlflow=MLflowSettings(mlflow_uri)))
     random = np.random.default_rng(7)
     middles = np.where(np.arange(1_000)[:, None] % 10 == 0, 8.0, 0.0) + random.normal(size=(1_000, 9))
     trainer.readings.ingest(

@@ -27,7 +27,7 @@ def model_server(platform, tmp_path, version: str = ""):
     """(process, address) of what a pod of the model server runs."""
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
-    environment = {"MLFLOW_TRACKING_URI": platform.settings.mlflow_tracking_uri, "MODEL_NAME": MODEL}
+    environment = {"MLFLOW_TRACKING_URI": platform.mlflow.tracking_uri, "MODEL_NAME": MODEL}
     command = [sys.executable, "-m", "mlops", "serving", "serve", "--host", "127.0.0.1", "--port", str(port)]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with running(

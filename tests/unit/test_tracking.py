@@ -8,6 +8,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+from mlops.config import MLflowSettings
 from mlops.datasets.declaration import LABEL
 from mlops.registry.aliases import previous, production, promote
 from mlops.result import Failure
@@ -118,7 +119,7 @@ def test_a_run_that_raises_is_failed(platform):
 def test_a_tracking_server_that_is_away_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(Failure, match=r"MLflow at http://127.0.0.1:9 failed.*check that MLflow runs"):
-        Tracking("http://127.0.0.1:9").runs("shuttle", "a", "b")
+        Tracking(MLflowSettings("http://127.0.0.1:9")).runs("shuttle", "a", "b")
 
 
 def test_an_experiment_that_is_not_there_has_no_runs(platform):

@@ -5,12 +5,11 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from mlops.config import Settings
+from mlops.config import MLflowSettings, SensorTrainerSettings
 from mlops.result import Failure, Refused
 from mlops.sensor_trainer.client import Trainer, mlflow_answers
 from mlops.stores import http
@@ -33,15 +32,8 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def settings(api: Api, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setenv("MAESTRO_SENSOR_TRAINER_URL", api.url)
-    monkeypatch.setenv("MAESTRO_SENSOR_TRAINER_TOKEN", TOKEN)
-    return Settings.from_environment()
-
-
-@pytest.fixture
-def trainer(settings: Settings) -> Trainer:
-    return Trainer(settings)
+def trainer(api: Api) -> Trainer:
+    return Trainer(SensorTrainerSettings(api.url, TOKEN))
 
 
 @contextmanager
@@ -370,15 +362,15 @@ def test_a_job_has_ended_in_each_state_but_two(api: Api, trainer: Trainer, state
     assert trainer.job("j1").ended == ended
 
 
-def test_mlflow_is_asked_for_its_database_too(api: Api, settings: Settings) -> None:
+def test_mlflow_is_asked_for_its_database_too(api: Api) -> None:
     api.answer = lambda method, path, body: (200, b"OK") if path == "/health" else (500, {"message": "no database"})
     with pytest.raises(WrongAnswer, match="no database"):
-        mlflow_answers(replace(settings, mlflow_tracking_uri=api.url))
+        mlflow_answers(MLflowSettings(api.url))
     assert [path.split("?")[0] for _, path, _, _ in api.asked] == ["/health", "/api/2.0/mlflow/experiments/search"]
 
 
-def test_a_real_mlflow_answers(settings: Settings, mlflow_uri: str) -> None:
-    mlflow_answers(replace(settings, mlflow_tracking_uri=mlflow_uri))
+def test_a_real_mlflow_answers(mlflow_uri: str) -> None:
+    mlflow_answers(MLflowSettings(mlflow_uri))
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ The environment of every Airflow container: where the configuration lies, and wh
 {{ include "airflow.secretEnv" (dict "root" . "name" "AIRFLOW__API_AUTH__JWT_SECRET" "existing" .Values.jwtSecretName "key" "jwt-secret") }}
 {{ include "common.postgresql.env" (dict "root" . "database" "airflow") }}
 {{ include "common.s3.env" (dict "root" .) }}
-{{- with include "common.notificationsEnv" (dict "root" .) }}
+{{- with include "common.env.notifications" (dict "root" .) }}
 {{ . }}
 {{- end }}
 {{- with .Values.env }}

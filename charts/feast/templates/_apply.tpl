@@ -38,6 +38,7 @@ template:
             release-gate mark feast {{ include "feast.revision" . }}
         env:
           {{- include "feast.env" . | nindent 10 }}
+          {{- include "common.env.mlflow" (dict "root" .) | nindent 10 }}
           {{- include "common.postgresql.env" (dict "root" . "database" "feast") | nindent 10 }}
         terminationMessagePolicy: FallbackToLogsOnError
         resources:

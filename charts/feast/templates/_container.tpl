@@ -1,7 +1,10 @@
+{{/*
+What the server opens; the definitions are applied with MLflow beside it.
+*/}}
 {{- define "feast.env" -}}
 - name: HOME
   value: /tmp
-{{ include "common.taskEnv" (dict "root" . "sensorTrainer" false) }}
+{{- include "common.env" (dict "root" . "needs" (list "s3" "feast" "redis")) }}
 {{- end -}}
 
 {{- define "feast.probes" -}}

@@ -26,7 +26,7 @@ template:
           - {{ . }}
           {{- end }}
         env:
-          {{- include "common.taskEnv" (dict "root" . "featureStore" false "sensorTrainer" false) | nindent 10 }}
+          {{- include "common.env" (dict "root" . "needs" (list "s3")) | trim | nindent 10 }}
         resources:
           requests: {cpu: 30m, memory: 128Mi}
           limits: {memory: 512Mi}

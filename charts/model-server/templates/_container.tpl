@@ -1,11 +1,10 @@
 {{/*
-Its keys are the fields of mlops.config.ModelServerSettings.
+MLflow's address, and the fields of mlops.config.ServedModelSettings.
 */}}
 {{- define "model-server.env" -}}
 - name: HOME
   value: /tmp
-- name: MLFLOW_TRACKING_URI
-  value: {{ include "common.serviceUrl" (dict "root" . "service" "mlflow") | quote }}
+{{ include "common.env.mlflow" (dict "root" .) }}
 - name: MODEL_NAME
   value: {{ .Values.modelName | quote }}
 # Empty until a version is deployed.

@@ -1,22 +1,7 @@
-{{/*
-The stores and the token: what mlops.config.SensorSettings has no default for, so what the migration is told too.
-*/}}
-{{- define "sensor-trainer.storesEnv" -}}
+{{- define "sensor-trainer.databaseEnv" -}}
 - name: HOME
   value: /tmp
 {{ include "common.postgresql.env" (dict "root" . "database" "sensors") }}
-- name: MAESTRO_REDIS_HOST
-  value: {{ include "common.redis.host" (dict "root" .) | quote }}
-- name: MAESTRO_REDIS_PORT
-  value: {{ include "common.redis.port" (dict "root" .) | quote }}
-- name: MAESTRO_REDIS_PASSWORD
-  valueFrom:
-    secretKeyRef:
-      name: {{ include "common.redis.secretName" (dict "root" .) }}
-      key: redis-password
-- name: MLFLOW_TRACKING_URI
-  value: {{ include "common.serviceUrl" (dict "root" . "service" "mlflow") | quote }}
-{{ include "sensor-trainer.tokenEnv" . }}
 {{- end -}}
 
 {{- define "sensor-trainer.tokenEnv" -}}
@@ -31,7 +16,8 @@ The stores and the token: what mlops.config.SensorSettings has no default for, s
 Its keys are the fields of mlops.config.SensorSettings. Helm would write a large number with an exponent.
 */}}
 {{- define "sensor-trainer.env" -}}
-{{ include "sensor-trainer.storesEnv" . }}
+{{ include "sensor-trainer.databaseEnv" . }}
+{{- include "common.env" (dict "root" . "needs" (list "redis" "mlflow")) }}
 - name: SENSOR_DATASET
   value: {{ .Values.dataset | quote }}
 - name: SENSOR_NAMES

@@ -16,7 +16,7 @@ The spec of the Job that brings the tables up to date.
 */}}
 {{- define "sensor-trainer.migrateSpec" -}}
 {{- $script := printf "python -m mlops sensor-trainer migrate\nrelease-gate mark sensor-trainer %s\n" (include "sensor-trainer.revision" .) -}}
-{{- $container := dict "root" . "name" "migrate" "args" (list "sh" "-euc" $script) "env" (include "sensor-trainer.storesEnv" .) "resources" .Values.migrate.resources -}}
+{{- $container := dict "root" . "name" "migrate" "args" (list "sh" "-euc" $script) "env" (include "sensor-trainer.databaseEnv" .) "resources" .Values.migrate.resources -}}
 backoffLimit: 10
 template:
   metadata:

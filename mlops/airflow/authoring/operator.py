@@ -19,6 +19,7 @@ from mlops.airflow.platform import Platform
 from mlops.airflow.pods.create import create_pod, delete_pod, end_earlier_tries
 from mlops.airflow.pods.manifest import TaskTry, make_pod
 from mlops.airflow.pods.trigger import PodTrigger
+from mlops.needs import needs
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -40,7 +41,8 @@ _KUBERNETES_FIELDS = inspect.signature(KubernetesPodOperator.__init__).parameter
 class PodTask(KubernetesPodOperator):
     """Runs `arguments` in a pod made from the chart's template.
 
-    image, size, identity: names that the chart declares. env: more environment for the container. report: the file for
+    image, size, identity: names that the chart declares. needs: what the container opens, by the names in
+    mlops/needs.py; None: all that the platform has. env: more environment for the container. report: the file for
     people that the command leaves in the task's folder of the reports bucket, to link to. start_timeout: how long the
     pod may wait for its start. What a pod is made of otherwise is the chart's to say, so the fields of
     KubernetesPodOperator for it are refused. Other options are those of any operator. Defaults that differ from
@@ -59,6 +61,7 @@ class PodTask(KubernetesPodOperator):
         image: str = "task",
         size: str = "small",
         identity: str | None = None,
+        needs: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
         report: str | None = None,
         # A busy cluster may have to end other pods or add a node first; beyond this, somebody should look.
@@ -93,6 +96,7 @@ class PodTask(KubernetesPodOperator):
         )
         self.size = size
         self.identity = identity
+        self.needs = needs
         self.env = dict(env or {})
         self.start_timeout = start_timeout
         if report is not None:
@@ -114,6 +118,7 @@ class PodTask(KubernetesPodOperator):
             image=str(self.image),
             size=self.size,
             identity=self.identity,
+            needs=self.needs,
             env=self.env,
             deadline=(timeout + _KUBELET_MARGIN).total_seconds() if timeout else None,
         )
@@ -194,6 +199,7 @@ def task_pod(
         image=image,
         size=size,
         identity=identity,
+        needs=needs(group, command),
         env=env,
         **{name: value for name, value in given.items() if value is not None},
     )

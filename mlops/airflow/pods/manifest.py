@@ -68,12 +68,14 @@ def make_pod(
     image: str = "task",
     size: str = "small",
     identity: str | None = None,
+    needs: Sequence[str] | None = None,
     env: Mapping[str, str] | None = None,
     deadline: float | None = None,
 ) -> dict[str, Any]:
     """The pod in which `arguments` run, as a JSON-like dict.
 
-    image, size, identity: names that the platform declares; an identity brings its service account's token.
+    image, size, identity, needs: names that the platform declares; an identity brings its service account's token, a
+    need the address and the credentials of what is opened, and None those of all.
     env: added to the template's environment and stronger than it; what names the task is stronger still.
     deadline: seconds after its start at which the kubelet ends the pod by itself; None for never.
     Raises AirflowException for a name that is not declared and for a template without the container `base`.
@@ -112,7 +114,12 @@ def make_pod(
     container["image"] = _declared(platform.images, image, "image", "global.images")
     container["resources"] = copy.deepcopy(dict(_declared(platform.sizes, size, "size", "taskSizes")))
     container["args"] = list(arguments)
-    container["env"] = _merged(container.get("env", []), {**(env or {}), **task.environment})
+    told = [
+        entry
+        for need in (platform.environments if needs is None else needs)
+        for entry in _declared(platform.environments, need, "need", "charts/common")
+    ]
+    container["env"] = _merged([*told, *container.get("env", [])], {**(env or {}), **task.environment})
     return pod
 
 

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mlops import datasets
-from mlops.config import Settings
+from mlops.config import RedisSettings
 from mlops.features.materialization.view import MaterializedView
 from mlops.result import JSON, Failure, Refused, Result
 from mlops.stores.dataset_files import DatasetFiles
 from mlops.stores.feature_store import FeatureStoreConfig, explained, open_feature_store
 from mlops.stores.metrics import Statsd
-from mlops.stores.object_store import ObjectStore
+from mlops.stores.object_store import bucket, data_bucket
 from mlops.stores.online_store import OnlineStore, Written
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ def materialize(*, days: float, end: datetime | None) -> Result:
     """
     from mlops.features.materialization.offline import Window
 
-    settings, window = Settings.from_environment(), Window.before(end or datetime.now(UTC), days)
-    metrics, online = Statsd(settings), OnlineStore(settings)
+    window = Window.before(end or datetime.now(UTC), days)
+    metrics, online = Statsd.from_environment(), OnlineStore(RedisSettings.from_environment())
     views = {}
-    for view in _views(settings, open_feature_store(settings)):
+    for view in _views(open_feature_store()):
         begun = time.monotonic()
-        rows, written = _materialize(settings, view, window, online)
+        rows, written = _materialize(view, window, online)
         seconds = time.monotonic() - begun
         log.info("%s: %d rows read, %s, %.1f s", view.name, rows, written, seconds)
         counted = {"rows_read": rows, "rows_written": written.written, "rows_not_newer": written.not_newer}
@@ -60,12 +60,12 @@ def validate_online(
     """Compares what is served of sampled entities with the offline store, and tells how old and how complete it is."""
     from mlops.features.materialization.offline import Window
 
-    settings, window = Settings.from_environment(), Window.before(end or datetime.now(UTC), days)
-    store, metrics = open_feature_store(settings), Statsd(settings)
+    window = Window.before(end or datetime.now(UTC), days)
+    store, metrics = open_feature_store(), Statsd.from_environment()
     views: dict[str, dict[str, JSON]] = {}
     wrong: list[str] = []
-    for view in _views(settings, store):
-        findings = _findings(settings, store, view, window, sample)
+    for view in _views(store):
+        findings = _findings(store, view, window, sample)
         if findings is None:
             log.warning("%s has no event from %s to %s", view.name, window.start, window.end)
             views[view.name] = {"sampled": 0}
@@ -81,7 +81,7 @@ def validate_online(
             "null_share": round(findings.null_share, 4),
             "newest_event": findings.newest.isoformat() if findings.newest else None,
             "age_seconds": None if age is None else round(age),
-            **_shift(settings, view),
+            **_shift(view),
         }
     if wrong:
         raise Refused("the online store is not what it should be: " + " | ".join(wrong))
@@ -94,17 +94,15 @@ def validate_online(
     return {"end": window.end.isoformat(), "views": views}
 
 
-def _views(settings: Settings, store: "FeatureStore") -> list[MaterializedView]:
-    with explained(FeatureStoreConfig.of(settings)):
+def _views(store: "FeatureStore") -> list[MaterializedView]:
+    with explained(FeatureStoreConfig.from_environment()):
         found = [MaterializedView.of(store.project, view) for view in store.list_feature_views() if view.online]
     if not found:
         raise Failure("Feast's registry holds no feature view: run 'python -m mlops features apply'")
     return found
 
 
-def _materialize(
-    settings: Settings, view: MaterializedView, window: "Window", online: OnlineStore
-) -> tuple[int, Written]:
+def _materialize(view: MaterializedView, window: "Window", online: OnlineStore) -> tuple[int, Written]:
     """Rows read, and entities set. Begins anew where Redis was restarted meanwhile, and may have lost what it had
     acknowledged: of that it writes at most the last second to the disk later, or all where it keeps nothing.
     """
@@ -112,7 +110,7 @@ def _materialize(
     from mlops.features.materialization.write import write
 
     rows, total = 0, Written(0, 0)
-    with files(ObjectStore(settings, view.bucket), view) as paths:
+    with files(bucket(view.bucket), view) as paths:
         for _ in range(_PASSES):
             server = online.run_id()
             read, written = write(paths, view, window, online)
@@ -126,20 +124,18 @@ def _materialize(
     )
 
 
-def _findings(
-    settings: Settings, store: "FeatureStore", view: MaterializedView, window: "Window", size: int
-) -> "OnlineComparison | None":
+def _findings(store: "FeatureStore", view: MaterializedView, window: "Window", size: int) -> "OnlineComparison | None":
     """None where the window has no row."""
     from mlops.features.materialization.check import compare, expected, sample
     from mlops.features.materialization.offline import files, read
 
-    with files(ObjectStore(settings, view.bucket), view) as paths:
+    with files(bucket(view.bucket), view) as paths:
         seed = int(window.end.timestamp())  # other entities each day
         entities = sample(read(paths, view, window, view.keys), view, size, seed)
         if entities.empty:
             return None
         offline = expected(read(paths, view, window), view, entities)
-    with explained(FeatureStoreConfig.of(settings)):
+    with explained(FeatureStoreConfig.from_environment()):
         values, moments = _served(store, view, entities)
     return compare(view, offline, values, moments)
 
@@ -159,9 +155,11 @@ def _served(
     return {feature.name: values[feature.name] for feature in view.features}, moments
 
 
-def _shift(settings: Settings, view: MaterializedView) -> Mapping[str, int]:
+def _shift(view: MaterializedView) -> Mapping[str, int]:
     """What a result that shows times of the view's set says of their shift."""
-    return DatasetFiles(settings).shift(datasets.get(view.dataset)).note if view.dataset in datasets.names() else {}
+    return (
+        DatasetFiles(data_bucket()).shift(datasets.get(view.dataset)).note if view.dataset in datasets.names() else {}
+    )
 
 
 def _faults(

@@ -17,7 +17,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
 from mlops import datasets
-from mlops.config import SensorSettings
+from mlops.config import SensorApiSettings
 from mlops.result import Failure
 from mlops.sensor_trainer.api import docs, errors, schemas
 from mlops.sensor_trainer.api.access import OPEN, Access
@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 class Services:
     """What the API stands on."""
 
-    settings: SensorSettings
+    settings: SensorApiSettings
     pool: "ConnectionPool"
     readings: Readings
     jobs: Jobs
@@ -62,11 +62,11 @@ class Services:
     model: ServedModel
 
     @classmethod
-    def of(cls, settings: SensorSettings) -> Self:
+    def of(cls, settings: SensorApiSettings) -> Self:
         """Opens them; asks none of them yet, so that a server starts without the others."""
-        pool = database.open_pool(settings, size=CONNECTIONS)
-        model = ServedModel(Tracking(settings.mlflow_tracking_uri), MODEL)
-        return cls(settings, pool, Readings(pool), Jobs(pool), JobQueue(settings), model)
+        pool = database.open_pool(settings.database, size=CONNECTIONS)
+        model = ServedModel(Tracking(settings.mlflow), MODEL)
+        return cls(settings, pool, Readings(pool), Jobs(pool), JobQueue(settings.redis), model)
 
     @property
     def columns(self) -> list[str]:
@@ -74,7 +74,7 @@ class Services:
         return [column.name for column in datasets.get(self.settings.dataset).features]
 
 
-def serve(settings: SensorSettings, host: str, port: int) -> None:
+def serve(settings: SensorApiSettings, host: str, port: int) -> None:
     """Serves until it is told to stop."""
     services = Services.of(settings)
     try:
@@ -101,7 +101,7 @@ def application(services: Services) -> FastAPI:
         {
             "redis": services.queue.ping,
             "postgresql": lambda: database.check(services.pool, PATIENCE),
-            "mlflow": lambda: check_mlflow(settings.mlflow_tracking_uri),
+            "mlflow": lambda: check_mlflow(settings.mlflow.tracking_uri),
         }
     )
 

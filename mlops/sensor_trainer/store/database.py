@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from mlops.config import SensorSettings
+from mlops.config import DatabaseSettings
 from mlops.result import Failure
 from mlops.sensor_trainer.store.errors import AccessDenied, Unavailable
 
@@ -78,14 +78,14 @@ class Pool(ConnectionPool[Connection[TupleRow]]):
         )
 
 
-def open_pool(settings: SensorSettings, *, size: int = 8) -> Pool:
+def open_pool(settings: DatabaseSettings, *, size: int = 8) -> Pool:
     """Up to `size` connections, made when they are wanted. Opening it asks nothing of the server."""
-    return Pool(settings.database_url, size)
+    return Pool(settings.url, size)
 
 
-def connect(settings: SensorSettings) -> Connection[TupleRow]:
+def connect(settings: DatabaseSettings) -> Connection[TupleRow]:
     """A connection beside the pool. Raises psycopg's errors."""
-    return psycopg.connect(settings.database_url, **_options(_SESSION))
+    return psycopg.connect(settings.url, **_options(_SESSION))
 
 
 @contextmanager
@@ -121,7 +121,7 @@ def explained(error: psycopg.Error, pool: ConnectionPool[Connection[TupleRow]]) 
     return _explained(error, str(pool.conninfo))
 
 
-def upgrade(settings: SensorSettings, patience: float) -> None:
+def upgrade(settings: DatabaseSettings, patience: float) -> None:
     """Makes the schema and its tables what this code expects. patience: seconds to wait for the server.
 
     Two that run at once follow one another. Raises Unavailable, AccessDenied, or Failure for tables of a later release.
@@ -138,7 +138,7 @@ def upgrade(settings: SensorSettings, patience: float) -> None:
         time.sleep(_PAUSE)
 
 
-def _migrate(settings: SensorSettings) -> None:
+def _migrate(settings: DatabaseSettings) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -150,7 +150,7 @@ def _migrate(settings: SensorSettings) -> None:
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
     options = _options({"search_path": SCHEMA})
     engine = create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(settings.database_url, **options), poolclass=NullPool
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(settings.url, **options), poolclass=NullPool
     )
     try:
         with engine.begin() as connection:
@@ -163,12 +163,12 @@ def _migrate(settings: SensorSettings) -> None:
     except DBAPIError as error:
         if not isinstance(error.orig, psycopg.Error):
             raise
-        raise _explained(error.orig, settings.database_url) from error
+        raise _explained(error.orig, settings.url) from error
     except psycopg.Error as error:
-        raise _explained(error, settings.database_url) from error
+        raise _explained(error, settings.url) from error
     except CommandError as error:
         raise Failure(
-            f"the tables in schema {SCHEMA} of {_server(settings.database_url)} are not of this release ({error}): "
+            f"the tables in schema {SCHEMA} of {_server(settings.url)} are not of this release ({error}): "
             "a later one has migrated them; install that one, or restore the database that belongs to this one"
         ) from error
 

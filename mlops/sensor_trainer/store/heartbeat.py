@@ -7,7 +7,7 @@ import threading
 
 import psycopg
 
-from mlops.config import SensorSettings
+from mlops.config import DatabaseSettings
 from mlops.sensor_trainer.store.database import connect
 from mlops.sensor_trainer.store.jobs import LEASE, Attempt
 
@@ -24,7 +24,7 @@ class Heartbeat:
     itself, and then no heartbeat could be written.
     """
 
-    def __init__(self, settings: SensorSettings, attempt: Attempt, every: float = _EVERY) -> None:
+    def __init__(self, settings: DatabaseSettings, attempt: Attempt, every: float = _EVERY) -> None:
         self._settings, self._attempt, self._every = settings, attempt, every
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="heartbeat", daemon=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rq.executions import Execution
     from rq.job import Job as QueuedJob
 
-    from mlops.config import SensorSettings
+    from mlops.config import RedisSettings
     from mlops.sensor_trainer.store.jobs import Jobs
 
 FUNCTION = "mlops.sensor_trainer.worker.runner.run_job"
@@ -45,9 +45,9 @@ log = logging.getLogger(__name__)
 class JobQueue:
     """Each method raises Unavailable without Redis, within 4 s, and AccessDenied where the password is wrong."""
 
-    def __init__(self, settings: SensorSettings) -> None:
+    def __init__(self, settings: RedisSettings) -> None:
         self._client = _client(settings)
-        self._address = f"{settings.redis_host}:{settings.redis_port}"
+        self._address = f"{settings.host}:{settings.port}"
         self._queue = Queue(_NAME, connection=self._client, serializer=JSONSerializer)
 
     def enqueue(self, job_id: UUID, attempt: int) -> None:
@@ -112,7 +112,7 @@ class _Worker(Worker):
         super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
 
 
-def work(settings: SensorSettings, on_start: Callable[[], None]) -> None:
+def work(settings: RedisSettings, on_start: Callable[[], None]) -> None:
     """Runs the jobs that are handed over, one after the other, until SIGTERM; one that runs then is run to its end.
 
     on_start: called once before; what it imports, no job has to. Each job runs in a process of its own.
@@ -167,12 +167,12 @@ def _explained(address: str) -> Iterator[None]:
         raise Unavailable("redis", f"Redis at {address} failed ({error}): {remedy}") from error
 
 
-def _client(settings: SensorSettings) -> Redis:
+def _client(settings: RedisSettings) -> Redis:
     return Redis(
-        host=settings.redis_host,
-        port=int(settings.redis_port),
+        host=settings.host,
+        port=int(settings.port),
         db=_DATABASE,
-        password=settings.redis_password,
+        password=settings.password,
         socket_connect_timeout=2,
         socket_timeout=2,
         socket_keepalive=True,

@@ -34,13 +34,13 @@ log = logging.getLogger(__name__)
 
 def work(settings: SensorSettings) -> None:
     """Runs the jobs that are handed over until it is told to stop."""
-    work_on_the_queue(settings, lambda: _import_what_jobs_use(settings))
+    work_on_the_queue(settings.redis, lambda: _import_what_jobs_use(settings))
 
 
 def run_job(job_id: str) -> None:
     """Runs a job, or nothing where it has ended or another worker has it. RQ calls this, in a process of its own."""
     settings = SensorSettings.from_environment()
-    with open_pool(settings, size=2) as pool:
+    with open_pool(settings.database, size=2) as pool:
         attempt = patiently(lambda: Jobs(pool).claim(UUID(job_id)))
         if attempt is None:
             log.info("job %s: there is nothing to do", job_id)
@@ -81,7 +81,7 @@ class _News(NamedTuple):
 def _run(attempt: Attempt, settings: SensorSettings, jobs: Jobs, readings: Readings) -> None:
     asked = attempt.job.request.get("minimum_new_readings")
     minimum = int(settings.minimum_new_readings if asked is None else asked)
-    with Heartbeat(settings, attempt):
+    with Heartbeat(settings.database, attempt):
         attempt.report("counting new readings", 0.0)
         news = patiently(lambda: _news(attempt.job, int(settings.training_days), jobs, readings))
         # Without any reading there is nothing to learn from, whatever the minimum.
@@ -117,7 +117,7 @@ def _train(attempt: Attempt, settings: SensorSettings, readings: Readings, news:
         table,
         columns,
         job_id=str(attempt.job.id),
-        tracking=Tracking(settings.mlflow_tracking_uri),
+        tracking=Tracking(settings.mlflow),
         report=lambda step, done: attempt.report(step, _READ + (_TRAINED - _READ) * done),
     )
     return _Made(trained, len(table))
@@ -135,7 +135,7 @@ def _publish(attempt: Attempt, settings: SensorSettings, made: _Made, new: int) 
 
     trained = made.trained
     with attempt.finishing() as ending:
-        published = publish(trained, job_id=str(attempt.job.id), tracking=Tracking(settings.mlflow_tracking_uri))
+        published = publish(trained, job_id=str(attempt.job.id), tracking=Tracking(settings.mlflow))
         model = {"run_id": trained.run_id, "metrics": trained.metrics, "clusters": trained.clusters}
         counted = {"readings": made.readings, "new_readings": new, "newest_reading": trained.newest_reading}
         ending.succeed({**model, **counted, **published})
@@ -173,4 +173,4 @@ def _import_what_jobs_use(settings: SensorSettings) -> None:
     """A job is a fork of the worker, which begins at once with what the worker has imported."""
     import mlops.sensor_trainer.worker.training  # noqa: F401
 
-    Tracking(settings.mlflow_tracking_uri)
+    Tracking(settings.mlflow)

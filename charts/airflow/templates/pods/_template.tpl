@@ -1,5 +1,6 @@
 {{/*
-The pod that every task pod starts from. The operator adds name, command, size and image.
+The pod that every task pod starts from. The operator adds name, command, size, image, and the environment that the
+command needs.
 */}}
 {{- define "airflow.podTemplate" -}}
 apiVersion: v1
@@ -21,7 +22,6 @@ spec:
       env:
         - name: HOME
           value: /tmp
-        {{- include "common.taskEnv" (dict "root" .) | nindent 8 }}
         {{- with .Values.taskPods.env }}
         {{- toYaml . | nindent 8 }}
         {{- end }}

@@ -1,0 +1,100 @@
+{{/*
+The environment of a container that opens parts of the platform, by the names in mlops/needs.py: of each what
+mlops.config reads, and of no other, since a Secret that is missing keeps a pod from starting. A contract test compares
+them.
+  (dict "root" $ "needs" (list "s3" "mlflow"))
+*/}}
+{{- define "common.env" -}}
+{{- range .needs }}
+{{ include (printf "common.env.%s" .) (dict "root" $.root) }}
+{{- end }}
+{{- end -}}
+
+{{/* All that common.env knows, as YAML. */}}
+{{- define "common.needs" -}}
+[code, feast, mlflow, model-server, notifications, redis, s3, sensor-trainer, statsd]
+{{- end -}}
+
+{{- define "common.env.code" -}}
+- name: MAESTRO_CODE_VERSION
+  value: {{ include "common.imageTag" (dict "root" .root "name" "task") | quote }}
+{{- end -}}
+
+{{- define "common.env.feast" -}}
+- name: MAESTRO_FEAST_BUCKET
+  value: {{ .root.Values.global.buckets.feast | quote }}
+- name: MAESTRO_FEAST_REGISTRY
+  value: {{ include "common.postgresql.url" (dict "root" .root "database" "feast" "scheme" "postgresql+psycopg2") | quote }}
+- name: MAESTRO_FEAST_REGISTRY_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "common.postgresql.secretName" . }}
+      key: feast-password
+{{- end -}}
+
+{{- define "common.env.mlflow" -}}
+- name: MLFLOW_TRACKING_URI
+  value: {{ include "common.serviceUrl" (dict "root" .root "service" "mlflow") | quote }}
+{{- end -}}
+
+{{- define "common.env.model-server" -}}
+- name: MAESTRO_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: MAESTRO_MODEL_SERVER_DEPLOYMENT
+  value: {{ include "common.fullname" (dict "root" .root "component" "model-server") | quote }}
+- name: MAESTRO_MODEL_SERVER_URL
+  value: {{ include "common.serviceUrl" (dict "root" .root "service" "modelServer") | quote }}
+{{- end -}}
+
+{{/* The webhook's address is a secret; without one there is nothing to tell. */}}
+{{- define "common.env.notifications" -}}
+{{- with .root.Values.global.notifications.slackWebhookSecret -}}
+- name: MAESTRO_SLACK_WEBHOOK_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: url
+      optional: true
+{{- end -}}
+{{- end -}}
+
+{{- define "common.env.redis" -}}
+- name: MAESTRO_REDIS_HOST
+  value: {{ include "common.redis.host" . | quote }}
+- name: MAESTRO_REDIS_PORT
+  value: {{ include "common.redis.port" . | quote }}
+- name: MAESTRO_REDIS_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "common.redis.secretName" . }}
+      key: redis-password
+{{- end -}}
+
+{{- define "common.env.s3" -}}
+{{ include "common.s3.env" . }}
+- name: MAESTRO_DATA_BUCKET
+  value: {{ .root.Values.global.buckets.data | quote }}
+- name: MAESTRO_REPORTS_BUCKET
+  value: {{ .root.Values.global.buckets.reports | quote }}
+{{- end -}}
+
+{{/* A platform without the trainer has no token, and pods that may ask it start all the same. */}}
+{{- define "common.env.sensor-trainer" -}}
+- name: MAESTRO_SENSOR_TRAINER_URL
+  value: {{ include "common.serviceUrl" (dict "root" .root "service" "sensorTrainer") | quote }}
+- name: MAESTRO_SENSOR_TRAINER_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "common.sensorTrainer.secretName" . }}
+      key: token
+      optional: true
+{{- end -}}
+
+{{- define "common.env.statsd" -}}
+- name: MAESTRO_STATSD_HOST
+  value: {{ include "common.serviceHost" (dict "root" .root "service" "statsd") | quote }}
+- name: MAESTRO_STATSD_PORT
+  value: {{ include "common.servicePort" (dict "root" .root "service" "statsd") | quote }}
+{{- end -}}

@@ -1,0 +1,48 @@
+"""What each command of a task opens: the chart tells its pod of these, with their credentials, and of nothing else."""
+
+from mlops.result import Failure
+
+# By group and command; each name is the `need` of a record in mlops/config.py, and `common.env.<name>` in the charts.
+_NEEDS = {
+    "datasets list": (),
+    "ingestion buckets": ("s3",),
+    "ingestion load": ("s3",),
+    "ingestion download": ("s3",),
+    "data-quality validate": ("s3",),
+    "data-quality schema": ("s3",),
+    "data-quality quality": ("s3",),
+    "data-quality report": ("s3", "statsd", "notifications"),
+    "drift compare": ("s3", "statsd"),
+    "drift anomalies": ("s3", "statsd"),
+    "drift reference": ("s3",),
+    "features preprocess": ("s3",),
+    "features engineer": ("s3",),
+    "features build": ("s3", "feast", "code"),
+    "features apply": ("s3", "feast", "redis", "mlflow"),
+    "features historical": ("s3", "feast", "redis"),
+    "features validate-store": ("s3", "feast", "redis"),
+    "features serve": ("s3", "feast", "redis"),
+    "features materialize": ("s3", "feast", "redis", "statsd"),
+    "features validate-online": ("s3", "feast", "redis", "statsd"),
+    "training fit": ("s3", "mlflow", "code"),
+    "training evaluate": ("s3", "mlflow"),
+    "registry register": ("mlflow",),
+    "registry skip": ("mlflow",),
+    "serving deploy": ("mlflow", "model-server"),
+    "serving rollback": ("mlflow", "model-server"),
+    "serving serve": ("mlflow",),
+    "sensor-trainer check-mlflow": ("mlflow",),
+    "sensor-trainer check-trainer": ("sensor-trainer",),
+    "sensor-trainer trigger": ("sensor-trainer",),
+    "sensor-trainer monitor": ("sensor-trainer",),
+    "sensor-trainer replay": ("s3", "sensor-trainer"),
+    "notify send": ("notifications",),
+}
+
+
+def needs(group: str, command: str) -> tuple[str, ...]:
+    """What a command opens. Raises Failure for one that is not listed, since its pod would be told nothing."""
+    found = _NEEDS.get(f"{group} {command}")
+    if found is None:
+        raise Failure(f"nothing says what '{group} {command}' opens: list it in mlops/needs.py")
+    return found
