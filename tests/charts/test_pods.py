@@ -157,7 +157,7 @@ def test_a_task_has_the_token_of_the_identity_that_it_names_and_no_other() -> No
 
 S3 = {"AWS_ACCESS_KEY_ID": "minio/root-user", "AWS_SECRET_ACCESS_KEY": "minio/root-password"}
 REDIS = {"MAESTRO_REDIS_PASSWORD": "redis/redis-password"}
-FEATURE_STORE = {"MAESTRO_FEAST_REGISTRY_PASSWORD": "postgresql/feast-password", **REDIS}
+REGISTRY = {"MAESTRO_FEAST_REGISTRY_PASSWORD": "postgresql/feast-password"}
 TRAINER = {"SENSOR_TRAINER_TOKEN": "sensor-trainer/token"}
 TRAINER_OF_TASKS = {"MAESTRO_SENSOR_TRAINER_TOKEN": "sensor-trainer/token"}
 SLACK = {"MAESTRO_SLACK_WEBHOOK_URL": "slack/url"}
@@ -188,13 +188,13 @@ SECRETS: dict[str, dict[str, str]] = {
     "airflow-test test": AIRFLOW | ADMIN,
     "airflow-triggerer release-gate": database("airflow"),
     "airflow-triggerer triggerer": AIRFLOW,
-    "datasets features": S3 | FEATURE_STORE | TRAINER_OF_TASKS | SLACK,
-    "datasets load": S3 | FEATURE_STORE | TRAINER_OF_TASKS | SLACK,
-    "feast feast": S3 | FEATURE_STORE | SLACK,
+    "datasets features": S3 | REGISTRY,
+    "datasets load": S3,
+    "feast feast": S3 | REGISTRY | REDIS,
     "feast release-gate": database("feast"),
-    "feast-apply apply": S3 | FEATURE_STORE | SLACK | database("feast"),
+    "feast-apply apply": S3 | REGISTRY | REDIS | database("feast"),
     "minio minio": {"MINIO_ROOT_USER": "minio/root-user", "MINIO_ROOT_PASSWORD": "minio/root-password"},
-    "minio-buckets buckets": S3 | SLACK,
+    "minio-buckets buckets": S3,
     "minio-test test": S3,
     "mlflow mlflow": S3 | database("mlflow"),
     "mlflow release-gate": database("mlflow"),
@@ -207,11 +207,11 @@ SECRETS: dict[str, dict[str, str]] = {
     "redis-test test": {"REDISCLI_AUTH": "redis/redis-password"},
     "sensor-trainer api": database("sensors") | REDIS | TRAINER,
     "sensor-trainer release-gate": database("sensors"),
-    "sensor-trainer-migrate migrate": database("sensors") | REDIS | TRAINER,
+    "sensor-trainer-migrate migrate": database("sensors"),
     "sensor-trainer-test test": TRAINER,
     "sensor-trainer-worker release-gate": database("sensors"),
-    "sensor-trainer-worker worker": database("sensors") | REDIS | TRAINER,
-    "task base": S3 | FEATURE_STORE | TRAINER_OF_TASKS | SLACK,
+    "sensor-trainer-worker worker": database("sensors") | REDIS,
+    "task base": S3 | REGISTRY | REDIS | TRAINER_OF_TASKS | SLACK,  # of a task that does not say what it needs
 }
 
 

@@ -140,9 +140,12 @@ def _base_container(spec: Mapping[str, Any]) -> dict[str, Any]:
     raise AirflowException(f"the pod template has no container named {CONTAINER}: see charts/airflow")
 
 
-def _merged(template: Sequence[Mapping[str, Any]], env: Mapping[str, str]) -> list[dict[str, Any]]:
-    kept = [dict(entry) for entry in template if entry["name"] not in env]
-    return kept + [{"name": name, "value": str(value)} for name, value in env.items()]
+def _merged(entries: Sequence[Mapping[str, Any]], env: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Of two entries of a name the later one counts; `env` is stronger than both."""
+    kept = {entry["name"]: dict(entry) for entry in entries}
+    return [entry for name, entry in kept.items() if name not in env] + [
+        {"name": name, "value": str(value)} for name, value in env.items()
+    ]
 
 
 def _declared(names: Mapping[str, Value], name: str, what: str, where: str) -> Value:
