@@ -149,12 +149,15 @@ def test_readings_are_not_removed_before_a_model_is_trained_on_them() -> None:
 
 
 def test_the_stores_are_where_values_say_and_no_password_is_in_an_address_or_an_argument() -> None:
-    for told in map(environment, every(trainer(**EXTERNAL))):
+    objects = trainer(**EXTERNAL)
+    for told in map(environment, every(objects)):
         assert told["DATABASE_URL"] == "postgresql://sensors@db:6432/sensors"
         assert told["PGPASSWORD"]["secretKeyRef"] == {"name": "db-keys", "key": "sensors-password"}
+    for told in (environment(container(name, objects)) for name in (API, WORKER)):
         assert (told["MAESTRO_REDIS_HOST"], told["MAESTRO_REDIS_PORT"]) == ("cache", "7000")
         assert told["MAESTRO_REDIS_PASSWORD"]["secretKeyRef"] == {"name": "cache-keys", "key": "redis-password"}
-        assert told["SENSOR_TRAINER_TOKEN"]["secretKeyRef"] == {"name": "ours", "key": "token"}
+    token = environment(container(API, objects))["SENSOR_TRAINER_TOKEN"]["secretKeyRef"]
+    assert token == {"name": "ours", "key": "token"}
     assert not [argument for entry in every(trainer()) for argument in entry["args"] if "$(" in argument]
 
 

@@ -23,9 +23,9 @@ COMMANDS = {
     "data-quality validate --dataset shuttle --data k": {"data": "k"},
     "features preprocess --dataset shuttle --data k": {"data": "k"},
     "features engineer --dataset shuttle --data k": {"data": "k"},
-    "training fit --dataset shuttle --train k --data-version v": {"train": "k", "data_version": "v", "max_iter": 200},
-    "training fit --dataset s --train k --data-version v --learning-rate 0.5 --max-iter 3": {"learning_rate": 0.5},
-    "training evaluate --dataset s --run-id r --test k --accuracy-threshold 0.85 --f1-threshold 0.8 "
+    "training fit --model m --train k --data-version v": {"train": "k", "data_version": "v", "max_iter": 200},
+    "training fit --model m --train k --data-version v --learning-rate 0.5 --max-iter 3": {"learning_rate": 0.5},
+    "training evaluate --model m --run-id r --test k --accuracy-threshold 0.85 --f1-threshold 0.8 "
     "--baseline-margin 0.02": {"f1_threshold": 0.8, "baseline_margin": 0.02, "champion": "production"},
     "data-quality schema --dataset s": {"window_hours": 24.0, "latest_fraction": 0.2},
     "data-quality quality --dataset s --max-age 6": {"max_age": 6.0},
@@ -33,9 +33,8 @@ COMMANDS = {
     "drift anomalies --dataset s --rate-threshold 0.1": {"rate_threshold": 0.1},
     "drift reference --dataset s": {"fraction": 0.6},
     "data-quality report --dataset s": {},
-    "registry register --dataset s --run-id r": {"dataset": "s", "run_id": "r"},
+    "registry register --model m --run-id r": {"model": "m", "run_id": "r"},
     "registry skip --run-id r": {"run_id": "r"},
-    "training fit --dataset s --train k --data-version v --feature-service f": {"feature_service": "f"},
     "serving deploy --model m --run-id r --timeout 5": {"run_id": "r", "timeout": 5.0},
     "serving rollback --model m": {"timeout": 600.0},
     "features materialize --days 7 --end None": {"days": 7.0, "end": None},
@@ -154,7 +153,7 @@ def test_a_cause_longer_than_a_termination_message_is_cut(monkeypatch, tmp_path)
 
 def test_a_pod_without_its_settings_says_which_are_missing(environment, monkeypatch, tmp_path):
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
-    assert cli.main(["ingestion", "buckets"]) == 1
+    assert cli.main(["ingestion", "buckets", "--name", "a"]) == 1
     message = (tmp_path / "termination-log").read_text()
     assert "AWS_ENDPOINT_URL_S3 (from global.services.minio" in message
 

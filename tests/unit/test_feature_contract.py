@@ -116,6 +116,8 @@ def test_the_password_of_redis_and_of_the_registry_may_hold_any_character(enviro
 
     for password in ("12345", "0", "true", "a,b=c", 'quo"te\\', "p@ss/word:#?%41", "ä"):
         monkeypatch.setenv("MAESTRO_FEAST_REGISTRY", "postgresql+psycopg2://feast@db:5432/feast")
+        monkeypatch.setenv("MAESTRO_REDIS_HOST", "redis")
+        monkeypatch.setenv("MAESTRO_REDIS_PORT", "6379")
         for key in ("MAESTRO_FEAST_REGISTRY_PASSWORD", "MAESTRO_REDIS_PASSWORD"):
             monkeypatch.setenv(key, password)
         config = FeatureStoreConfig.from_environment()
