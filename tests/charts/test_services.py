@@ -68,6 +68,7 @@ def test_every_selector_matches_the_pods_of_its_own_workload_and_no_others_in_th
     for name, selector in selectors:
         assert selected(selector, objects) == [name]
         assert selector["app.kubernetes.io/instance"] == "maestro", "another release may be beside this one"
+        assert not selector.keys() & {"app", "component"}, "an installed release's selectors cannot be changed"
 
 
 def test_every_object_and_every_pod_says_what_it_belongs_to(objects: list[Object]) -> None:
@@ -76,7 +77,7 @@ def test_every_object_and_every_pod_says_what_it_belongs_to(objects: list[Object
         labels = entry["metadata"]["labels"]
         assert labels["app.kubernetes.io/part-of"] == "maestro"
         assert labels["app.kubernetes.io/instance"] == "maestro"
-        assert labels["app.kubernetes.io/component"]
+        assert labels["app"] == labels["component"] == labels["app.kubernetes.io/component"]
 
 
 def test_what_scales_names_a_deployment_that_says_no_number_itself(moved: list[Object]) -> None:
