@@ -51,7 +51,7 @@ export PYTHONPATH := $(CURDIR)
 export KUBECONFIG := $(if $(filter current,$(CLUSTER)),$(KUBECONFIG),$(shell $(cluster) kubeconfig))
 export NO_PROXY := $(unproxied)
 export no_proxy := $(unproxied)
-export CLUSTER RELEASE NAMESPACE DATASET
+export CLUSTER RELEASE NAMESPACE DATASET VALUES
 
 ##@ Start here
 .PHONY: demo

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 import time
 
-from infrastructure.release import NotInstalled, kubectl, object_name, succeeded
+from infrastructure.release import NotInstalled, find, kubectl, succeeded
 
 SECONDS = 600
 
 
 def main() -> int:
-    cron = object_name("datasets")
     try:
+        cron = find("cronjob", "datasets")["metadata"]["name"]
         job = kubectl("create", "job", f"{cron}-{int(time.time())}", f"--from=cronjob/{cron}", "-o", "name").strip()
         done = succeeded(job, SECONDS, "the job that loads the data sets")
         print(kubectl("logs", job, "--all-containers", check=False), end="")

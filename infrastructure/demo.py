@@ -11,17 +11,11 @@ from typing import Any
 
 import requests
 
-from infrastructure.release import (
-    NAMESPACE,
-    RELEASE,
-    Airflow,
-    NotInstalled,
-    kubectl,
-    port_forward,
-    secret,
-    wait_until,
-)
+from infrastructure import ui
+from infrastructure.airflow import Airflow
+from infrastructure.release import NAMESPACE, RELEASE, NotInstalled, kubectl, wait_until
 from infrastructure.sensors import replay, trainer
+from infrastructure.services import port_forward
 from mlops import models
 
 REPLAYED_HOURS = 7 * 24
@@ -171,16 +165,8 @@ def show_failure(examples: Mapping[str, Sequence[dict[str, Any]]], version: str 
 
 
 def show_addresses() -> None:
-    password, user, key = (
-        secret("airflow", "admin-password"),
-        secret("minio", "root-user"),
-        secret("minio", "root-password"),
-    )
-    print(f"""
-Look at it: 'make ui' forwards these ports until Ctrl-C.
-  Airflow   http://127.0.0.1:8080   admin / {password}
-  MLflow    http://127.0.0.1:5000
-  MinIO     http://127.0.0.1:9001   {user} / {key}""")
+    print("\nLook at it: 'make ui' forwards these ports until Ctrl-C.")
+    print("\n".join(f"  {line}" for line in ui.addresses()))
 
 
 # Each DAG and what shows what came of it. They run side by side, but for one that trains on what another makes fresh.
@@ -244,11 +230,11 @@ def main() -> int:
             if not ends_well(airflow, SENSORS, conf, run_id):
                 return 1
             show_failure(examples, show_training(airflow, SENSORS, run_id))
+        show_addresses()
     except (NotInstalled, TimeoutError, requests.RequestException) as error:
         print(f"error: {error}", file=sys.stderr)
         print(kubectl("get", "pods", check=False), file=sys.stderr)
         return 1
-    show_addresses()
     print(f"\nFrom trigger to here {time.monotonic() - started:.0f} s; release {RELEASE} in namespace {NAMESPACE}")
     return 0
 

@@ -1,37 +1,18 @@
-"""The installed platform seen from outside the cluster: services by port-forward, passwords, Airflow's API."""
+"""The installed release seen from outside the cluster: kubectl, its objects by their labels, and what is waited for."""
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import re
 import subprocess
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from threading import Thread
+from collections.abc import Callable
 from typing import Any, TypeVar
-
-import requests
 
 T = TypeVar("T")
 
 RELEASE = os.environ.get("RELEASE", "maestro")
 NAMESPACE = os.environ.get("NAMESPACE", "maestro")
-LOG_SECONDS = 30
-# How a worker's part of a log ends when it has handed the task over to the triggerer.
-HANDED_OVER = "Pausing task as DEFERRED. \n::endgroup::"
-# The port of each Service that answers HTTP.
-SERVICES = {
-    "airflow-api-server": 8080,
-    "mlflow": 5000,
-    "minio": 9000,
-    "model-server": 8080,
-    "feast": 6566,
-    "sensor-trainer": 8000,
-}
 
 
 class NotInstalled(Exception):
@@ -46,14 +27,29 @@ def kubectl(*arguments: str, check: bool = True) -> str:
     return result.stdout
 
 
-def object_name(component: str) -> str:
-    return f"{RELEASE}-{component}"
+def selector(component: str) -> str:
+    """The labels by which the objects and pods of a component are found; charts/common gives them."""
+    return f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component={component}"
 
 
-def secret(component: str, key: str) -> str:
-    """One value of the Secret of a component."""
-    data = json.loads(kubectl("get", "secret", object_name(component), "-o", "json"))["data"]
-    return base64.b64decode(data[key]).decode()
+def find(kind: str, component: str, namespace: str = NAMESPACE) -> dict[str, Any]:
+    """A component's object of this kind, whatever it is called; raises NotInstalled where there is none or several."""
+    asked = ("get", kind, "--namespace", namespace, "-l", selector(component), "-o", "json")
+    found: list[dict[str, Any]] = json.loads(kubectl(*asked))["items"]
+    where = f'{kind} of release "{RELEASE}" with component "{component}" in namespace "{namespace}"'
+    if not found:
+        raise NotInstalled(
+            f"no {where}: install it with 'make install', or name another release by RELEASE and NAMESPACE"
+        )
+    if len(found) > 1:
+        names = ", ".join(each["metadata"]["name"] for each in found)
+        raise NotInstalled(f"more than one {where} ({names}): take these labels off what the charts have not made")
+    return found[0]
+
+
+def object_name(kind: str, component: str, namespace: str = NAMESPACE) -> str:
+    """`kind/name` of the object that `find` finds, as kubectl takes it."""
+    return f"{kind}/{find(kind, component, namespace)['metadata']['name']}"
 
 
 def wait_until(condition: Callable[[], T], seconds: float, what: str, every: float = 0.5) -> T:
@@ -76,121 +72,3 @@ def succeeded(job: str, seconds: float, what: str) -> bool:
         return {condition["type"] for condition in conditions if condition["status"] == "True"} & {"Complete", "Failed"}
 
     return "Complete" in wait_until(ended, seconds, what)
-
-
-@contextmanager
-def port_forward(component: str, port: int | None = None) -> Iterator[str]:
-    """Forward a Service's port to a free one of this machine; yields `http://127.0.0.1:<port>`."""
-    remote = port or SERVICES[component]
-    command = [
-        "kubectl",
-        "--namespace",
-        NAMESPACE,
-        "port-forward",
-        f"service/{object_name(component)}",
-        f":{remote}",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None  # noqa: S101 - a pipe was asked for
-    try:
-        line = process.stdout.readline()
-        found = re.match(r"Forwarding from 127\.0\.0\.1:(\d+)", line)
-        if not found:
-            raise NotInstalled(f"cannot reach service {object_name(component)}: {line.strip() or 'kubectl ended'}")
-        # kubectl tells of every connection, and after some thousands stands still where nobody reads it.
-        Thread(target=deque, args=(process.stdout, 0), daemon=True).start()
-        yield f"http://127.0.0.1:{found[1]}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def session() -> requests.Session:
-    """One that makes a connection for each request: of one that its server has closed a port-forward tells too late."""
-    made = requests.Session()
-    made.headers["Connection"] = "close"
-    return made
-
-
-class Airflow:
-    """Airflow's REST API as the admin user."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.session = session()
-        self.login()
-
-    def login(self) -> None:
-        answer = requests.post(
-            f"{self.url}/auth/token",
-            json={"username": "admin", "password": secret("airflow", "admin-password")},
-            timeout=30,
-        )
-        answer.raise_for_status()
-        self.session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
-
-    def call(self, method: str, path: str, **arguments: Any) -> Any:
-        """The decoded answer of `/api/v2<path>`; raises requests.HTTPError with the server's own words."""
-        answer = self.session.request(method, f"{self.url}/api/v2{path}", timeout=60, **arguments)
-        if not answer.ok:
-            raise requests.HTTPError(f"{method} {path}: {answer.status_code} {answer.text[:500]}", response=answer)
-        return answer.json() if answer.content else None
-
-    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
-        """Start a DAG run now; returns its id."""
-        run: dict[str, str] = self.call(
-            "POST", f"/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": dict(conf or {})}
-        )
-        return run["dag_run_id"]
-
-    def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
-        run: dict[str, Any] = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")
-        return run
-
-    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """The task instances of a run, in the order they started."""
-        tasks: list[dict[str, Any]] = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances")[
-            "task_instances"
-        ]
-        return sorted(tasks, key=lambda task: (task["start_date"] or "9", task["task_id"]))
-
-    def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
-        """What a task returned, or None."""
-        try:
-            entry = self.call(
-                "GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
-            )
-        except requests.HTTPError as error:
-            if error.response is not None and error.response.status_code == 404:
-                return None
-            raise
-        value = entry["value"]
-        return json.loads(value) if isinstance(value, str) and value[:1] in "{[" else value
-
-    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
-        """The whole log of one try that has ended, a line an event.
-
-        The triggerer stores its part, with the pod's output, a moment after the task has ended: it is waited for.
-        """
-        deadline = time.monotonic() + LOG_SECONDS
-        while (log := self._stored_log(dag_id, run_id, task_id, try_number)).endswith(HANDED_OVER):
-            if time.monotonic() > deadline:
-                return f"{log}\n(the triggerer's part of this log is missing)"
-            time.sleep(0.5)
-        return log
-
-    def _stored_log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
-        events: list[str] = []
-        token: str | None = None
-        while True:
-            path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
-            answer = self.call(
-                "GET",
-                path,
-                params={"full_content": "true", **({"token": token} if token else {})},
-                headers={"Accept": "application/json"},
-            )
-            events += [event if isinstance(event, str) else str(event.get("event", "")) for event in answer["content"]]
-            if not answer.get("continuation_token") or answer["continuation_token"] == token:
-                return "\n".join(events)
-            token = answer["continuation_token"]

@@ -10,22 +10,17 @@ from typing import Any
 
 import requests
 
-from infrastructure.release import (
-    NAMESPACE,
-    NotInstalled,
-    kubectl,
-    object_name,
-    port_forward,
-    secret,
-    session,
-    succeeded,
-    wait_until,
-)
+from infrastructure.release import NAMESPACE, RELEASE, NotInstalled, find, kubectl, succeeded, wait_until
+from infrastructure.services import port_forward, service, session
 
 COMPONENT = "sensor-trainer"
-PORT = 8000
 _SECONDS = 300
 _SERVED_SECONDS = 90
+
+
+def token() -> str:
+    """What every request to the trainer bears."""
+    return service(COMPONENT).secret("token")
 
 
 class Trainer:
@@ -34,7 +29,7 @@ class Trainer:
     def __init__(self, url: str) -> None:
         self.url = url
         self.session = session()
-        self.session.headers["Authorization"] = f"Bearer {secret(COMPONENT, 'token')}"
+        self.session.headers["Authorization"] = f"Bearer {token()}"
 
     def ask(self, method: str, path: str, **arguments: Any) -> requests.Response:
         """The answer, whatever its status."""
@@ -61,7 +56,7 @@ class Trainer:
 
 @contextmanager
 def trainer() -> Iterator[Trainer]:
-    with port_forward(COMPONENT, PORT) as url:
+    with port_forward(COMPONENT) as url:
         yield Trainer(url)
 
 
@@ -70,7 +65,7 @@ def replay(hours: float) -> dict[str, Any]:
 
     The Job is that of `make data` with another command: it has the environment of a task pod.
     """
-    cron = json.loads(kubectl("get", "cronjob", object_name("datasets"), "-o", "json"))
+    cron = find("cronjob", "datasets")
     spec = cron["spec"]["jobTemplate"]["spec"]
     command = ["python", "-m", "mlops", "sensor-trainer", "replay", "--dataset=shuttle", f"--hours={hours:g}"]
     pod = spec["template"]["spec"]
@@ -80,7 +75,7 @@ def replay(hours: float) -> dict[str, Any]:
         {
             "apiVersion": "batch/v1",
             "kind": "Job",
-            "metadata": {"generateName": f"{object_name('replay')}-", "labels": cron["metadata"]["labels"]},
+            "metadata": {"generateName": f"{RELEASE}-replay-", "labels": cron["metadata"]["labels"]},
             "spec": spec,
         }
     )

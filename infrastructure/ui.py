@@ -7,18 +7,38 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
-from infrastructure.release import NAMESPACE, NotInstalled, kubectl, object_name, secret
+from infrastructure import sensors
+from infrastructure.release import NotInstalled
+from infrastructure.services import admin, object_store_keys, service
 
-# What is shown, the component whose Service it is, the Service's port, the port of this machine, and the page's path.
+
+class Page(NamedTuple):
+    """What is shown of a component: the port of its Service by name, and where it is on this machine."""
+
+    title: str
+    component: str
+    port: str
+    local: int
+    path: str = ""
+    login: Callable[[], str] = str  # nothing, where everybody gets in
+
+
 PAGES = (
-    ("Airflow", "airflow-api-server", 8080, 8080, ""),
-    ("MLflow", "mlflow", 5000, 5000, ""),
-    ("MinIO", "minio", 9001, 9001, ""),
-    ("Model server", "model-server", 8080, 8081, ""),
-    ("Features", "feast", 6566, 6566, ""),
-    ("Sensor trainer", "sensor-trainer", 8000, 8000, "/docs"),
+    Page("Airflow", "airflow-api-server", "http", 8080, login=lambda: " / ".join(admin())),
+    Page("MLflow", "mlflow", "http", 5000),
+    Page("MinIO", "minio", "console", 9001, login=lambda: " / ".join(object_store_keys())),
+    Page("Model server", "model-server", "http", 8081),
+    Page("Features", "feast", "http", 6566),
+    Page("Sensor trainer", sensors.COMPONENT, "http", 8000, "/docs", lambda: f"token {sensors.token()}"),
 )
+
+
+def addresses() -> list[str]:
+    """A line for each page: its address while `make ui` runs, and what to log in with."""
+    return [f"{page.title:<14} http://127.0.0.1:{page.local}{page.path}   {page.login()}" for page in PAGES]
 
 
 def _taken(port: int) -> bool:
@@ -27,7 +47,7 @@ def _taken(port: int) -> bool:
 
 
 def main() -> int:
-    taken = [local for *_, local, _ in PAGES if _taken(local)]
+    taken = [page.local for page in PAGES if _taken(page.local)]
     if taken:
         print(
             f"error: port {', '.join(map(str, taken))} of this machine is in use: stop what listens there",
@@ -35,37 +55,21 @@ def main() -> int:
         )
         return 1
     try:
-        for _, component, *_ in PAGES:
-            kubectl("get", "service", object_name(component))
-        logins = {
-            "Airflow": f"admin / {secret('airflow', 'admin-password')}",
-            "MinIO": f"{secret('minio', 'root-user')} / {secret('minio', 'root-password')}",
-            "Sensor trainer": f"token {secret('sensor-trainer', 'token')}",
-        }
+        commands = [service(page.component).forwarding(page.port, page.local) for page in PAGES]
+        lines = addresses()
     except NotInstalled as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for title, _, _, local, path in PAGES:
-        print(f"{title:<14} http://127.0.0.1:{local}{path}   {logins.get(title, '')}")
+    print("\n".join(lines))
     print("Ctrl-C ends it", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # no forward outlives this program
-    forwards: dict[str, subprocess.Popen[bytes]] = {}
+    forwards: dict[int, subprocess.Popen[bytes]] = {}
     try:
         while True:
-            for _, component, port, local, _ in PAGES:
+            for number, command in enumerate(commands):
                 # kubectl ends its forward with the pod it went to; the Service has another by then.
-                if component not in forwards or forwards[component].poll() is not None:
-                    command = [
-                        "kubectl",
-                        "-n",
-                        NAMESPACE,
-                        "port-forward",
-                        f"service/{object_name(component)}",
-                        f"{local}:{port}",
-                    ]
-                    forwards[component] = subprocess.Popen(
-                        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-                    )
+                if number not in forwards or forwards[number].poll() is not None:
+                    forwards[number] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             time.sleep(1)
     except KeyboardInterrupt:
         return 0

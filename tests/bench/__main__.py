@@ -18,7 +18,9 @@ INSTALLED = os.environ.get("NAMESPACE", "maestro")
 NAMESPACE = os.environ["NAMESPACE"] = "maestro-bench"
 
 from infrastructure import data, install
-from infrastructure.release import RELEASE, Airflow, kubectl, port_forward, wait_until
+from infrastructure.airflow import Airflow
+from infrastructure.release import RELEASE, kubectl, wait_until
+from infrastructure.services import port_forward
 from tests.bench.memory import pss_by_pod
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -489,22 +489,44 @@ def test_external_databases_and_an_external_store_replace_the_platforms_own() ->
     assert "airflow@db.example.com:6432/airflow" in text
 
 
-def test_the_notes_name_services_and_secrets_that_exist(tmp_path: Path) -> None:
-    # Helm prints the notes of an installation only, so here they are rendered as an object's text.
-    chart = tmp_path / "maestro"
+def with_notes(folder: Path, values: dict[str, Any]) -> tuple[list[Object], str]:
+    """The platform's objects and its notes. Helm prints those of an installation only: here they are an object's."""
+    chart = folder / "maestro"
     shutil.copytree(CHARTS / "maestro", chart)
     notes = chart / "templates/NOTES.txt"
     lines = "".join(f"  {line}\n" for line in notes.read_text().splitlines())
     (chart / "templates/notes.yaml").write_text(f"kind: Notes\nmetadata: {{name: notes}}\ntext: |\n{lines}")
     notes.unlink()
-    objects = render(str(chart), PROFILES["minikube"])
-    text = find(objects, "Notes", "notes")["text"]
+    objects = render(str(chart), values)
+    return objects, find(objects, "Notes", "notes")["text"]
+
+
+def test_the_notes_name_services_and_secrets_that_exist(tmp_path: Path) -> None:
+    objects, text = with_notes(tmp_path, PROFILES["minikube"])
     kinds = {"service": "Service", "secret": "Secret"}
     named = re.findall(r"port-forward (service)/(\S+)|get (secret) (\S+)", text)
     assert len(named) == 10
     for pair in named:
         kind, name = (part for part in pair if part)
         assert find(objects, kinds[kind], name)
+
+
+def test_the_notes_say_of_other_services_and_logins_what_these_say_of_themselves(tmp_path: Path) -> None:
+    moved = {"airflow": {"name": "webserver", "port": 80}, "minio": {"name": "s3", "port": 90, "consolePort": 91}}
+    own = {"services": moved, "s3": {"existingSecret": "keys"}, "sensorTrainer": {"existingSecret": "bearers"}}
+    admin = {"username": "ada", "existingSecret": "admins"}
+    objects, text = with_notes(tmp_path, {"global": own, "airflow": {"adminUser": admin}})
+    services = {entry["metadata"]["name"]: entry for entry in objects if entry["kind"] == "Service"}
+    told = dict(re.findall(r"port-forward service/(\S+)((?: \d+:\d+)+)", text))
+    assert {"webserver", "s3"} <= told.keys() <= services.keys()
+    for name, ports in told.items():
+        numbers = {port["port"] for port in services[name]["spec"]["ports"]}
+        assert set(map(int, re.findall(r":(\d+)", ports))) == numbers, name
+    annotations = [entry["metadata"].get("annotations", {}) for entry in services.values()]
+    secrets = {each["maestro/secret-name"] for each in annotations if "maestro/secret-name" in each}
+    assert set(re.findall(r"get secret (\S+)", text)) == secrets == {"keys", "bearers", "admins"}
+    assert services["webserver"]["metadata"]["annotations"]["maestro/username"] == "ada"
+    assert "user ada, password" in text
 
 
 def test_the_umbrella_is_made_of_links() -> None:

@@ -1,6 +1,8 @@
 """Selectors, ports, probes and addresses of all charts together: each is followed to what it leads to."""
 
+import base64
 import importlib.util
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infrastructure import release, sensors, ui
+from infrastructure import release, sensors, services, ui
 from tests.charts.conftest import ROOT, Loader, Object, containers, environment, find, render
 from tests.charts.profiles import PROFILES, maestro, pods, task_pod
 
@@ -21,6 +23,12 @@ MOVED = {
     for key, service in SERVICES.items()
 }
 
+# Secrets that people have made, and an admin of another name.
+OWN_LOGINS = {
+    "global": {"s3": {"existingSecret": "our-keys"}, "sensorTrainer": {"existingSecret": "our-token"}},
+    "airflow": {"adminUser": {"username": "0123", "existingSecret": "our-login"}},
+}
+
 
 @pytest.fixture(params=PROFILES)
 def objects(request: pytest.FixtureRequest) -> list[Object]:
@@ -29,9 +37,10 @@ def objects(request: pytest.FixtureRequest) -> list[Object]:
 
 @pytest.fixture(scope="module")
 def moved() -> list[Object]:
-    """The platform with all its Services elsewhere, and with KEDA."""
+    """The platform with all its Services elsewhere, with Secrets and an admin of people's own, and with KEDA."""
     keda = {"worker": {"autoscaling": {"keda": True}}}
-    objects = render("maestro", {"global": {"services": MOVED}, "sensorTrainer": keda})
+    values = {**OWN_LOGINS, "global": {"services": MOVED, **OWN_LOGINS["global"]}, "sensorTrainer": keda}
+    objects = render("maestro", values)
     return [*objects, task_pod(objects)]
 
 
@@ -68,6 +77,7 @@ def test_every_selector_matches_the_pods_of_its_own_workload_and_no_others_in_th
     for name, selector in selectors:
         assert selected(selector, objects) == [name]
         assert selector["app.kubernetes.io/instance"] == "maestro", "another release may be beside this one"
+        assert not selector.keys() & {"app", "component"}, "an installed release's selectors cannot be changed"
 
 
 def test_every_object_and_every_pod_says_what_it_belongs_to(objects: list[Object]) -> None:
@@ -76,7 +86,7 @@ def test_every_object_and_every_pod_says_what_it_belongs_to(objects: list[Object
         labels = entry["metadata"]["labels"]
         assert labels["app.kubernetes.io/part-of"] == "maestro"
         assert labels["app.kubernetes.io/instance"] == "maestro"
-        assert labels["app.kubernetes.io/component"]
+        assert labels["app"] == labels["component"] == labels["app.kubernetes.io/component"]
 
 
 def test_what_scales_names_a_deployment_that_says_no_number_itself(moved: list[Object]) -> None:
@@ -168,11 +178,79 @@ def test_of_two_ports_each_is_the_one_that_it_is_called(moved: list[Object]) -> 
         assert found == {MOVED[key][number]: name for number, name in names.items()}
 
 
-def test_what_is_forwarded_to_people_and_tests_is_a_port_of_its_service() -> None:
-    services = dict(of_kind(maestro("default"), "Service"))
-    pages = [(component, port) for _, component, port, *_ in ui.PAGES]
-    for component, port in [*release.SERVICES.items(), *pages, (sensors.COMPONENT, sensors.PORT)]:
-        assert port in {each["port"] for each in services[component]["spec"]["ports"]}, component
+# What people's commands and the end-to-end tests find: a port of a component's Service, and the number in the values.
+FOUND = {
+    ("airflow-api-server", "http"): ("airflow", "port"),
+    ("feast", "http"): ("feast", "port"),
+    ("minio", "api"): ("minio", "port"),
+    ("minio", "console"): ("minio", "consolePort"),
+    ("mlflow", "http"): ("mlflow", "port"),
+    ("model-server", "http"): ("modelServer", "port"),
+    ("postgresql", "postgresql"): ("postgresql", "port"),
+    ("sensor-trainer", "http"): ("sensorTrainer", "port"),
+}
+
+
+def installed(objects: list[Object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has kubectl find these objects by their labels, and each Secret with all keys; a value says which it is."""
+
+    def kubectl(command: str, kind: str, *arguments: str) -> str:
+        assert command == "get"
+        if kind == "secret":
+            keys = ("admin-password", "root-user", "root-password", "token")
+            values = {key: base64.b64encode(f"{key} of {arguments[0]}".encode()).decode() for key in keys}
+            return json.dumps({"data": values})
+        selector = dict(label.split("=") for label in arguments[arguments.index("-l") + 1].split(","))
+        of_it = [entry for entry in objects if entry["kind"].lower() == kind]
+        return json.dumps({"items": [each for each in of_it if selector.items() <= each["metadata"]["labels"].items()]})
+
+    for module in (release, services):
+        monkeypatch.setattr(module, "kubectl", kubectl)
+
+
+def found() -> dict[tuple[str, str], tuple[str, int]]:
+    """Name and port of each Service that is looked for."""
+    return {
+        (component, port): ((service := services.service(component)).name, service.port(port))
+        for component, port in FOUND
+    }
+
+
+def test_every_page_of_make_ui_is_among_what_is_found() -> None:
+    assert {(page.component, page.port) for page in ui.PAGES} <= FOUND.keys()
+    assert (sensors.COMPONENT, "http") in FOUND
+
+
+def test_people_find_each_service_and_its_login_by_what_the_charts_say_of_it(
+    objects: list[Object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(objects, monkeypatch)
+    assert found() == {
+        (component, port): (f"maestro-{component}", SERVICES[key][number])
+        for (component, port), (key, number) in FOUND.items()
+    }
+    assert services.admin() == ("admin", "admin-password of maestro-airflow")
+    assert services.object_store_keys() == ("root-user of maestro-minio", "root-password of maestro-minio")
+    assert sensors.token() == "token of maestro-sensor-trainer"
+    assert release.object_name("cronjob", "datasets") == "cronjob/maestro-datasets"
+
+
+def test_people_find_them_under_other_names_at_other_ports_and_with_logins_of_their_own(
+    moved: list[Object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(moved, monkeypatch)
+    assert found() == {asked: (MOVED[key]["name"], MOVED[key][number]) for asked, (key, number) in FOUND.items()}
+    assert services.admin() == ("0123", "admin-password of our-login")
+    assert services.object_store_keys() == ("root-user of our-keys", "root-password of our-keys")
+    assert sensors.token() == "token of our-token"
+
+
+def test_of_two_releases_in_one_namespace_each_finds_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed([*render("maestro", name="one"), *render("maestro", name="mlflow")], monkeypatch)
+    for name, own in (("one", "one-mlflow"), ("mlflow", "mlflow")):
+        monkeypatch.setattr(release, "RELEASE", name)
+        assert services.service("mlflow").name == own
+        assert release.object_name("deployment", "mlflow") == f"deployment/{own}"
 
 
 def exposed(image: str) -> set[tuple[int, str]]:

@@ -13,15 +13,9 @@ import pytest
 import requests
 from xdist.scheduler import LoadScopeScheduling
 
-from infrastructure.release import (
-    NAMESPACE,
-    Airflow,
-    kubectl,
-    object_name,
-    port_forward,
-    secret,
-    wait_until,
-)
+from infrastructure.airflow import Airflow
+from infrastructure.release import NAMESPACE, kubectl, object_name, selector, wait_until
+from infrastructure.services import object_store_keys, port_forward
 from tests.e2e import features
 from tests.e2e.runs import finished
 
@@ -63,7 +57,7 @@ def pytest_runtest_makereport(item, call):
             ("get", "pods", everywhere, "--field-selector=status.phase=Pending", "-o", "wide"),
             ("get", "pods", everywhere, "-o", "wide"),
             ("get", "events", everywhere, "--field-selector=type!=Normal", "--sort-by=.lastTimestamp"),
-            ("logs", f"deployment/{object_name('airflow-triggerer')}", "--since=10m", "--tail=50"),
+            ("logs", "-l", selector("airflow-triggerer"), "--since=10m", "--tail=50"),
         )
         report.sections += [(f"kubectl {' '.join(look)}", kubectl(*look, check=False)[-8000:]) for look in looks]
     return report
@@ -97,11 +91,12 @@ class Services:
         forward = self._stack.enter_context
         self.airflow = Airflow(forward(port_forward("airflow-api-server")))
         self.mlflow = MlflowClient(forward(port_forward("mlflow")))
+        access_key, secret_key = object_store_keys()
         self.s3 = boto3.client(
             "s3",
-            endpoint_url=forward(port_forward("minio")),
-            aws_access_key_id=secret("minio", "root-user"),
-            aws_secret_access_key=secret("minio", "root-password"),
+            endpoint_url=forward(port_forward("minio", "api")),
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
             region_name="us-east-1",
         )
 
@@ -176,7 +171,7 @@ def placed_dags(services, dag_ids, source: str):
 
     try:
         for component, container in DAG_READERS:
-            place = ["kubectl", "-n", NAMESPACE, "exec", "-i", f"deployment/{object_name(component)}", "-c", container]
+            place = ["kubectl", "-n", NAMESPACE, "exec", "-i", object_name("deployment", component), "-c", container]
             subprocess.run([*place, "--", "sh", "-c", f"cat > {path}"], input=source, text=True, check=True)
         for dag_id in dag_ids:
             wait_until(lambda dag_id=dag_id: parsed(dag_id), 180, f"the DAG {dag_id}", 1)
@@ -187,4 +182,4 @@ def placed_dags(services, dag_ids, source: str):
             with suppress(requests.HTTPError):  # one that was never seen
                 services.airflow.call("PATCH", f"/dags/{dag_id}", json={"is_paused": True})
         for component, container in DAG_READERS:
-            kubectl("exec", f"deployment/{object_name(component)}", "-c", container, "--", "rm", "-f", path)
+            kubectl("exec", object_name("deployment", component), "-c", container, "--", "rm", "-f", path)

@@ -5,10 +5,9 @@ from contextlib import contextmanager
 
 import requests
 
-from infrastructure.release import NAMESPACE, NotInstalled, kubectl, object_name, wait_until
+from infrastructure.release import NAMESPACE, NotInstalled, kubectl, object_name, selector, wait_until
 from tests.e2e.runs import kubernetes
 
-LABEL = "app.kubernetes.io/component="
 PATIENCE = 600  # seconds: more than any startup probe has
 KILLED = ("--grace-period=0", "--force")
 
@@ -17,7 +16,7 @@ def ready(component):
     """The UIDs of a component's pods that are ready."""
     return {
         pod.metadata.uid
-        for pod in kubernetes().list_namespaced_pod(NAMESPACE, label_selector=LABEL + component).items
+        for pod in kubernetes().list_namespaced_pod(NAMESPACE, label_selector=selector(component)).items
         if ("Ready", "True") in {(found.type, found.status) for found in pod.status.conditions or ()}
         and not pod.metadata.deletion_timestamp
     }
@@ -27,7 +26,7 @@ def ready(component):
 def replaced(component, *how):
     """Deletes a component's pods; at the end of the block another one is waited for."""
     before = ready(component)
-    kubectl("delete", "pod", "-l", LABEL + component, "--wait=false", *how)
+    kubectl("delete", "pod", "-l", selector(component), "--wait=false", *how)
     yield
     wait_until(lambda: ready(component) - before, PATIENCE, f"another pod of {component}")
 
@@ -35,9 +34,9 @@ def replaced(component, *how):
 @contextmanager
 def away(component, *, kind="deployment", waited_for=True):
     """No pod of a Deployment or StatefulSet, until the block ends."""
-    workload = f"{kind}/{object_name(component)}"
+    workload = object_name(kind, component)
     before = kubectl("get", workload, "-o", "jsonpath={.spec.replicas}")
-    running = ("get", "pods", "-l", LABEL + component, "--field-selector=status.phase=Running", "-o", "name")
+    running = ("get", "pods", "-l", selector(component), "--field-selector=status.phase=Running", "-o", "name")
     kubectl("scale", workload, "--replicas=0")
     try:
         wait_until(lambda: not kubectl(*running), PATIENCE, f"the end of {component}")

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import requests
 
-from infrastructure.release import kubectl, object_name, port_forward
+from infrastructure.release import kubectl, object_name
+from infrastructure.services import port_forward
 from mlops import datasets
 from mlops.datasets.read import read_dataset
 
@@ -60,4 +61,4 @@ def assert_users_are_served(services):
 
 def flush():
     """Empties the online store, so that what is found afterwards was written by the run under test."""
-    assert "OK" in kubectl("exec", f"statefulset/{object_name('redis')}", "--", "redis-cli", "FLUSHALL")
+    assert "OK" in kubectl("exec", object_name("statefulset", "redis"), "--", "redis-cli", "FLUSHALL")

@@ -56,7 +56,7 @@ def test_the_registered_model_reproduces_its_logged_metrics(services, registered
     """Loaded from the registry and scored again on the test set of its run."""
     key = services.airflow.result(DAG, registered, "get_features")["test"]
     table = services.s3.get_object(Bucket="data", Key=key)["Body"].read()
-    place = ["kubectl", "-n", NAMESPACE, "exec", "-i", f"deployment/{object_name('model-server')}", "--"]
+    place = ["kubectl", "-n", NAMESPACE, "exec", "-i", object_name("deployment", "model-server"), "--"]
     command = [*place, "python", "-c", SCORE, f"models:/{MODEL}@staging", MODEL]
     scored = subprocess.run(command, input=table, capture_output=True, timeout=180)
     assert scored.returncode == 0, scored.stderr.decode()

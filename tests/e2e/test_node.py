@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from infrastructure.local.config import HOST_ADDRESS, NETNS, PID_FILE
-from infrastructure.release import kubectl, object_name, wait_until
+from infrastructure.release import kubectl, object_name, selector, wait_until
+from infrastructure.services import service
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("CLUSTER", "local") != "local", reason="another cluster has its own way out"
@@ -28,7 +29,7 @@ def in_node_network(*command):
 
 def python_in_a_pod(program):
     """What a program prints in a pod that runs anyway."""
-    return kubectl("exec", f"deployment/{object_name('mlflow')}", "-c", "mlflow", "--", "python", "-c", program)
+    return kubectl("exec", object_name("deployment", "mlflow"), "-c", "mlflow", "--", "python", "-c", program)
 
 
 def test_no_address_outside_is_routed_to_the_host():
@@ -53,9 +54,10 @@ def test_the_host_forwards_nothing_for_the_node():
 
 
 def test_a_pod_reaches_services_by_name_and_nothing_outside():
+    postgresql = service("postgresql")
     program = f"""
 import socket
-socket.create_connection(("{object_name("postgresql")}", 5432), 5).close()
+socket.create_connection(("{postgresql.name}", {postgresql.port("postgresql")}), 5).close()
 print("service reached")
 for target in (("192.0.2.1", 443), ("198.51.100.1", 80)):
     try:
@@ -129,9 +131,8 @@ def test_up_on_a_running_node_changes_nothing():
 
 def test_usage_is_measured_for_kubectl_top():
     # Metrics need two scrapes of a pod, which the tests before may just have replaced.
-    wait_until(
-        lambda: object_name("postgresql") in kubectl("top", "pods", check=False), 120, "the database pod's usage", 2
-    )
+    database = ("top", "pods", "--no-headers", "-l", selector("postgresql"))
+    wait_until(lambda: kubectl(*database, check=False), 120, "the database pod's usage", 2)
 
 
 def test_volumes_are_provisioned_by_the_default_storage_class():

@@ -1,6 +1,5 @@
 """What people do with the installed platform: targets of make, its pages, going back a version, down and up again."""
 
-import json
 import os
 import shutil
 import signal
@@ -11,7 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from infrastructure.release import kubectl, object_name, port_forward, secret, wait_until
+from infrastructure.release import find, kubectl, object_name, wait_until
+from infrastructure.services import admin, object_store_keys, port_forward
 from infrastructure.ui import PAGES
 from mlops.registry.record import FEATURE_SERVICE
 from mlops.stores.deployments import VERSION_ANNOTATION
@@ -83,14 +83,13 @@ def dags(services):
 def test_a_missed_deadline_is_told_of_while_the_run_goes_on(services, dags):
     run_id = services.airflow.trigger("e2e_late")
     text = f"alert: e2e_late: run {run_id} is not done by its deadline"
-    triggerer = f"deployment/{object_name('airflow-triggerer')}"
+    triggerer = object_name("deployment", "airflow-triggerer")
     wait_until(lambda: text in kubectl("logs", triggerer, "--all-containers", "--since=10m"), 180, "the alert", 2)
     assert finished(services, run_id, "e2e_late") == "success", "late is not failed"
 
 
 def served_version():
-    deployment = json.loads(kubectl("get", f"deployment/{object_name('model-server')}", "-o", "json"))
-    return deployment["spec"]["template"]["metadata"]["annotations"][VERSION_ANNOTATION]
+    return find("deployment", "model-server")["spec"]["template"]["metadata"]["annotations"][VERSION_ANNOTATION]
 
 
 def test_the_version_before_is_served_again_after_a_rollback(services, deployed, dags):
@@ -136,7 +135,7 @@ def test_a_new_dag_file_is_in_the_release_after_make_dags(services, tmp_path):
         wait_until(lambda: {"e2e_new", "e2e_new_too"} <= known(), 180, "the new DAGs", 1)
     finally:
         for component, container in DAG_READERS:
-            place = ("exec", f"deployment/{object_name(component)}", "-c", container, "--")
+            place = ("exec", object_name("deployment", component), "-c", container, "--")
             kubectl(*place, "rm", "-f", "/opt/maestro/dags/e2e_new.py")
 
 
@@ -163,23 +162,25 @@ def answers(port):
 
 # What a person does at a page, and what is to be seen then.
 def at_airflow(page):
-    page.get_by_label("Username").fill("admin")
-    page.get_by_label("Password").fill(secret("airflow", "admin-password"))
+    username, password = admin()
+    page.get_by_label("Username").fill(username)
+    page.get_by_label("Password").fill(password)
     page.get_by_role("button", name="Sign in").click()
-    page.goto("http://127.0.0.1:8080/dags/ml_pipeline_dag")
+    page.goto("/dags/ml_pipeline_dag")
     page.get_by_text("ml_pipeline_dag").first.wait_for()
     page.get_by_text("train_model").first.wait_for()
 
 
 def at_mlflow(page):
-    page.goto("http://127.0.0.1:5000/#/models/sensor-failure")
+    page.goto("/#/models/sensor-failure")
     page.get_by_text("sensor-failure").first.wait_for()
     page.get_by_text("production").first.wait_for()
 
 
 def at_minio(page):
-    page.locator("#accessKey").fill(secret("minio", "root-user"))
-    page.locator("#secretKey").fill(secret("minio", "root-password"))
+    access_key, secret_key = object_store_keys()
+    page.locator("#accessKey").fill(access_key)
+    page.locator("#secretKey").fill(secret_key)
     page.get_by_role("button", name="Login").click()
     page.get_by_text("reports").first.wait_for()
 
@@ -192,7 +193,7 @@ VISITS = {"Airflow": at_airflow, "MLflow": at_mlflow, "MinIO": at_minio, "Sensor
 
 
 def test_every_page_is_visited_but_those_that_only_programs_ask():
-    assert {title for title, *_ in PAGES} - VISITS.keys() == {"Model server", "Features"}
+    assert {page.title for page in PAGES} - VISITS.keys() == {"Model server", "Features"}
 
 
 def test_each_page_shows_in_a_browser_what_the_readme_says(services, deployed):
@@ -202,22 +203,23 @@ def test_each_page_shows_in_a_browser_what_the_readme_says(services, deployed):
     screenshots.mkdir(parents=True, exist_ok=True)
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
     with pages(), sync_playwright() as playwright:
-        for *_, port, _ in PAGES:
-            wait_until(lambda port=port: answers(port), 60, f"an answer at port {port}")
+        for shown in PAGES:
+            wait_until(lambda port=shown.local: answers(port), 60, f"an answer at port {shown.local}")
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=quiet)
-        for name, _component, _remote, port, path in PAGES:
-            if name in VISITS:
-                page = browser.new_page(viewport={"width": 1400, "height": 900})
-                page.goto(f"http://127.0.0.1:{port}{path}")
-                VISITS[name](page)
-                page.screenshot(path=screenshots / f"{name}.png")
+        for shown in PAGES:
+            if shown.title in VISITS:
+                address = f"http://127.0.0.1:{shown.local}"
+                page = browser.new_page(viewport={"width": 1400, "height": 900}, base_url=address)
+                page.goto(f"{address}{shown.path}")
+                VISITS[shown.title](page)
+                page.screenshot(path=screenshots / f"{shown.title}.png")
                 page.close()
         browser.close()
 
 
 def test_the_cluster_taken_down_and_up_again_has_what_it_had(services, deployed):
     before = versions(services, MODEL).keys()
-    redis = ("exec", f"statefulset/{object_name('redis')}", "--", "redis-cli", "-n", "9")
+    redis = ("exec", object_name("statefulset", "redis"), "--", "redis-cli", "-n", "9")
     services.s3.put_object(Bucket="data", Key="e2e/kept", Body=b"42")
     services.airflow.call("POST", "/variables", json={"key": "e2e_kept", "value": "42"})
     try:

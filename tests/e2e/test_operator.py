@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.release import NAMESPACE, kubectl, object_name, wait_until
+from infrastructure.release import NAMESPACE, kubectl, object_name, selector, wait_until
 from tests.e2e.conftest import placed_dags
 from tests.e2e.runs import clear, found_pods, pods
 
@@ -250,11 +250,9 @@ def test_a_killed_triggerer_loses_nothing(services, dag_file):
     run = Run(services, CRASH)
     for number in range(6):
         run.running_pod(f"task_{number}")
-    triggerer = object_name("airflow-triggerer")
-    label = "app.kubernetes.io/component=airflow-triggerer"
-    kubectl("delete", "pod", "-l", label, "--grace-period=0", "--force", "--wait=false")
+    kubectl("delete", "pod", "-l", selector("airflow-triggerer"), "--grace-period=0", "--force", "--wait=false")
     assert run.end() == "success"
-    kubectl("rollout", "status", f"deployment/{triggerer}", "--timeout=240s")
+    kubectl("rollout", "status", object_name("deployment", "airflow-triggerer"), "--timeout=240s")
     assert [run.outcome(f"task_{number}") for number in range(6)] == [("success", 1)] * 6
     assert [run.result(f"task_{number}") for number in range(6)] == [{"n": number} for number in range(6)]
     run.assert_no_orphan()
@@ -262,7 +260,7 @@ def test_a_killed_triggerer_loses_nothing(services, dag_file):
 
 @pytest.mark.full
 def test_two_triggerers_do_not_disturb_each_other(services, dag_file):
-    triggerer = f"deployment/{object_name('airflow-triggerer')}"
+    triggerer = object_name("deployment", "airflow-triggerer")
     kubectl("scale", triggerer, "--replicas=2")
     try:
         kubectl("rollout", "status", triggerer, "--timeout=240s")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from infrastructure.release import NAMESPACE, kubectl, object_name, port_forward, wait_until
+from infrastructure.release import NAMESPACE, kubectl, object_name, wait_until
+from infrastructure.services import port_forward, service
 from tests.e2e.conftest import placed_dags
 from tests.e2e.disturb import KILLED, be_away_for_a_minute, reconnect, replaced
 from tests.e2e.runs import assert_trained_once, finished, pods, running_pod, states, tasks, trained, versions
@@ -103,7 +104,7 @@ def test_a_backfill_makes_its_run_and_a_second_one_trains_nothing_twice(services
 
     def backfill(behaviour):
         """Airflow takes one when the one before it is over, which it notes a moment after its last run."""
-        place = ["exec", f"deployment/{object_name('airflow-scheduler')}", "-c", "scheduler", "--"]
+        place = ["exec", object_name("deployment", "airflow-scheduler"), "-c", "scheduler", "--"]
         dates = ["--from-date", f"{day}", "--to-date", f"{day + timedelta(days=1)}"]
 
         def over():
@@ -198,11 +199,12 @@ while not select.select([sys.stdin], [], [], 0)[0]:
         bad.append(repr(error))
 print(json.dumps([good, bad]))
 """
-    place = ["kubectl", "-n", NAMESPACE, "exec", "-i", f"deployment/{object_name('mlflow')}", "-c", "mlflow", "--"]
-    url = f"http://{object_name('model-server')}:8080/invocations"
+    place = ["kubectl", "-n", NAMESPACE, "exec", "-i", object_name("deployment", "mlflow"), "-c", "mlflow", "--"]
+    served = service("model-server")
+    url = f"http://{served.name}:{served.port('http')}/invocations"
     command = [*place, "python", "-c", program, json.dumps({"dataframe_split": ROW}), url]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as load:
-        server = f"deployment/{object_name('model-server')}"
+        server = object_name("deployment", "model-server")
         kubectl("rollout", "restart", server)
         kubectl("rollout", "status", server, "--timeout=120s")
         output, _ = load.communicate(timeout=60)

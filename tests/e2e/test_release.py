@@ -6,13 +6,15 @@ import subprocess
 
 import pytest
 
-from infrastructure.release import NAMESPACE, RELEASE, kubectl, wait_until
+from infrastructure.release import NAMESPACE, RELEASE, find, kubectl, object_name, selector, wait_until
 from tests.e2e.disturb import reconnect
 from tests.e2e.runs import assert_trained_once, finished, running_pod
 from tests.e2e.test_pipeline import DAG, MODEL, REPOSITORY
 
 SECOND = f"{NAMESPACE}-second"
-VALUES = ("-f", "charts/maestro/values-minikube.yaml", "-f", ".build/images.yaml")
+# What `make install` has installed the first release by.
+FILES = (*os.environ.get("VALUES", "charts/maestro/values-minikube.yaml").split(), ".build/images.yaml")
+VALUES = tuple(f"--values={file}" for file in FILES)
 
 
 def helm(*arguments):
@@ -32,7 +34,8 @@ def secrets(namespace):
 
 def psql(namespace, statement, database="airflow"):
     script = f'PGPASSWORD="$POSTGRES_PASSWORD" psql -h /tmp -U postgres -d {database} -Atc "{statement}"'
-    return kubectl("exec", "-n", namespace, f"statefulset/{RELEASE}-postgresql", "--", "sh", "-c", script).strip()
+    place = ("exec", "-n", namespace, object_name("statefulset", "postgresql", namespace), "--")
+    return kubectl(*place, "sh", "-c", script).strip()
 
 
 def test_every_service_answers_from_inside_the_cluster(services):
@@ -100,17 +103,17 @@ def test_a_second_release_beside_the_first_and_again_on_its_kept_volumes(service
         "10m",
     )
     helm(*install)
-    assert secrets(SECOND)[f"{RELEASE}-postgresql"] != secrets(NAMESPACE)[f"{RELEASE}-postgresql"]
+    assert find("secret", "postgresql", SECOND)["data"] != find("secret", "postgresql")["data"]
     psql(SECOND, "CREATE TABLE kept AS SELECT 42 AS answer")
-    fernet = secrets(SECOND)[f"{RELEASE}-airflow"]
-    scheduler = ("exec", "-n", SECOND, f"deployment/{RELEASE}-airflow-scheduler", "-c", "scheduler", "--")
-    trigger = (*scheduler, "airflow", "dags", "trigger", DAG)
+    fernet = find("secret", "airflow", SECOND)["data"]
+    scheduler = object_name("deployment", "airflow-scheduler", SECOND)
+    trigger = ("exec", "-n", SECOND, scheduler, "-c", "scheduler", "--", "airflow", "dags", "trigger", DAG)
     wait_until(lambda: "queued" in kubectl(*trigger, check=False), 120, "the DAG to be known")
     pods = ("get", "pods", "-n", SECOND, "-o", "name")
-    wait_until(lambda: kubectl(*pods, "-l", "app.kubernetes.io/component=task"), 120, "the pod of a task")
+    wait_until(lambda: kubectl(*pods, "-l", selector("task")), 120, "the pod of a task")
     helm("uninstall", RELEASE, "-n", SECOND, "--wait")
     wait_until(lambda: not kubectl(*pods), 180, "the end of all pods, a task's too")
     helm(*install)
     assert psql(SECOND, "SELECT answer FROM kept") == "42"
-    assert secrets(SECOND)[f"{RELEASE}-airflow"] == fernet
+    assert find("secret", "airflow", SECOND)["data"] == fernet
     helm("test", RELEASE, "-n", SECOND)

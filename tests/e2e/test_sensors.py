@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from infrastructure.release import kubectl, object_name, wait_until
+from infrastructure.release import kubectl, object_name, selector, wait_until
 from infrastructure.sensors import COMPONENT, replay, trainer
-from tests.e2e.disturb import KILLED, LABEL, away, reconnect, replaced
+from tests.e2e.disturb import KILLED, away, reconnect, replaced
 from tests.e2e.runs import clear, finished, retry_now, running_pod, states, tasks, versions
 from tests.e2e.sensors import (
     DAG,
@@ -100,7 +100,7 @@ def running(api):
 
 def psql(statement):
     script = f'PGPASSWORD="$POSTGRES_PASSWORD" psql -h /tmp -U postgres -d sensors -Atc "{statement}"'
-    return kubectl("exec", f"statefulset/{object_name('postgresql')}", "--", "sh", "-c", script).strip()
+    return kubectl("exec", object_name("statefulset", "postgresql"), "--", "sh", "-c", script).strip()
 
 
 def test_an_hourly_run_trains_and_serves_a_model(services, trained):
@@ -272,7 +272,7 @@ def test_a_malformed_reading_refuses_its_whole_batch_and_is_named(sent, api, fau
 def test_a_body_of_100_mb_is_refused_and_the_api_stays_up(api, length):
     """Its answer may be lost, as it comes before the body was sent; what must not be is the service."""
     restarts = "jsonpath={.items[*].status.containerStatuses[*].restartCount}"
-    counted = ("get", "pods", "-l", LABEL + COMPONENT, "-o", restarts)
+    counted = ("get", "pods", "-l", selector(COMPONENT), "-o", restarts)
     before, piece = kubectl(*counted), b" " * (1 << 20)
     connection = http.client.HTTPConnection(urlsplit(api.url).netloc, timeout=30)
     connection.putrequest("POST", "/readings")

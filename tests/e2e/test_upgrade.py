@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from infrastructure.release import RELEASE, kubectl, wait_until
+from infrastructure.release import RELEASE, kubectl, object_name, selector, wait_until
 from tests.e2e.test_pipeline import DAG, REPOSITORY
 from tests.e2e.test_release import SECOND, VALUES, helm, psql, second, secrets
 
@@ -63,15 +63,16 @@ def test_an_earlier_release_is_upgraded_with_its_data_and_the_run_under_way(serv
 
 def triggerers(count):
     """Has so many triggerers, of either release: Helm leaves a number alone that it does not change itself."""
-    deployment = f"deployment/{RELEASE}-airflow-triggerer"
+    deployment = object_name("deployment", "airflow-triggerer", SECOND)
     kubectl("scale", "-n", SECOND, deployment, f"--replicas={count}")
-    running = ("get", "pods", "-n", SECOND, "-o", "name", "-l", "app.kubernetes.io/component=airflow-triggerer")
+    running = ("get", "pods", "-n", SECOND, "-o", "name", "-l", selector("airflow-triggerer"))
     wait_until(lambda: len(kubectl(*running).split()) == count, 180, f"{count} triggerers")
 
 
 def airflow(namespace, *arguments):
-    scheduler = ("exec", "-n", namespace, f"deployment/{RELEASE}-airflow-scheduler", "-c", "scheduler", "--", "airflow")
-    return wait_until(lambda: kubectl(*scheduler, *arguments, check=False), 180, f"airflow {' '.join(arguments)}")
+    scheduler = object_name("deployment", "airflow-scheduler", namespace)
+    command = ("exec", "-n", namespace, scheduler, "-c", "scheduler", "--", "airflow", *arguments)
+    return wait_until(lambda: kubectl(*command, check=False), 180, f"airflow {' '.join(arguments)}")
 
 
 def ended(namespace, run_id):

@@ -1,8 +1,15 @@
 """Stand-ins for the programs that people's commands run."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
+# What a stand-in for kubectl answers, where it is asked for the Service of a component: the file of that name.
+_SERVICES = """*" get service "*)
+    component="$*"; component="${{component##*component=}}"
+    cat "{folder}/service-${{component%% *}}" 2> /dev/null || echo '{{"items": []}}';;"""
 
 
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
@@ -10,3 +17,20 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: s
     (folder / name).write_text(script)
     (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+def services_case(folder: Path) -> str:
+    """The case of a stand-in for kubectl that finds the Services which `put_service` has put into the folder."""
+    return _SERVICES.format(folder=folder)
+
+
+def put_service(
+    folder: Path, component: str, ports: Mapping[str, int], annotations: Mapping[str, str], *names: str
+) -> None:
+    """The Service of a component, our-<component>; or several of other names."""
+    spec = {"ports": [{"name": name, "port": number} for name, number in ports.items()]}
+    items = [
+        {"metadata": {"name": name, "annotations": dict(annotations)}, "spec": spec}
+        for name in names or (f"our-{component}",)
+    ]
+    (folder / f"service-{component}").write_text(json.dumps({"items": items}))

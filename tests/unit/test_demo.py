@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from infrastructure import demo, release, sensors
+from infrastructure import airflow, demo, sensors, ui
+from infrastructure.services import SECRET_NAME, USERNAME
 from tests.conftest import ROOT, free_ports
-from tests.unit.programs import stand_in
+from tests.unit.programs import put_service, services_case, stand_in
 from tests.unit.trainer_api import Api, Reply, serving
 
 FAILURE, HEALTHY = ({"sensor": "shuttle", "values": {"f1": first}} for first in (97.0, 50.0))
@@ -44,7 +45,8 @@ SENT = {"accepted": 9_000, "hours": 168, "duplicates": 80, "failures": [FAILURE]
 KUBECTL = """#!/bin/sh
 case "$*" in
   *port-forward*) echo 'Forwarding from 127.0.0.1:{port} -> 8080'; exec sleep 60;;
-  *" get secret "*) echo {secret};;
+  {services}
+  *" get secret ours "*) echo {secret};;
   *" get cronjob "*) echo {cron};;
   *" create "*) cat > {created}; echo job.batch/maestro-replay-x;;
   *" get job.batch/maestro-replay-x "*) echo {job};;
@@ -73,19 +75,22 @@ class Platform:
     def kubectl(self, *, job: str = "Complete", port: int | None = None) -> None:
         """job: how the Job that sends readings ends; port: where the forwards lead, if not to the services."""
         pod = {"containers": [{"name": "load", "image": "task", "args": ["load"]}], "initContainers": [{"name": "x"}]}
-        cron = {"metadata": {"labels": {"a": "b"}}, "spec": {"jobTemplate": {"spec": {"template": {"spec": pod}}}}}
+        metadata = {"name": "our-sets", "labels": {"a": "b"}}
+        cron = {"metadata": metadata, "spec": {"jobTemplate": {"spec": {"template": {"spec": pod}}}}}
         keys = ("admin-password", "root-user", "root-password", "token")
         secret = {"data": {key: base64.b64encode(f"the {key}".encode()).decode() for key in keys}}
         status = {"state": {"terminated": {"message": json.dumps(SENT)}}}
         answers = {
             "secret": secret,
-            "cron": cron,
+            "cron": {"items": [cron]},
             "job": {"status": {"conditions": [{"type": job, "status": "True"}]}},
             "pods": {"items": [{"status": {"containerStatuses": [status]}}]},
         }
         quoted = {name: shlex.quote(json.dumps(answer)) for name, answer in answers.items()}
-        port = port or self.api.server.server_port
-        script = KUBECTL.format(port=port, created=self._folder / "created", **quoted)
+        for page in ui.PAGES:
+            put_service(self._folder, page.component, {page.port: 80}, {USERNAME: "ada", SECRET_NAME: "ours"})
+        port, services = port or self.api.server.server_port, services_case(self._folder)
+        script = KUBECTL.format(port=port, created=self._folder / "created", services=services, **quoted)
         stand_in(self._folder, self._monkeypatch, "kubectl", script)
 
     @property
@@ -159,9 +164,12 @@ def test_the_demo_runs_each_dag_once_and_shows_what_came_of_it(platform, capsys)
         *("{'f1': 50.0} -> [0]", "sensor-failure version 4, alias staging", "feature service sensor_failure_v1"),
         *("validation/newest.html in the bucket reports, 2 alerts", "9,000 new ones of 168 hours, 80 known"),
         *("version 6; version 6 is served: not worse", "auc 0.9975", "1 of 1 are flagged by version 6"),
-        *("admin / the admin-password", "the root-user / the root-password"),
+        *("http://127.0.0.1:8080   ada / the admin-password", "9001   the root-user / the root-password"),
+        *("http://127.0.0.1:5000", "http://127.0.0.1:8000/docs   token the token"),
     ):
         assert part in shown
+    (login,) = [body for _, path, body, _ in platform.api.asked if path == "/auth/token"]
+    assert login == {"username": "ada", "password": "the admin-password"}
     asked = {path: headers["Authorization"] for _, path, _, headers in platform.api.asked if "Authorization" in headers}
     assert asked.pop("/predict") == "Bearer the token"
     assert set(asked.values()) == {"Bearer the-token"}
@@ -196,7 +204,7 @@ def test_a_failed_run_fails_the_demo_with_the_log_of_the_failed_task(platform, c
 
 def test_the_whole_log_is_shown_also_where_the_triggerers_part_comes_later(platform, capsys):
     platform.states["ml_pipeline_dag"] = "failed"
-    worker = {"content": [{"event": f"begun\n{release.HANDED_OVER}"}], "continuation_token": None}
+    worker = {"content": [{"event": f"begun\n{airflow.HANDED_OVER}"}], "continuation_token": None}
     first = {"content": ["begun"], "continuation_token": "more"}
     rest = {"content": [{"event": "the pod says: no memory"}], "continuation_token": "more"}
     platform.logs = [worker, first, rest]
@@ -207,9 +215,9 @@ def test_the_whole_log_is_shown_also_where_the_triggerers_part_comes_later(platf
 
 
 def test_a_part_of_a_log_that_never_comes_is_said_to_be_missing(platform, capsys, monkeypatch):
-    monkeypatch.setattr(release, "LOG_SECONDS", 0)
+    monkeypatch.setattr(airflow, "LOG_SECONDS", 0)
     platform.states["ml_pipeline_dag"] = "failed"
-    platform.logs = [{"content": [{"event": release.HANDED_OVER}], "continuation_token": None}]
+    platform.logs = [{"content": [{"event": airflow.HANDED_OVER}], "continuation_token": None}]
     assert demo.main() == 1
     assert "the triggerer's part of this log is missing" in capsys.readouterr().out
 

@@ -13,25 +13,31 @@ from pathlib import Path
 import pytest
 
 from infrastructure import ui
+from infrastructure.services import SECRET_NAME, USERNAME
 from tests.conftest import ROOT, eventually, free_ports
-from tests.unit.programs import stand_in
+from tests.unit.programs import put_service, services_case, stand_in
 
 KUBECTL = """#!/bin/sh
 case "$*" in
   *port-forward*) echo "$$ $*" >> {forwards}; exec sleep 60;;
-  *" get service {missing}") echo 'Error from server (NotFound)' >&2; exit 1;;
-  *" get service "*) ;;
-  *" get secret "*) echo '{{"data": {{"admin-password": "YQ==", "root-user": "Yg==", "root-password": "Yw==",
-    "token": "ZA=="}}}}';;
+  {services}
+  *" get secret admins "*) echo '{{"data": {{"admin-password": "YQ=="}}}}';;
+  *" get secret keys "*) echo '{{"data": {{"root-user": "Yg==", "root-password": "Yw=="}}}}';;
+  *" get secret bearers "*) echo '{{"data": {{"token": "ZA=="}}}}';;
   *) exit 1;;
 esac
 """
+PUBLISHED = {
+    "airflow-api-server": {USERNAME: "ada", SECRET_NAME: "admins"},
+    "minio": {SECRET_NAME: "keys"},
+    "sensor-trainer": {SECRET_NAME: "bearers"},
+}
+FIRST = 4000  # the port of the first page's Service; that of each other is one more
 # The pages, at ports of this machine that nothing else has.
 PROGRAM = """
 import sys
 from infrastructure import ui
-ui.PAGES = tuple((title, component, port, local, path)
-                 for (title, component, port, _, path), local in zip(ui.PAGES, {ports}, strict=True))
+ui.PAGES = tuple(page._replace(local=local) for page, local in zip(ui.PAGES, {ports}, strict=True))
 sys.exit(ui.main())
 """
 
@@ -57,7 +63,7 @@ class Program:
     def forwards(self) -> list[tuple[int, str, str]]:
         """(process, Service, ports) of each forward that was begun."""
         lines = self._forwards.read_text().splitlines()
-        found = [re.fullmatch(r"(\d+) -n maestro port-forward service/(\S+) (\S+)", line) for line in lines]
+        found = [re.fullmatch(r"(\d+) --namespace maestro port-forward service/(\S+) (\S+)", line) for line in lines]
         return [(int(match[1]), match[2], match[3]) for match in found if match]
 
     def has_forwarded(self, count: int) -> None:
@@ -93,14 +99,19 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program
 
 
 def kubectl(folder: Path, monkeypatch: pytest.MonkeyPatch, missing: str = "none") -> None:
-    stand_in(folder, monkeypatch, "kubectl", KUBECTL.format(forwards=folder / "forwards", missing=missing))
+    """Services of other names and at other ports than the charts', with Secrets of other names."""
+    for number, page in enumerate(ui.PAGES, FIRST):
+        if page.component != missing:
+            put_service(folder, page.component, {"another": 1, page.port: number}, PUBLISHED.get(page.component, {}))
+    script = KUBECTL.format(forwards=folder / "forwards", services=services_case(folder))
+    stand_in(folder, monkeypatch, "kubectl", script)
 
 
 def test_each_page_is_forwarded_again_when_its_pod_is_replaced(program):
     program.has_forwarded(6)
     assert {(service, ports) for _, service, ports in program.forwards} == {
-        (f"maestro-{component}", f"{local}:{port}")
-        for (_, component, port, *_), local in zip(ui.PAGES, program.ports, strict=True)
+        (f"our-{page.component}", f"{local}:{number}")
+        for number, (page, local) in enumerate(zip(ui.PAGES, program.ports, strict=True), FIRST)
     }
     ended, service, ports = program.forwards[1]
     os.kill(ended, signal.SIGKILL)
@@ -108,7 +119,7 @@ def test_each_page_is_forwarded_again_when_its_pod_is_replaced(program):
     assert program.forwards[-1][1:] == (service, ports)
     code, out, _ = program.ends(signal.SIGINT)
     assert code == 0
-    for title, login in (("Airflow", "admin / a"), ("MinIO", "b / c"), ("Sensor trainer", "token d")):
+    for title, login in (("Airflow", "ada / a"), ("MinIO", "b / c"), ("Sensor trainer", "token d")):
         assert re.search(rf"{title} +http://127.0.0.1:\d+(/docs)? +{login}\n", out)
 
 
@@ -123,7 +134,7 @@ def test_no_forward_outlives_the_program(program, by):
 def pages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The ports of this machine that the pages would have, none of which is in use."""
     ports = free_ports(len(ui.PAGES))
-    pages = [(*page[:3], port, page[4]) for page, port in zip(ui.PAGES, ports, strict=True)]
+    pages = tuple(page._replace(local=port) for page, port in zip(ui.PAGES, ports, strict=True))
     monkeypatch.setattr(ui, "PAGES", pages)
     return ports
 
@@ -140,7 +151,7 @@ def test_ports_that_are_in_use_are_named_and_nothing_is_forwarded(pages, tmp_pat
 
 
 def test_a_service_that_is_not_installed_is_named_and_nothing_is_forwarded(pages, tmp_path, monkeypatch, capsys):
-    kubectl(tmp_path, monkeypatch, missing="maestro-feast")
+    kubectl(tmp_path, monkeypatch, missing="feast")
     assert ui.main() == 1
-    assert "get service maestro-feast: Error from server (NotFound)" in capsys.readouterr().err
+    assert 'no service of release "maestro" with component "feast" in namespace "maestro"' in capsys.readouterr().err
     assert not (tmp_path / "forwards").exists()

@@ -23,11 +23,13 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
 {{/*
-All labels of an object.
+All labels of an object. The short ones are for people, who type them: nothing of the platform selects by them.
   (dict "root" $ "component" "mlflow")
 */}}
 {{- define "common.labels" -}}
 {{ include "common.selectorLabels" . }}
+app: {{ .component }}
+component: {{ .component }}
 app.kubernetes.io/part-of: maestro
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}

@@ -10,6 +10,8 @@ metadata:
     app.kubernetes.io/instance: {{ .Release.Name }}
     app.kubernetes.io/part-of: maestro
     app.kubernetes.io/component: task
+    app: task
+    component: task
 spec:
   restartPolicy: Never
   serviceAccountName: {{ include "airflow.taskServiceAccount" . }}

@@ -1,0 +1,107 @@
+"""The release's Services: by their labels, their ports by name, and what opens them by what their charts publish."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Thread
+
+import requests
+
+from infrastructure.release import NAMESPACE, NotInstalled, find, kubectl
+
+# What the chart of a Service that one logs in to writes on it.
+SECRET_NAME = "maestro/secret-name"  # noqa: S105 - the name is none
+USERNAME = "maestro/username"
+UPGRADE = "an earlier chart made it: upgrade the release with 'make install'"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A Service of the release; ports: their numbers by their names."""
+
+    name: str
+    ports: Mapping[str, int]
+    annotations: Mapping[str, str]
+
+    def port(self, name: str) -> int:
+        """The number of a port; raises NotInstalled where none is called so."""
+        if name not in self.ports:
+            known = ", ".join(self.ports)
+            raise NotInstalled(f'{self._place} has no port "{name}" but {known}: {UPGRADE}')
+        return self.ports[name]
+
+    def published(self, annotation: str) -> str:
+        """The value of an annotation; raises NotInstalled where there is none."""
+        if annotation not in self.annotations:
+            raise NotInstalled(f'{self._place} has no annotation "{annotation}": {UPGRADE}')
+        return self.annotations[annotation]
+
+    def secret(self, key: str) -> str:
+        """One value of the Secret that opens it; raises NotInstalled where there is none."""
+        name = self.published(SECRET_NAME)
+        data = json.loads(kubectl("get", "secret", name, "-o", "json")).get("data", {})
+        if key not in data:
+            raise NotInstalled(f'Secret "{name}" in namespace "{NAMESPACE}" has no key "{key}": add it')
+        return base64.b64decode(data[key]).decode()
+
+    def forwarding(self, port: str, local: int | None = None) -> list[str]:
+        """The command that forwards a port to one of this machine, to a free one where none is given."""
+        command = ["kubectl", "--namespace", NAMESPACE, "port-forward", f"service/{self.name}"]
+        return [*command, f"{local or ''}:{self.port(port)}"]
+
+    @property
+    def _place(self) -> str:
+        return f'Service "{self.name}" in namespace "{NAMESPACE}"'
+
+
+def service(component: str) -> Service:
+    """The Service of a component; raises NotInstalled where the release has none."""
+    found = find("service", component)
+    ports = {port.get("name", ""): port["port"] for port in found["spec"]["ports"]}
+    return Service(found["metadata"]["name"], ports, found["metadata"].get("annotations", {}))
+
+
+def admin() -> tuple[str, str]:
+    """Name and password of Airflow's admin user."""
+    airflow = service("airflow-api-server")
+    return airflow.published(USERNAME), airflow.secret("admin-password")
+
+
+def object_store_keys() -> tuple[str, str]:
+    """Access key and secret key of MinIO."""
+    minio = service("minio")
+    return minio.secret("root-user"), minio.secret("root-password")
+
+
+@contextmanager
+def port_forward(component: str, port: str = "http") -> Iterator[str]:
+    """Forward a port of a component's Service to a free one of this machine; yields `http://127.0.0.1:<port>`."""
+    found = service(component)
+    command = found.forwarding(port)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+    try:
+        line = process.stdout.readline()
+        forwards = re.match(r"Forwarding from 127\.0\.0\.1:(\d+)", line)
+        if not forwards:
+            raise NotInstalled(f"cannot reach service {found.name}: {line.strip() or 'kubectl ended'}")
+        # kubectl tells of every connection, and after some thousands stands still where nobody reads it.
+        Thread(target=deque, args=(process.stdout, 0), daemon=True).start()
+        yield f"http://127.0.0.1:{forwards[1]}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def session() -> requests.Session:
+    """One that makes a connection for each request: of one that its server has closed a port-forward tells too late."""
+    made = requests.Session()
+    made.headers["Connection"] = "close"
+    return made
