@@ -23,7 +23,6 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 # What outlives a checkout.
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/maestro
-UV_VERSION := 0.13.8
 K6_VERSION := v1.8.1
 
 cluster_local := python3 infrastructure/local
@@ -39,8 +38,8 @@ engine_minikube := --engine minikube
 engine_current := --engine docker --push
 
 comma := ,
-# The local node's address, as infrastructure/local/config.py has it. No proxy knows the way there.
-NODE_ADDRESS := 10.88.0.2
+# The local node's address, which make can read without a process. No proxy knows the way there.
+NODE_ADDRESS := $(patsubst NODE_ADDRESS="%",%,$(filter NODE_ADDRESS="%",$(subst ADDRESS = ,ADDRESS=,$(file <infrastructure/local/config.py))))
 # Some programs read the one name, some the other.
 exceptions := $(or $(no_proxy),$(NO_PROXY))
 unproxied := 127.0.0.1,localhost,$(NODE_ADDRESS)$(if $(exceptions),$(comma)$(exceptions))
@@ -170,12 +169,13 @@ values: $(VENV)/ready ## Make the schemas of the charts' values and docs/values.
 	$(PYTHON) charts/values.py
 
 constraints: $(VENV)/bin/uv ## Compile constraints.txt anew
-	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --python-version 3.11 --upgrade --no-header --no-emit-index-url -q -o constraints.txt
+	python=$$(sed -n 's/^requires-python = ">=\([0-9.]*\),.*/\1/p' pyproject.toml); \
+	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --python-version "$$python" --upgrade --no-header --no-emit-index-url -q -o constraints.txt
 
 $(VENV)/bin/uv:
 	infrastructure/packages python3-venv
 	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install -q uv==$(UV_VERSION)
+	$(VENV)/bin/pip install -q uv==$$(sed -n 's/^ARG UV_VERSION=//p' images/builder/Dockerfile)
 
 # Everything of constraints.txt: the tests import what the images hold.
 $(VENV)/ready: $(VENV)/bin/uv constraints.txt infrastructure/packages

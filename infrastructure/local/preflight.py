@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from config import BIN, CGROUPS, HOST_ADDRESS, HOST_LINK, INITIALISED, NODE_ADDRESS, STATE
+from config import BIN, CGROUPS, HOST_ADDRESS, HOST_LINK, INITIALISED, NODE_ADDRESS, NODE_PREFIX, STATE
 from steps import Failure
 
 MEMORY_GIB = 6
@@ -119,15 +119,16 @@ def addresses() -> Problem:
     """The node's API and every port behind it live on NODE_ADDRESS, so a free address is a free set of ports."""
     if not shutil.which("ip"):
         return None
+    network = HOST_ADDRESS.rpartition(".")[0]
     taken = [
         line
         for line in subprocess.run(["ip", "-o", "-4", "addr"], capture_output=True, text=True).stdout.splitlines()
-        if "10.88.0." in line
+        if f"{network}." in line
     ]
     strangers = [line.split()[1] for line in taken if line.split()[1] != HOST_LINK]
     if strangers:
         return (
-            f"{', '.join(strangers)} has an address in {HOST_ADDRESS}/30, where the node's API "
+            f"{', '.join(strangers)} has an address in {HOST_ADDRESS}/{NODE_PREFIX}, where the node's API "
             f"({NODE_ADDRESS}:6443) goes: remove that address first"
         )
     return None

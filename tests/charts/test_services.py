@@ -12,6 +12,7 @@ import yaml
 
 from infrastructure import release, sensors, services, ui
 from tests.charts.conftest import ROOT, Loader, Object, containers, environment, find, render
+from tests.charts.images import RECIPES
 from tests.charts.profiles import PROFILES, maestro, pods, task_pod
 
 AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))
@@ -255,8 +256,8 @@ def test_of_two_releases_in_one_namespace_each_finds_its_own(monkeypatch: pytest
 
 def exposed(image: str) -> set[tuple[int, str]]:
     """The ports that the Dockerfile of an image exposes, with their protocols."""
-    dockerfile = ROOT / "images" / image.rpartition("/")[2].partition(":")[0] / "Dockerfile"
-    (ports,) = re.findall(r"^EXPOSE (.+)$", dockerfile.read_text(), re.MULTILINE)
+    dockerfile = RECIPES[image.rpartition("/")[2].partition(":")[0]].dockerfile
+    (ports,) = re.findall(r"^EXPOSE (.+)$", dockerfile, re.MULTILINE)
     return {
         (int(number), (protocol or "tcp").upper()) for number, _, protocol in (p.partition("/") for p in ports.split())
     }

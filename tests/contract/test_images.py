@@ -2,7 +2,7 @@
 
 import ast
 import re
-import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -10,16 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.charts.conftest import ROOT, containers, pod_specs
+from tests.charts.images import RECIPES, Recipe, normal, used_constraints, used_project
 from tests.charts.profiles import maestro
-
-# The build is a program, not a package: its modules find each other in its own folder.
-sys.path.insert(0, str(ROOT / "images"))
-from recipe import Recipe, read_all
-from requirements import normal, used_constraints, used_project
-
-sys.path.remove(str(ROOT / "images"))
-
-RECIPES = read_all()
 
 
 def that_run(words: str) -> list[str]:
@@ -72,6 +64,13 @@ def test_the_sensor_trainers_image_has_what_its_code_imports(folder: str) -> Non
     wanted = {name for name in imported(ROOT / folder) if name in distributions} - {"mlops"}
     assert wanted
     assert not {name for name in wanted if not there.intersection(map(normal, distributions[name]))}
+
+
+def test_an_image_of_the_python_dockerfile_gives_the_arguments_that_are_asked_for_and_no_others() -> None:
+    dockerfile = (ROOT / "images/python/Dockerfile").read_text()
+    asked = set(re.findall(r"\$\{(\w+)\}", dockerfile)) - set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE))
+    for name, given in tomllib.loads((ROOT / "images/python/images.toml").read_text()).items():
+        assert given.keys() == asked, name
 
 
 # What holds of every image that a pod may run

@@ -1,6 +1,7 @@
 """A version that stands in more than one place is the same in all of them."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from tests.conftest import load_module
 
 NODE = load_module(ROOT / "infrastructure/local/config.py")
 GO_MOD = ROOT / "infrastructure/local/node/go.mod"
-BUILDER = ROOT / "images/builder/Dockerfile"
 
 
 def read(path: Path, pattern: str) -> str:
@@ -20,38 +20,25 @@ def read(path: Path, pattern: str) -> str:
     return str(found)
 
 
-def required(module: str) -> str:
-    return read(GO_MOD, rf"^\t{re.escape(module)} (v\S+)$")
-
-
-def test_both_local_clusters_run_one_kubernetes_built_of_modules_that_belong_together() -> None:
-    assert required("k8s.io/kubernetes") == NODE.KUBERNETES_VERSION
-    assert read(ROOT / "infrastructure/minikube/cluster", r"--kubernetes-version (\S+)") == NODE.KUBERNETES_VERSION
+def test_the_modules_of_kubernetes_belong_together() -> None:
     of_staging = NODE.KUBERNETES_VERSION.replace("v1.", "v0.", 1)
+    assert read(GO_MOD, r"^\tk8s\.io/client-go (v\S+)$") == of_staging
     assert read(GO_MOD, r"^replace k8s\.io/\S+ => k8s\.io/\S+ (\S+)$") == of_staging
-    assert required("k8s.io/client-go") == of_staging
 
 
-def test_components_of_the_node_are_called_what_they_are_built_from() -> None:
-    """kubeadm asks for images by these versions, and the images are made of the modules."""
-    assert required("go.etcd.io/etcd/server/v3") == f"v{NODE.ETCD_VERSION.partition('-')[0]}"
-    assert required("github.com/coredns/coredns") == NODE.COREDNS_VERSION
-    assert required("sigs.k8s.io/metrics-server") == NODE.METRICS_SERVER_VERSION
+def test_the_addon_asks_for_the_metrics_server_that_is_built() -> None:
     addon = ROOT / "infrastructure/local/addons/metrics-server.yaml"
     assert read(addon, r"image: localhost/metrics-server:(\S+)$") == NODE.METRICS_SERVER_VERSION
 
 
-def test_the_node_and_the_images_are_built_with_one_go_which_is_young_enough() -> None:
-    package, _, version = NODE.GO_PACKAGE.partition("==")
-    assert f'"{package}==${{GO_VERSION}}"' in BUILDER.read_text()
-    assert read(BUILDER, r"^ARG GO_VERSION=(\S+)$") == version
-    asked = tuple(map(int, read(GO_MOD, r"^go (\S+)$").split(".")))
-    assert asked[:2] == NODE.GO_MINIMUM
-    assert asked <= tuple(map(int, version.split(".")))
+def test_the_go_that_all_is_built_with_is_young_enough_for_the_node() -> None:
+    asked, there = read(GO_MOD, r"^go (\S+)$"), NODE.GO_PACKAGE.partition("==")[2]
+    assert [*map(int, asked.split("."))] <= [*map(int, there.split("."))]
 
 
-def test_packages_are_installed_here_and_in_the_images_by_one_uv() -> None:
-    assert read(BUILDER, r"^ARG UV_VERSION=(\S+)$") == read(ROOT / "Makefile", r"^UV_VERSION := (\S+)$")
+def test_types_are_checked_for_the_python_that_the_project_requires() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["requires-python"].startswith(f">={project['tool']['mypy']['python_version']},")
 
 
 # The version that a chart says it installs, and the file and the pattern that say what is installed.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.local.config import NODE_ADDRESS
+from infrastructure.local.config import KUBERNETES_VERSION, NODE_ADDRESS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MINIKUBE = REPOSITORY / "infrastructure/minikube/cluster"
@@ -73,7 +73,7 @@ def test_minikube_starts_with_the_size_of_the_profile_when_it_does_not_run(recor
         "--profile maestro" in start
         and "--cpus 2" in start
         and "--memory 6g" in start
-        and "--kubernetes-version v1.35.4" in start
+        and f"--kubernetes-version {KUBERNETES_VERSION} " in start
     )
 
 

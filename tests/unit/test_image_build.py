@@ -36,10 +36,14 @@ DOCKERFILES = {
     "base": BASE,
     "builder": CHILD,
     "store": CHILD + "COPY --chmod=755 images/store/start /usr/bin/\nCOPY --from=other nowhere /\n",
-    "task": "ARG BASE_IMAGE\nARG BUILDER_IMAGE\nFROM ${BUILDER_IMAGE} AS builder\nFROM ${BASE_IMAGE}\n"
-    "COPY pyproject.toml constraints.txt /opt/\nRUN /opt/tools/bin/install-extra task\nCOPY mlops /opt/mlops\n",
+    # That of `task`.
+    "python": "ARG BASE_IMAGE\nARG BUILDER_IMAGE\nFROM ${BUILDER_IMAGE} AS builder\nFROM ${BASE_IMAGE}\n"
+    'COPY pyproject.toml constraints.txt /opt/\nRUN true \\\n    && /opt/tools/bin/install-extra "${EXTRA}"\n'
+    'COPY ${PROJECT} /opt/\nRUN true \\\n    && install-project "${PROJECT}"\nCMD ${COMMAND}\n',
     "data": "ARG TASK_IMAGE\nFROM ${TASK_IMAGE}\n",
 }
+OF_PYTHON = """[task]\nEXTRA = "task"\nPROJECT = "mlops"\nCOMMAND = '["python", "-m", "mlops"]'\n"""
+IMAGES_MADE = {"base", "builder", "store", "task", "data"}
 PROJECT = """\
 [build-system]
 requires = ["setuptools>=77"]
@@ -75,6 +79,7 @@ def repository(tmp_path):
     for name, dockerfile in DOCKERFILES.items():
         (root / "images" / name).mkdir(parents=True)
         (root / "images" / name / "Dockerfile").write_text(dockerfile)
+    (root / "images/python/images.toml").write_text(OF_PYTHON)
     for module in IMAGES.glob("*.py"):
         shutil.copy(module, root / "images")
     (root / "images/store/start").write_text("#!/bin/sh\n")
@@ -142,7 +147,8 @@ CHANGES = {
         lambda root: edit(root / "constraints.txt", "==80.0.0", "==80.0.1"),
         {"task", "data"},
     ),
-    "a parent": (lambda root: edit(root / "images/base/Dockerfile", "revision=", "commit="), set(DOCKERFILES)),
+    "a parent": (lambda root: edit(root / "images/base/Dockerfile", "revision=", "commit="), IMAGES_MADE),
+    "an argument": (lambda root: edit(root / "images/python/images.toml", '"-m", ', ""), {"task", "data"}),
     "the builder": (
         lambda root: (root / "images/builder/Dockerfile").write_text(CHILD + "RUN true\n"),
         {"builder", "task", "data"},
@@ -165,6 +171,24 @@ def test_a_context_holds_what_the_dockerfile_copies_and_the_packages_it_uses_and
     files = {str(path.relative_to(context)) for path in context.rglob("*") if path.is_file()}
     assert files == {"Dockerfile", "constraints.txt", "pyproject.toml", "mlops/features/split.py"}
     assert (context / "constraints.txt").read_text() == "numpy==2.0.0\npandas==2.3.0\nsetuptools==80.0.0\n"
+
+
+def test_of_one_dockerfile_each_image_has_its_arguments_and_no_instruction_that_names_an_empty_one(repository):
+    more = '[bare]\nEXTRA = "test"\nPROJECT = ""\nCOMMAND = "[]"\n'
+    (repository / "images/python/images.toml").write_text(OF_PYTHON + more)
+    recipes = recipe.read_all(repository)
+    assert recipes.keys() == IMAGES_MADE | {"bare"}
+    shared, _, rest = DOCKERFILES["python"].partition("COPY ${PROJECT}")
+    assert recipes["bare"].dockerfile == shared.replace("${EXTRA}", "test") + "CMD []\n"
+    assert recipes["bare"].sources == ("constraints.txt", "pyproject.toml")
+    assert recipes["bare"].extra == "test"
+    filled = rest.replace("${PROJECT}", "mlops").replace("${COMMAND}", '["python", "-m", "mlops"]')
+    assert recipes["task"].dockerfile == shared.replace("${EXTRA}", "task") + "COPY mlops" + filled
+    assert recipes["task"].sources == ("constraints.txt", "mlops", "pyproject.toml")
+    before = tags(repository)
+    edit(repository / "images/python/images.toml", more, more.replace("[]", "[1]"))
+    after = tags(repository)
+    assert {name for name in after if after[name] != before[name]} == {"bare"}
 
 
 def test_arguments_are_written_into_the_dockerfile(tmp_path):
@@ -566,7 +590,7 @@ def program(repository, tmp_path):
 def test_docker_builds_all_and_pushes_what_pods_run(program, repository):
     result = program("--engine", "docker", "--registry", "registry.test/team", "--push")
     assert result.returncode == 0, result.stderr
-    assert len(program.asked("docker", "build")) == len(DOCKERFILES)
+    assert len(program.asked("docker", "build")) == len(IMAGES_MADE)
     names = {call[-1].split("/")[-1].split(":")[0] for call in program.asked("docker", "push")}
     assert names == {"store", "task", "data"}
     expected = tags(repository)
