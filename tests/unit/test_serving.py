@@ -15,9 +15,9 @@ from mlops.datasets.declaration import LABEL
 from mlops.registry.aliases import promote
 from mlops.result import Failure
 from mlops.serving import server
+from tests.clock import Clock
 from tests.conftest import answers, free_ports, running
 from tests.unit import small_models, trainer_api
-from tests.unit.test_trainer_client import Clock
 
 MODEL = "sensor-failure"
 

@@ -15,6 +15,7 @@ from mlops.result import Failure, Refused
 from mlops.sensor_trainer.client import Trainer, mlflow_answers
 from mlops.stores import http
 from mlops.stores.http import HttpService, NoConnection, TooSlow, WrongAnswer, patiently, words
+from tests.clock import Clock
 from tests.unit.trainer_api import Api, Reply, job, serving
 
 TOKEN = "the-secret-token"
@@ -202,27 +203,10 @@ def test_a_wrong_answer_that_stays_wrong_is_not_asked_for_again(api: Api) -> Non
     assert len(api.asked) == 1
 
 
-class Clock:
-    """Time that passes in sleeps only. A sleeper without end is woken by an AssertionError."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-        self.pauses: list[float] = []
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        assert len(self.pauses) < 1_000, "nobody waits that often"
-        self.pauses.append(seconds)
-        self.now += seconds
-
-
 def test_patience_is_of_all_attempts_together_and_pauses_grow_up_to_the_longest(
-    monkeypatch: pytest.MonkeyPatch,
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, attempts = Clock(), []
-    monkeypatch.setattr(http, "time", clock)
+    attempts = []
     monkeypatch.setattr(http, "_SHORTEST_PAUSE", 0.5)
     monkeypatch.setattr(http, "_LONGEST_PAUSE", 15.0)
 
