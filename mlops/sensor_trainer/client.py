@@ -144,13 +144,6 @@ class Trainer:
         return job
 
 
-def mlflow_answers(settings: Settings) -> None:
-    """Asks MLflow's process, and by its experiments its database. Raises what `HttpService.ask` raises."""
-    service = HttpService("MLflow", settings.mlflow_tracking_uri, "global.services.mlflow")
-    service.ask("GET", "/health")
-    service.ask("GET", "/api/2.0/mlflow/experiments/search?max_results=1")
-
-
 def _faults(body: Any) -> str:
     """The first of what a problem lists, a line each."""
     listed = body.get("errors") if isinstance(body, dict) else None

@@ -9,9 +9,10 @@ from mlops import datasets
 from mlops.config import RunIdentity, SensorSettings, Settings
 from mlops.keys import slug
 from mlops.result import Failure, Refused, Result, Skip
-from mlops.sensor_trainer.client import JobReport, Submitted, Trainer, mlflow_answers
+from mlops.sensor_trainer.client import JobReport, Submitted, Trainer
 from mlops.stores.dataset_files import DatasetFiles, EventTimeShift
 from mlops.stores.http import patiently
+from mlops.stores.tracking import health_check
 
 _PATIENCE = 90.0  # seconds; a pod that was killed is back by then, and for longer there are the task's own retries
 _POLL = 2.0  # seconds
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def check_mlflow(*, patience: float) -> Result:
     """Asks whether MLflow and its database answer; fails with what kept them from it, after asking for a while."""
-    patiently(partial(mlflow_answers, Settings.from_environment()), patience)
+    patiently(health_check(Settings.from_environment().mlflow_tracking_uri), patience)
     return {"mlflow": "answers"}
 
 

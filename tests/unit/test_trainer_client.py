@@ -5,14 +5,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mlops.config import Settings
 from mlops.result import Failure, Refused
-from mlops.sensor_trainer.client import Trainer, mlflow_answers
+from mlops.sensor_trainer.client import Trainer
 from mlops.stores import http
 from mlops.stores.http import HttpService, NoConnection, TooSlow, WrongAnswer, patiently, words
 from tests.clock import Clock
@@ -352,17 +351,6 @@ def test_how_far_a_job_is_in_words(api: Api, trainer: Trainer, fields: dict[str,
 def test_a_job_has_ended_in_each_state_but_two(api: Api, trainer: Trainer, state: str, ended: bool) -> None:
     api.says((200, job(state)))
     assert trainer.job("j1").ended == ended
-
-
-def test_mlflow_is_asked_for_its_database_too(api: Api, settings: Settings) -> None:
-    api.answer = lambda method, path, body: (200, b"OK") if path == "/health" else (500, {"message": "no database"})
-    with pytest.raises(WrongAnswer, match="no database"):
-        mlflow_answers(replace(settings, mlflow_tracking_uri=api.url))
-    assert [path.split("?")[0] for _, path, _, _ in api.asked] == ["/health", "/api/2.0/mlflow/experiments/search"]
-
-
-def test_a_real_mlflow_answers(settings: Settings, mlflow_uri: str) -> None:
-    mlflow_answers(replace(settings, mlflow_tracking_uri=mlflow_uri))
 
 
 @pytest.mark.parametrize(
