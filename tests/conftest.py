@@ -16,6 +16,7 @@ import prometheus_client  # noqa: F401 -- before Feast, whose import has it keep
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.clock import Clock
 from tests.processes import answers, eventually, free_ports, running
 from tests.servers import ACCESS_KEY, S3, SECRET_KEY, MLflow, PostgreSQL, begin, end, shared
 
@@ -85,6 +86,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def run_folder(pytestconfig: pytest.Config) -> Path:
     """One for all processes of the run, where anybody may look."""
     return pytestconfig.stash[RUN]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What retries look at and sleep by."""
+    clock = Clock()
+    monkeypatch.setattr("tenacity.time", clock)
+    monkeypatch.setattr("tenacity.nap.time", clock)
+    return clock
 
 
 @pytest.fixture(scope="session")

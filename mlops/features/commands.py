@@ -13,8 +13,8 @@ from mlops.features import repository
 from mlops.features.materialization import commands as materialization
 from mlops.registry.record import FEATURE_SERVICE
 from mlops.result import Failure, Refused, Result
+from mlops.retry import once_started
 from mlops.stores.object_store import data_bucket
-from mlops.stores.retry import once_started
 
 if TYPE_CHECKING:
     from mlops.stores.tracking import AliasedVersion

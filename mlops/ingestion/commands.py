@@ -13,9 +13,9 @@ from mlops import datasets
 from mlops.config import RunIdentity, datasets_folder
 from mlops.datasets.declaration import Dataset
 from mlops.result import JSON, Failure, Result
+from mlops.retry import once_started
 from mlops.stores.dataset_files import SHIFT_FIELD, DatasetFiles, EventTimeShift
 from mlops.stores.object_store import ObjectStore, bucket, data_bucket
-from mlops.stores.retry import once_started
 
 log = logging.getLogger(__name__)
 

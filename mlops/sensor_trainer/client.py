@@ -11,7 +11,7 @@ from mlops.result import JSON, Refused
 from mlops.stores.http import Answer, HttpService, WrongAnswer, words
 
 if TYPE_CHECKING:
-    from mlops.config import MLflowSettings
+    pass
 
 _PARTS = ("postgresql", "redis", "mlflow")  # what the trainer stands on, by the names in its answer to /ready
 _FAULTS = 5  # of refused readings that a message shows
@@ -147,13 +147,6 @@ class Trainer:
         if job.state not in _STATES:
             raise self._service.wrong(answer, request, f"the state {job.state!r} is not known here")
         return job
-
-
-def mlflow_answers(settings: MLflowSettings) -> None:
-    """Asks MLflow's process, and by its experiments its database. Raises what `HttpService.ask` raises."""
-    service = HttpService("MLflow", settings.tracking_uri, "global.services.mlflow")
-    service.ask("GET", "/health")
-    service.ask("GET", "/api/2.0/mlflow/experiments/search?max_results=1")
 
 
 def _faults(body: Any) -> str:

@@ -15,10 +15,11 @@ from mlops.config import (
 )
 from mlops.keys import slug
 from mlops.result import Failure, Refused, Result, Skip
-from mlops.sensor_trainer.client import JobReport, Submitted, Trainer, mlflow_answers
+from mlops.sensor_trainer.client import JobReport, Submitted, Trainer
 from mlops.stores.dataset_files import DatasetFiles, EventTimeShift
 from mlops.stores.http import patiently
 from mlops.stores.object_store import data_bucket
+from mlops.stores.tracking import health_check
 
 _PATIENCE = 90.0  # seconds; a pod that was killed is back by then, and for longer there are the task's own retries
 _POLL = 2.0  # seconds
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 def check_mlflow(*, patience: float) -> Result:
     """Asks whether MLflow and its database answer; fails with what kept them from it, after asking for a while."""
-    patiently(partial(mlflow_answers, MLflowSettings.from_environment()), patience)
+    patiently(health_check(MLflowSettings.from_environment()), patience)
     return {"mlflow": "answers"}
 
 

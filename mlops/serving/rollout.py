@@ -2,9 +2,10 @@
 
 import json
 import logging
-import time
 import urllib.error
 import urllib.request
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from mlops.result import Failure
 from mlops.stores.deployments import Deployment, Overtaken
@@ -41,16 +42,19 @@ def roll_out(
 
 def predictions(url: str, example: bytes) -> int:
     """How many predictions a scoring server answers. Raises Failure where it gives none within 30 s."""
+    retrying = Retrying(
+        retry=retry_if_exception_type(Failure), wait=wait_fixed(1), stop=stop_after_delay(_SETTLING), reraise=True
+    )
+    return retrying(_predictions, url, example)
+
+
+def _predictions(url: str, example: bytes) -> int:
     request = urllib.request.Request(f"{url}/invocations", example, {"Content-Type": "application/json"})
-    deadline = time.monotonic() + _SETTLING
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT) as answer:
-                return len(json.load(answer)["predictions"])
-        except urllib.error.HTTPError as error:
-            cause = f"{error.code} {error.read(500).decode(errors='replace')}"
-        except (OSError, ValueError, KeyError) as error:
-            cause = str(error)
-        if time.monotonic() > deadline:
-            raise Failure(f"the model server at {url} does not answer the model's input example: {cause}")
-        time.sleep(1)
+    try:
+        with urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT) as answer:
+            return len(json.load(answer)["predictions"])
+    except urllib.error.HTTPError as error:
+        cause = f"{error.code} {error.read(500).decode(errors='replace')}"
+    except (OSError, ValueError, KeyError) as error:
+        cause = str(error)
+    raise Failure(f"the model server at {url} does not answer the model's input example: {cause}")

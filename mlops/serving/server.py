@@ -7,18 +7,15 @@ import signal
 import tempfile
 import threading
 import time
-import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
 
 from mlops.config import MLflowSettings, ServedModelSettings
 from mlops.registry.aliases import PRODUCTION, production
-from mlops.result import Failure
-from mlops.stores.tracking import Tracking, scoring_command
+from mlops.retry import once_started
+from mlops.stores.tracking import Tracking, health_check, scoring_command
 from mlops.training import families
-
-_POLL = 2.0  # seconds
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +23,7 @@ log = logging.getLogger(__name__)
 def serve(settings: ServedModelSettings, host: str, port: int, patience: float) -> None:
     """Serves until it is told to stop. patience: seconds to wait for MLflow, which may start at the same time."""
     mlflow, model = MLflowSettings.from_environment(), settings.model
-    _wait_for_mlflow(mlflow.tracking_uri, patience)
+    once_started(health_check(mlflow), time.monotonic() + patience)
     tracking = Tracking(mlflow)
     version = settings.version or production(tracking, model)
     if version is None:
@@ -85,16 +82,3 @@ def wait_for_a_model(host: str, port: int, model: str) -> None:
     signal.signal(signal.SIGTERM, stop)
     server.serve_forever(poll_interval=0.1)
     server.server_close()
-
-
-def _wait_for_mlflow(uri: str, patience: float) -> None:
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            with urllib.request.urlopen(f"{uri}/health", timeout=5):
-                return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                remedy = "check that it runs and that global.services.mlflow names it"
-                raise Failure(f"MLflow at {uri} is not healthy after {patience:.0f} s ({error}): {remedy}") from error
-        time.sleep(_POLL)

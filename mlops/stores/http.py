@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from mlops.result import JSON, Failure, Refused
+from mlops.retry import error_of
 
 T = TypeVar("T")
 
@@ -189,16 +190,16 @@ def patiently(action: Callable[[], T], patience: float) -> T:
 
     An action may so run more than once: it has to be one that a repetition does not change.
     """
-    deadline, pause = time.monotonic() + patience, _SHORTEST_PAUSE
-    while True:
-        try:
-            return action()
-        except Unanswered as trouble:
-            if not trouble.passing or time.monotonic() + pause > deadline:
-                raise
-            log.warning("%s; asking again in %.1f s", trouble, pause)
-        time.sleep(pause)
-        pause = min(_LONGEST_PAUSE, pause * 2)
+    from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential
+
+    retrying = Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, Unanswered) and error.passing),
+        wait=wait_exponential(_SHORTEST_PAUSE, max=_LONGEST_PAUSE),
+        stop=stop_before_delay(patience),
+        before_sleep=lambda state: log.warning("%s; asking again in %.1f s", error_of(state), state.upcoming_sleep),
+        reraise=True,
+    )
+    return retrying(action)
 
 
 def words(body: Any) -> str:

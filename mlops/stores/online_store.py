@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mlops.config import RedisSettings
 from mlops.result import Failure
@@ -20,6 +20,7 @@ _PAUSE = 0.25  # seconds between two attempts to connect
 _UNANSWERED = 16  # calls on their way: while they are worked off, the next rows are encoded
 CALL = 500  # entities a call, for which Redis does nothing else for 4 ms
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 # Sets all fields of an entity, or none where what is stored is as new. Compares event times and, of equal ones, the
@@ -92,17 +93,8 @@ class OnlineStore:
 
     def run_id(self) -> str:
         """The server's name for the time since its start: another one after a restart."""
-        from redis.exceptions import RedisError
-
-        end = time.monotonic() + self._patience
-        while True:
-            try:
-                server: Any = self._client.info("server")
-                return str(server["run_id"])
-            except RedisError as error:
-                if not _passes(error) or time.monotonic() > end:
-                    raise self._failure(error) from error
-            time.sleep(_PAUSE)
+        server: Any = self._patiently(self._client.info, "server")
+        return str(server["run_id"])
 
     def put_newer(
         self, fields: Sequence[bytes], batches: Iterable[tuple[Sequence[bytes], Sequence[Sequence[bytes]]]]
@@ -141,19 +133,30 @@ class OnlineStore:
         return self._connected().pack_command("EVALSHA", self._script, len(keys), *keys, len(fields), *fields, *values)
 
     def _connected(self) -> Any:
-        """The connection; the script is known to the server. Tries for as long as the patience lasts."""
-        from redis.exceptions import RedisError
-
-        end = time.monotonic() + self._patience
-        while self._connection is None:
-            try:
-                self._script = str(self._client.script_load(_PUT_NEWER)).encode()
-                self._connection = self._client.connection_pool.get_connection()
-            except RedisError as error:
-                if not _passes(error) or time.monotonic() > end:
-                    raise self._failure(error) from error
-                time.sleep(_PAUSE)
+        """The connection; the script is known to the server."""
+        if self._connection is None:
+            self._patiently(self._connect)
         return self._connection
+
+    def _connect(self) -> None:
+        self._script = str(self._client.script_load(_PUT_NEWER)).encode()
+        self._connection = self._client.connection_pool.get_connection()
+
+    def _patiently(self, call: Callable[..., T], *arguments: Any) -> T:
+        """What the call returns. It is repeated while the server is away, for as long as the patience lasts."""
+        from redis.exceptions import RedisError
+        from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+
+        retrying = Retrying(
+            retry=retry_if_exception(_passes),
+            wait=wait_fixed(_PAUSE),
+            stop=stop_after_delay(self._patience),
+            reraise=True,
+        )
+        try:
+            return retrying(call, *arguments)
+        except RedisError as error:
+            raise self._failure(error) from error
 
     def _send(self, unanswered: deque[tuple[int, Any]]) -> None:
         """Sends the last call; on a connection that broke, sends all unanswered ones on a new one."""
@@ -179,6 +182,7 @@ class OnlineStore:
             return written
 
     def _resend(self, unanswered: deque[tuple[int, Any]], error: Exception) -> None:
+        """Sends all of them on a new connection. The patience goes on from call to call until one is answered."""
         from redis.exceptions import RedisError
 
         self._failing_since = self._failing_since or time.monotonic()
@@ -206,7 +210,7 @@ class OnlineStore:
         return Failure(f"Redis at {self._address} failed ({error}): {remedy}")
 
 
-def _passes(error: Exception) -> bool:
+def _passes(error: BaseException) -> bool:
     """Whether it is of the kind that a restart or a failover brings and ends."""
     from redis import exceptions as of
 

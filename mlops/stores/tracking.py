@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mlops.config import MLflowSettings
 from mlops.result import Failure
+from mlops.stores.http import HttpService
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 MODEL_ARTIFACT = "model"
 SUPERSEDED = "maestro.superseded"  # the tag of a run that another one took the place of
 DESCRIPTION_LIMIT = 5000  # characters of a version's description in MLflow's database
+_HEALTH_TIMEOUT = 15.0  # seconds; the tracking server asks its database
 _TAG_LIMIT = 8000  # characters of a run's tag; MLflow cuts a longer one without a word
 _CLIENT_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nothing leaves the cluster
@@ -276,6 +279,15 @@ class Tracking:
             else:
                 remedy = "see the log of the MLflow pod"
             raise Failure(f"MLflow at {self._uri} failed{subject}: {error.message.strip()}: {remedy}") from error
+
+
+def health_check(settings: MLflowSettings, timeout: float = _HEALTH_TIMEOUT) -> Callable[[], object]:
+    """A function that asks for an experiment, which the tracking server has from its database: whether both answer.
+
+    It raises what `HttpService.ask` raises. timeout: seconds.
+    """
+    service = HttpService("MLflow", settings.tracking_uri, "global.services.mlflow", timeout=timeout)
+    return partial(service.ask, "GET", "/api/2.0/mlflow/experiments/search?max_results=1")
 
 
 def scoring_command(model: Path, host: str, port: int) -> tuple[list[str], dict[str, str]]:

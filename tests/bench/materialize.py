@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import free_ports
+from tests.conftest import eventually, free_ports
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DAYS = 7
@@ -132,8 +132,7 @@ def redis_server(folder: Path) -> Iterator[int]:
     process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
     try:
         client = redis.Redis(port=port)
-        while not _answers(client):
-            time.sleep(0.05)
+        eventually(lambda: _answers(client), 60)
         yield port
     finally:
         os.kill(process.pid, signal.SIGKILL)

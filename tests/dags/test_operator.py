@@ -16,6 +16,7 @@ from kubernetes.client.exceptions import ApiException
 from mlops.airflow.authoring.operator import PodTask, task_pod
 from mlops.airflow.pods import create
 from mlops.result import Failure
+from tests.clock import Clock
 from tests.dags.conftest import NAMESPACE
 from tests.dags.fake_kubernetes import FakeKubernetes
 
@@ -78,6 +79,15 @@ def test_a_refused_pod_fails_the_task_in_the_api_servers_words(
     kubernetes.refuse("create", status, times=9)
     with pytest.raises(AirflowException, match=f"the Kubernetes API refused the pod: {status}: refused by the test"):
         PodTask(task_id="t", arguments=["true"]).execute(context())
+
+
+def test_a_server_that_has_just_started_is_given_a_second_to_load_its_roles(
+    kubernetes: FakeKubernetes, clock: Clock
+) -> None:
+    kubernetes.refuse("create", 403, times=9)
+    with pytest.raises(AirflowException, match="the Kubernetes API refused the pod: 403"):
+        PodTask(task_id="t", arguments=["true"]).execute(context())
+    assert clock.pauses == [0.25, 0.5, 1.0]
 
 
 def test_an_api_that_stays_away_fails_the_task(kubernetes: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> None:

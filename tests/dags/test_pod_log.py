@@ -166,6 +166,28 @@ def test_a_call_is_repeated_while_that_may_help_for_its_patience_all_together(er
     assert (attempts > 1) == again
 
 
+def test_a_call_that_is_cancelled_is_not_repeated() -> None:
+    attempts = 0
+
+    async def story() -> None:
+        begun = asyncio.Event()
+
+        async def call() -> None:
+            nonlocal attempts
+            attempts += 1
+            begun.set()
+            await asyncio.Event().wait()
+
+        asking = asyncio.create_task(PodApi("none", NAMESPACE).patiently(call, 30))
+        await begun.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asking, 30)
+
+    asyncio.run(story())
+    assert attempts == 1
+
+
 def test_a_refusal_is_told_in_the_servers_words() -> None:
     assert (
         str(ApiError(403, b'{"message": "pods is forbidden"}')) == "the Kubernetes API answered 403: pods is forbidden"

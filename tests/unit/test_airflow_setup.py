@@ -9,6 +9,7 @@ import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
@@ -17,9 +18,12 @@ import yaml
 from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
 
 from mlops.airflow.administration import heartbeat
-from mlops.airflow.administration.setup import resolve
+from mlops.airflow.administration.setup import resolve, wait_for_database
+from tests.clock import Clock
 from tests.conftest import ROOT
 from tests.servers import copied, new_database
 
@@ -100,6 +104,17 @@ def own_airflow(postgresql: str, home: Path) -> Airflow:
 @pytest.fixture
 def airflow(postgresql: str, tmp_path: Path) -> Airflow:
     return own_airflow(postgresql, tmp_path)
+
+
+def test_a_database_that_is_away_is_waited_for_and_not_for_ever(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create_engine("postgresql+psycopg2://airflow@127.0.0.1:9/airflow")
+    monkeypatch.setitem(sys.modules, "airflow.settings", SimpleNamespace(get_engine=lambda: engine))
+    with caplog.at_level("INFO"), pytest.raises(OperationalError):
+        wait_for_database(300)
+    assert sum(clock.pauses) == 300
+    assert caplog.messages[0].startswith("waiting for the database: connection to server")
 
 
 def test_an_empty_database_gets_its_schema_an_admin_and_what_is_declared(airflow: Airflow) -> None:

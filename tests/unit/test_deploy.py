@@ -19,7 +19,6 @@ from mlops.waiting import TRANSIENT
 from tests.unit import small_models, trainer_api
 from tests.unit.dying import Died, dying
 from tests.unit.kubernetes_api import CRASHING, NO_IMAGE, STARTING, Cluster, serving
-from tests.unit.test_trainer_client import Clock
 
 MODEL = "sensor-failure"
 
@@ -377,9 +376,7 @@ def test_what_a_pod_waits_for_is_said_in_a_line():
     assert deployments.pods_wait_for([pod({"state": {"running": {}}}, conditions=met)]) == "p: Pending, no reason given"
 
 
-def test_a_request_to_a_pod_that_is_just_gone_is_sent_again(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(rollout, "time", clock)
+def test_a_request_to_a_pod_that_is_just_gone_is_sent_again(clock):
     with trainer_api.serving() as api:
         api.says((503, {"error_code": "NO_MODEL"}), (200, b'{"cut off"'), (200, {}), (200, {"predictions": [0, 1]}))
         assert rollout.predictions(api.url, b"{}") == 2

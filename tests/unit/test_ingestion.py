@@ -98,7 +98,7 @@ def test_buckets_are_created_once(platform):
 
 
 def test_buckets_of_a_store_that_is_starting_are_waited_for(platform, monkeypatch):
-    monkeypatch.setattr("mlops.stores.retry._PAUSE", 0.05)
+    monkeypatch.setattr("mlops.retry._PAUSE", 0.05)
     ensure, asked = ObjectStore.ensure, []
 
     def starting(store):

@@ -13,9 +13,9 @@ from mlops.features.materialization.encode import _stamps
 from mlops.result import Failure
 from mlops.stores import online_store
 from mlops.stores.online_store import CALL, OnlineStore
+from tests.clock import Clock
 from tests.conftest import free_ports
 from tests.servers import PASSWORD, Redis
-from tests.unit.test_trainer_client import Clock
 
 FIELDS = [b"_ts:view", b"f1"]
 
@@ -140,11 +140,17 @@ def test_a_server_that_is_away_is_named(use: Callable[[OnlineStore], object]) ->
         use(OnlineStore(settings_for(port), patience=0.5))
 
 
+def test_a_server_that_is_away_is_asked_again_for_as_long_as_the_patience_lasts(clock: Clock) -> None:
+    (port,) = free_ports(1)
+    with pytest.raises(Failure, match="check that it runs"):
+        OnlineStore(settings_for(port), patience=10).run_id()
+    assert sum(clock.pauses) == 10
+
+
 def test_a_server_that_takes_calls_and_fails_them_is_borne_for_as_long_as_one_that_is_away(
-    server: Redis, monkeypatch: pytest.MonkeyPatch
+    server: Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A replica answers each call that writes with an error, on a connection that works."""
-    clock = Clock()
     monkeypatch.setattr(online_store, "time", clock)
     server.client.replicaof("127.0.0.1", "9")
     try:
@@ -155,10 +161,11 @@ def test_a_server_that_takes_calls_and_fails_them_is_borne_for_as_long_as_one_th
     assert sum(clock.pauses) == pytest.approx(10, abs=1)
 
 
-def test_patience_begins_anew_once_a_call_was_answered(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_begins_anew_once_a_call_was_answered(
+    server: Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three troubles, each 40 s after the one before, are not one of 80 s."""
     server.client.flushdb()
-    clock = Clock()
     monkeypatch.setattr(online_store, "time", clock)
     monkeypatch.setattr(online_store, "_UNANSWERED", 0)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from tests.conftest import free_ports
+from tests.conftest import eventually, free_ports
 
 SCRIPTS = Path(__file__).parents[2] / "images/postgresql"
 PROGRAMS = "/usr/lib/postgresql/15/bin"
@@ -64,11 +64,9 @@ def server(volume, **environment):
     words, fixed = command(volume, port)
     process = subprocess.Popen(words, env={**fixed, **environment}, start_new_session=True, **UNPRIVILEGED)
     try:
-        deadline = time.monotonic() + 60
-        while not answers(port, "postgres", environment["POSTGRES_PASSWORD"]):
-            assert process.poll() is None, "postgresql-start has ended"
-            assert time.monotonic() < deadline, "PostgreSQL is not ready"
-            time.sleep(0.05)
+        password = environment["POSTGRES_PASSWORD"]
+        eventually(lambda: process.poll() is not None or answers(port, "postgres", password), 60)
+        assert process.poll() is None, "postgresql-start has ended"
         yield port
     finally:
         os.killpg(process.pid, signal.SIGINT)
@@ -206,7 +204,7 @@ def test_a_start_that_was_killed_is_completed_by_the_next_one(volume):
     deadline = time.monotonic() + 60
     while not (lock.exists() and lock.read_text()):
         assert time.monotonic() < deadline, "no server has started"
-        time.sleep(0.01)
+        time.sleep(0.01)  # the start must not have got any further
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     # The server is in a session of its own; in a container it dies with the script. It ends without a checkpoint.

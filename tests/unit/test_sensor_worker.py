@@ -29,7 +29,6 @@ from tests.conftest import ROOT, eventually
 from tests.servers import PASSWORD, PostgreSQL, Redis
 from tests.unit.sensor_api import told
 from tests.unit.sensor_servers import migrated_database
-from tests.unit.test_trainer_client import Clock
 
 MODEL = "sensor-clusters"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -507,14 +506,13 @@ def test_the_function_that_the_queue_names_is_there():
     assert Path(runner.__file__).is_relative_to(ROOT)
 
 
-def test_patience_with_postgresql_is_of_all_attempts_together(monkeypatch):
+def test_patience_with_postgresql_is_of_all_attempts_together(clock, monkeypatch):
     def away(*_: object) -> None:
         raise Unavailable("postgresql", "away")
 
-    for module, ask in ((runner, lambda: runner.patiently(away)), (of_database, lambda: of_database.upgrade(None, 60))):
-        clock = Clock()
-        monkeypatch.setattr(module, "time", clock)
-        monkeypatch.setattr(of_database, "_migrate", away)
+    monkeypatch.setattr(of_database, "_migrate", away)
+    for ask in (lambda: runner.patiently(away), lambda: of_database.upgrade(None, 60)):
+        clock.pauses.clear()
         with pytest.raises(Unavailable):
             ask()
         assert sum(clock.pauses) == pytest.approx(60, abs=2)

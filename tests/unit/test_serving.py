@@ -11,13 +11,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mlops.config import ModelServerSettings
 from mlops.datasets.declaration import LABEL
 from mlops.registry.aliases import promote
 from mlops.result import Failure
 from mlops.serving import server
 from tests.conftest import answers, free_ports, running
 from tests.unit import small_models, trainer_api
-from tests.unit.test_trainer_client import Clock
 
 MODEL = "sensor-failure"
 
@@ -147,17 +147,23 @@ def test_without_mlflow_the_server_gives_up_and_names_it(environment, tmp_path):
             patch.setenv(key, value)
         assert main(["serving", "serve", "--patience", "0"]) == 1
     message = (tmp_path / "termination-log").read_text()
-    assert "MLflow at http://127.0.0.1:9 is not healthy" in message
+    assert "MLflow at http://127.0.0.1:9 refuses the connection" in message
     assert "global.services.mlflow" in message
 
 
-def test_an_mlflow_that_is_starting_is_waited_for_as_long_as_the_patience_lasts(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(server, "time", clock)
+def test_an_mlflow_that_is_starting_is_waited_for_as_long_as_the_patience_lasts(clock, monkeypatch):
+    class Healthy(Exception):
+        pass
+
+    def tracking(uri: str) -> None:
+        raise Healthy
+
+    monkeypatch.setattr(server, "Tracking", tracking)
     with trainer_api.serving() as api:
         api.says((503, {}), (503, {}), (200, {}))
-        server._wait_for_mlflow(api.url, 300)
-        assert [path for _, path, _, _ in api.asked] == ["/health"] * 3
-    with pytest.raises(Failure, match="is not healthy after 300 s"):
-        server._wait_for_mlflow("http://127.0.0.1:9", 300)
-    assert 300 <= sum(clock.pauses[2:]) <= 302
+        with pytest.raises(Healthy):
+            server.serve(ModelServerSettings(api.url, MODEL), "127.0.0.1", 0, 300)
+        assert len(api.asked) == 3
+    with pytest.raises(Failure, match="refuses the connection"):
+        server.serve(ModelServerSettings("http://127.0.0.1:9", MODEL), "127.0.0.1", 0, 300)
+    assert 298 <= sum(clock.pauses[2:]) <= 300

@@ -12,8 +12,9 @@ from mlops.config import MLflowSettings
 from mlops.datasets.declaration import LABEL
 from mlops.registry.aliases import previous, production, promote
 from mlops.result import Failure
-from mlops.stores.tracking import Tracking
-from tests.unit import small_models
+from mlops.stores.http import WrongAnswer
+from mlops.stores.tracking import Tracking, health_check
+from tests.unit import small_models, trainer_api
 from tests.unit.dying import Died, dying
 
 MODEL = "sensor-failure"
@@ -29,6 +30,17 @@ def trained(tables):
 def logged(tracking: Tracking, trained) -> str:
     model, features = trained
     return small_models.log(tracking, model, features.head(2), {"a": "b"})
+
+
+def test_a_tracking_server_that_answers_without_its_database_is_not_healthy():
+    with trainer_api.serving() as api:
+        api.answer = lambda method, path, body: (200, b"OK") if path == "/health" else (500, {"message": "no database"})
+        with pytest.raises(WrongAnswer, match="no database"):
+            health_check(MLflowSettings(api.url))()
+
+
+def test_a_real_tracking_server_is_healthy(mlflow_uri):
+    health_check(MLflowSettings(mlflow_uri))()
 
 
 def test_registering_a_run_twice_makes_one_version(platform, trained):

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from mlops.config import MLflowSettings, SensorTrainerSettings
+from mlops.config import SensorTrainerSettings
 from mlops.result import Failure, Refused
-from mlops.sensor_trainer.client import Trainer, mlflow_answers
+from mlops.sensor_trainer.client import Trainer
 from mlops.stores import http
 from mlops.stores.http import HttpService, NoConnection, TooSlow, WrongAnswer, patiently, words
+from tests.clock import Clock
 from tests.unit.trainer_api import Api, Reply, job, serving
 
 TOKEN = "the-secret-token"
@@ -194,27 +195,10 @@ def test_a_wrong_answer_that_stays_wrong_is_not_asked_for_again(api: Api) -> Non
     assert len(api.asked) == 1
 
 
-class Clock:
-    """Time that passes in sleeps only. A sleeper without end is woken by an AssertionError."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-        self.pauses: list[float] = []
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        assert len(self.pauses) < 1_000, "nobody waits that often"
-        self.pauses.append(seconds)
-        self.now += seconds
-
-
 def test_patience_is_of_all_attempts_together_and_pauses_grow_up_to_the_longest(
-    monkeypatch: pytest.MonkeyPatch,
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, attempts = Clock(), []
-    monkeypatch.setattr(http, "time", clock)
+    attempts = []
     monkeypatch.setattr(http, "_SHORTEST_PAUSE", 0.5)
     monkeypatch.setattr(http, "_LONGEST_PAUSE", 15.0)
 
@@ -360,17 +344,6 @@ def test_how_far_a_job_is_in_words(api: Api, trainer: Trainer, fields: dict[str,
 def test_a_job_has_ended_in_each_state_but_two(api: Api, trainer: Trainer, state: str, ended: bool) -> None:
     api.says((200, job(state)))
     assert trainer.job("j1").ended == ended
-
-
-def test_mlflow_is_asked_for_its_database_too(api: Api) -> None:
-    api.answer = lambda method, path, body: (200, b"OK") if path == "/health" else (500, {"message": "no database"})
-    with pytest.raises(WrongAnswer, match="no database"):
-        mlflow_answers(MLflowSettings(api.url))
-    assert [path.split("?")[0] for _, path, _, _ in api.asked] == ["/health", "/api/2.0/mlflow/experiments/search"]
-
-
-def test_a_real_mlflow_answers(mlflow_uri: str) -> None:
-    mlflow_answers(MLflowSettings(mlflow_uri))
 
 
 @pytest.mark.parametrize(

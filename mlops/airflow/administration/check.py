@@ -280,14 +280,18 @@ def _request(method: str, url: str, of: str = "the api-server", **options: Any) 
 
 
 def _report(name: str, run: Callable[..., str], *arguments: Any, deadline: float) -> bool:
-    while True:
-        try:
-            outcome, held = run(*arguments), True
-        except CheckFailed as problem:
-            outcome, held = str(problem), False
-        if held or time.monotonic() + _PAUSE > deadline:
-            break
-        time.sleep(_PAUSE)
+    from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_fixed
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(CheckFailed),
+        wait=wait_fixed(_PAUSE),
+        stop=stop_before_delay(deadline - time.monotonic()),
+        reraise=True,
+    )
+    try:
+        outcome, held = retrying(run, *arguments), True
+    except CheckFailed as problem:
+        outcome, held = str(problem), False
     print(f"{'ok    ' if held else 'FAILED'} {name}: {outcome}", flush=True)  # noqa: T201
     return held
 

@@ -15,12 +15,13 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from mlops.retry import error_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -71,18 +72,20 @@ def wait_for_database(timeout: float) -> None:
     from airflow.settings import get_engine
     from sqlalchemy import text
     from sqlalchemy.exc import OperationalError
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            with get_engine().connect() as connection:
-                connection.execute(text("SELECT 1"))
-                return
-        except OperationalError as error:
-            if time.monotonic() > deadline:
-                raise
-            _log.info("waiting for the database: %s", str(error.orig).strip())
-            time.sleep(2)
+    def ask() -> None:
+        with get_engine().connect() as connection:
+            connection.execute(text("SELECT 1"))
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(OperationalError),
+        wait=wait_fixed(2),
+        stop=stop_after_delay(timeout),
+        before_sleep=lambda state: _log.info("waiting for the database: %s", str(error_of(state).orig).strip()),
+        reraise=True,
+    )
+    retrying(ask)
 
 
 def upgrade_schema() -> None:

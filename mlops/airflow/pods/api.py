@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     import aiohttp
     from kubernetes_asyncio.client import ApiClient
+    from tenacity import RetryCallState
 
 JsonObject = dict[str, Any]
 Answer = TypeVar("Answer")
@@ -116,17 +117,16 @@ class PodApi:
 
     async def patiently(self, call: Callable[[], Awaitable[Answer]], patience: float) -> Answer:
         """Repeats the call for `patience` seconds while the API is away, overloaded, or has just started."""
-        end, pause = time.monotonic() + patience, _SHORTEST_PAUSE
-        while True:
-            try:
-                return await call()
-            except Exception as error:
-                if not await self.passing(error) or time.monotonic() + pause > end:
-                    raise
-                await asyncio.sleep(pause * random.uniform(0.7, 1.3))
-                pause = min(_LONGEST_PAUSE, pause * 2)
+        from tenacity import AsyncRetrying, stop_before_delay
+        from tenacity.asyncio import retry_if_exception
 
-    async def passing(self, error: Exception) -> bool:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(self.passing), wait=_pause, stop=stop_before_delay(patience), reraise=True
+        )
+        answer: Answer = await retrying(call)
+        return answer
+
+    async def passing(self, error: BaseException) -> bool:
         """Whether it is worth asking again after this error. Credentials that were refused are read anew first."""
         import aiohttp
 
@@ -200,6 +200,13 @@ class PodApi:
         if not chosen & {"in_cluster", "kube_config", "kube_config_path"} and _SERVICE_ACCOUNT.exists():
             hook.in_cluster = True  # the synchronous hook finds this out by itself, this one does not
         return await self._stack.enter_async_context(hook.get_conn())
+
+
+def _pause(state: RetryCallState) -> float:
+    """Ever longer, and scattered: what many wait for together, they do not ask all at once."""
+    from tenacity import wait_exponential
+
+    return wait_exponential(_SHORTEST_PAUSE, max=_LONGEST_PAUSE)(state) * random.uniform(0.7, 1.3)
 
 
 def _imports() -> tuple[Any, Any]:

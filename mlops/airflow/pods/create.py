@@ -15,9 +15,11 @@ from airflow.sdk.exceptions import AirflowException
 
 from mlops.airflow.pods.manifest import TASK_INSTANCE, TRY
 from mlops.airflow.pods.state import PodState
+from mlops.retry import error_of, result_of
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
+    from tenacity import RetryCallState
 
 _PATIENCE = 60.0  # seconds over which a call is repeated; names are deterministic, so repeating does no harm
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0  # seconds between two attempts
@@ -54,24 +56,19 @@ def end_earlier_tries(client: ApiClient, pod: Mapping[str, Any]) -> None:
     Raises AirflowException where they do not end: two tries never run at once. The one exception is a pod whose node
     does not answer any more; it is forced out, since nobody can wait for a node that is gone.
     """
-    metadata = pod["metadata"]
-    namespace, selector = metadata["namespace"], f"{TASK_INSTANCE}={metadata['labels'][TASK_INSTANCE]}"
-    end = time.monotonic() + _FENCE
-    while True:
-        listed = _call(client, "GET", namespace, query={"labelSelector": selector})["items"]
-        others = [PodState.of(other) for other in listed if other["metadata"]["name"] != metadata["name"]]
-        running = [other for other in others if other.finished is None]
-        if not running:
-            return
-        for other in running:
-            _end(client, namespace, other)
-        if time.monotonic() > end:
-            names = " ".join(other.name for other in running)
-            raise AirflowException(
-                f"pods of an earlier try still run: end them with kubectl -n {namespace} delete pod {names}, "
-                "then clear the task"
-            )
-        time.sleep(_FENCE_POLL)
+    from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+
+    retrying = Retrying(
+        retry=retry_if_result(bool),
+        wait=wait_fixed(_FENCE_POLL),
+        stop=stop_after_delay(_FENCE),
+        retry_error_callback=result_of,
+    )
+    if running := retrying(_end_running, client, pod["metadata"]):
+        raise AirflowException(
+            f"pods of an earlier try still run: end them with kubectl -n {pod['metadata']['namespace']} delete pod "
+            f"{' '.join(running)}, then clear the task"
+        )
 
 
 def delete_pod(client: ApiClient, namespace: str, name: str, *, force: bool = False) -> None:
@@ -84,6 +81,17 @@ def delete_pod(client: ApiClient, namespace: str, name: str, *, force: bool = Fa
     except ApiException as error:
         if error.status != 404:
             raise AirflowException(f"pod {name} cannot be deleted: {_words(error)}") from None
+
+
+def _end_running(client: ApiClient, metadata: Mapping[str, Any]) -> list[str]:
+    """The names of the pods of earlier tries that still run; each is asked to end. metadata: that of this try's pod."""
+    namespace, selector = metadata["namespace"], f"{TASK_INSTANCE}={metadata['labels'][TASK_INSTANCE]}"
+    listed = _call(client, "GET", namespace, query={"labelSelector": selector})["items"]
+    others = [PodState.of(other) for other in listed if other["metadata"]["name"] != metadata["name"]]
+    running = [other for other in others if other.finished is None]
+    for other in running:
+        _end(client, namespace, other)
+    return [other.name for other in running]
 
 
 def _end(client: ApiClient, namespace: str, pod: PodState) -> None:
@@ -105,33 +113,43 @@ def _call(
     body: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One request, repeated while the API is away, overloaded, or has just started. Raises other refusals at once."""
+    from tenacity import Retrying, stop_before_delay, wait_exponential
+    from urllib3.exceptions import HTTPError
+
+    retrying = Retrying(
+        retry=_passes,
+        wait=wait_exponential(_SHORTEST_PAUSE, max=_LONGEST_PAUSE),
+        stop=stop_before_delay(_PATIENCE),
+        reraise=True,
+    )
+    try:
+        answer: dict[str, Any] = retrying(
+            client.call_api,
+            f"/api/v1/namespaces/{namespace}/pods" + (f"/{name}" if name else ""),
+            method,
+            query_params=list((query or {}).items()),
+            header_params={"Content-Type": "application/json", "Accept": "application/json"},
+            body=body,
+            response_types_map=dict.fromkeys((200, 201, 202), "object"),
+            auth_settings=["BearerToken"],
+            _return_http_data_only=True,
+        )
+    except (HTTPError, OSError) as error:
+        raise AirflowException(f"the Kubernetes API cannot be reached: {error}") from error
+    return answer
+
+
+def _passes(state: RetryCallState) -> bool:
+    """Whether it is worth asking again after this attempt."""
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
-    end, pause = time.monotonic() + _PATIENCE, _SHORTEST_PAUSE
-    while True:
-        try:
-            answer: dict[str, Any] = client.call_api(
-                f"/api/v1/namespaces/{namespace}/pods" + (f"/{name}" if name else ""),
-                method,
-                query_params=list((query or {}).items()),
-                header_params={"Content-Type": "application/json", "Accept": "application/json"},
-                body=body,
-                response_types_map=dict.fromkeys((200, 201, 202), "object"),
-                auth_settings=["BearerToken"],
-                _return_http_data_only=True,
-            )
-            return answer
-        except ApiException as error:
-            # 403: a server that has just started refuses everything until its roles are loaded, a matter of a second.
-            starting = error.status == 403 and pause < 2.0
-            if not (error.status == 429 or error.status >= 500 or starting) or time.monotonic() + pause > end:
-                raise
-        except (HTTPError, OSError) as error:
-            if time.monotonic() + pause > end:
-                raise AirflowException(f"the Kubernetes API cannot be reached: {error}") from error
-        time.sleep(pause)
-        pause = min(_LONGEST_PAUSE, pause * 2)
+    error = error_of(state)
+    if isinstance(error, ApiException):
+        # 403: a server that has just started refuses everything until its roles are loaded, a matter of a second.
+        starting = error.status == 403 and state.idle_for < 1.0
+        return bool(error.status == 429 or error.status >= 500 or starting)
+    return isinstance(error, HTTPError | OSError)
 
 
 def _words(error: Any) -> str:

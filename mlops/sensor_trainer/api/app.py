@@ -26,13 +26,13 @@ from mlops.sensor_trainer.api.errors import Malformed, Problem, ServiceUnavailab
 from mlops.sensor_trainer.api.limits import Limits
 from mlops.sensor_trainer.api.metrics import ApiMetrics, Measured
 from mlops.sensor_trainer.api.periodic import PeriodicTask
-from mlops.sensor_trainer.api.readiness import OK, PATIENCE, Readiness, check_mlflow
+from mlops.sensor_trainer.api.readiness import OK, PATIENCE, Readiness
 from mlops.sensor_trainer.model.served import MODEL, ServedModel
 from mlops.sensor_trainer.store import database
 from mlops.sensor_trainer.store.jobs import AnotherRuns, Job, Jobs, KeyReused
 from mlops.sensor_trainer.store.queue import JobQueue, hand_over
 from mlops.sensor_trainer.store.readings import Readings
-from mlops.stores.tracking import Tracking
+from mlops.stores.tracking import Tracking, health_check
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
@@ -101,7 +101,7 @@ def application(services: Services) -> FastAPI:
         {
             "redis": services.queue.ping,
             "postgresql": lambda: database.check(services.pool, PATIENCE),
-            "mlflow": lambda: check_mlflow(settings.mlflow.tracking_uri),
+            "mlflow": health_check(settings.mlflow, PATIENCE),
         }
     )
 

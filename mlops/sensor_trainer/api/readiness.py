@@ -1,9 +1,6 @@
 """Which of the servers behind this one is away."""
 
 import asyncio
-import http.client
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +17,7 @@ class Readiness:
     A server that hangs is not asked again before its last answer, so that probes do not pile up.
     """
 
-    def __init__(self, checks: Mapping[str, Callable[[], None]], limit: float = LIMIT) -> None:
+    def __init__(self, checks: Mapping[str, Callable[[], object]], limit: float = LIMIT) -> None:
         self._checks, self._limit = checks, limit
         self._threads = ThreadPoolExecutor(len(checks), thread_name_prefix="ready")
         self._asked: dict[str, asyncio.Future[str]] = {}
@@ -42,20 +39,7 @@ class Readiness:
         return asked.result() if done else f"no answer within {self._limit:.0f} s"
 
 
-def check_mlflow(uri: str) -> None:
-    """Raises Failure unless the tracking server says that it is healthy."""
-    remedy = "check that it runs and that global.services.mlflow names it"
-    try:
-        with urllib.request.urlopen(f"{uri}/health", timeout=PATIENCE):  # noqa: S310 - the chart writes the address
-            return
-    except urllib.error.HTTPError as error:
-        raise Failure(f"MLflow at {uri} answers {error.code}: see the log of its pod") from error
-    except (OSError, http.client.HTTPException) as error:
-        cause = getattr(error, "reason", error)
-        raise Failure(f"MLflow at {uri} is away ({cause}): {remedy}") from error
-
-
-def _outcome(check: Callable[[], None]) -> str:
+def _outcome(check: Callable[[], object]) -> str:
     try:
         check()
     except Failure as failure:

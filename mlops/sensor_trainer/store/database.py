@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,11 @@ from psycopg import Connection, errors
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from mlops.config import DatabaseSettings
 from mlops.result import Failure
+from mlops.retry import error_of
 from mlops.sensor_trainer.store.errors import AccessDenied, Unavailable
 
 SCHEMA = "sensors"
@@ -126,16 +127,14 @@ def upgrade(settings: DatabaseSettings, patience: float) -> None:
 
     Two that run at once follow one another. Raises Unavailable, AccessDenied, or Failure for tables of a later release.
     """
-    end = time.monotonic() + patience
-    while True:
-        try:
-            _migrate(settings)
-            return
-        except Unavailable as error:
-            if time.monotonic() > end:
-                raise
-            log.info("waiting for the database: %s", error)
-        time.sleep(_PAUSE)
+    retrying = Retrying(
+        retry=retry_if_exception_type(Unavailable),
+        wait=wait_fixed(_PAUSE),
+        stop=stop_after_delay(patience),
+        before_sleep=lambda state: log.info("waiting for the database: %s", error_of(state)),
+        reraise=True,
+    )
+    retrying(_migrate, settings)
 
 
 def _migrate(settings: DatabaseSettings) -> None:

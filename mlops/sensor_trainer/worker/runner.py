@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from uuid import UUID
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from mlops import datasets
 from mlops.config import SensorSettings
 from mlops.result import Failure, Refused
+from mlops.retry import error_of
 from mlops.sensor_trainer.store.database import open_pool
 from mlops.sensor_trainer.store.errors import Unavailable
 from mlops.sensor_trainer.store.heartbeat import Heartbeat
@@ -52,15 +54,14 @@ def run_job(job_id: str) -> None:
 
 def patiently(ask: Callable[[], T]) -> T:
     """What the function returns; it is called again while PostgreSQL is away, for as long as a restart may take."""
-    end = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            return ask()
-        except Unavailable as away:
-            if time.monotonic() > end:
-                raise
-            log.warning("trying again: %s", away)
-        time.sleep(_PAUSE)
+    retrying = Retrying(
+        retry=retry_if_exception_type(Unavailable),
+        wait=wait_fixed(_PAUSE),
+        stop=stop_after_delay(_PATIENCE),
+        before_sleep=lambda state: log.warning("trying again: %s", error_of(state)),
+        reraise=True,
+    )
+    return retrying(ask)
 
 
 class _Made(NamedTuple):
