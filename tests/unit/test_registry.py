@@ -11,6 +11,7 @@ from mlops.registry.record import Record
 from mlops.result import Failure
 from mlops.stores.tracking import DESCRIPTION_LIMIT, Tracking
 from mlops.training.columns import features_of
+from mlops.training.families import sklearn
 from mlops.training.provenance import feature_contract
 from mlops.training.score import score
 from tests.unit import small_models
@@ -117,7 +118,7 @@ def test_the_registered_model_reproduces_its_logged_metrics(platform, keys, feat
     model = small_models.loaded(platform.tracking, f"models:/{MODEL}@staging")
     logged = platform.tracking.run(run_id).data.metrics
     for part, table in feature_tables.items():
-        again = score(model, features_of(table, SHUTTLE), table[LABEL]).metrics(part)
+        again = score(sklearn, model, features_of(table, SHUTTLE), table[LABEL]).metrics(part)
         assert again == {name: logged[name] for name in again}
         assert {f"{part}_accuracy", f"{part}_f1", f"{part}_auc"} <= again.keys()
 
@@ -231,8 +232,7 @@ def test_a_training_set_that_was_not_made_by_the_service_is_refused(platform, ke
     table.attrs = attrs
     platform.data.write_table(TRAIN_KEY, table)
     found = platform.failure_of(
-        *("training", "fit", "--model", "sensor-failure", "--train", TRAIN_KEY, "--data-version", "d1"),
-        *("--feature-service", SERVICE),
+        *("training", "fit", "--model", MODEL, "--train", TRAIN_KEY, "--data-version", "d1"),
     )
     assert cause in found
 
@@ -254,7 +254,7 @@ def test_the_card_says_what_the_model_is_what_it_was_made_of_and_how_good_it_is(
     text = mlflow.artifacts.load_text(f"runs:/{run_id}/model_card.md")
     assert text == card(DECLARED, record)
     assert [line for line in text.splitlines() if line.startswith("#")] == [
-        "# sensor-failure",
+        f"# {MODEL}",
         "## Data",
         "## Features",
         "## Quality",

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops.training.families import sklearn
 from mlops.training.score import score, score_predictions
 
 
@@ -58,4 +59,4 @@ class Classifier:
 def test_a_model_is_scored_by_what_it_predicts_and_by_its_probability_of_yes():
     features, labels = pd.DataFrame({"x": [0.9, 0.8, 0.4, 0.6, 0.1]}), pd.Series([1, 1, 1, 0, 0])
     expected = score_predictions(labels.to_numpy(), np.array([1, 1, 0, 1, 0]), features.x.to_numpy())
-    assert score(Classifier(), features, labels) == expected
+    assert score(sklearn, Classifier(), features, labels) == expected
