@@ -1,4 +1,4 @@
-"""The example of mlops/README.md, as a newcomer would use it."""
+"""The example of docs/tutorial.md, as a newcomer would use it."""
 
 import re
 import shutil
@@ -12,9 +12,9 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def example(tmp_path, monkeypatch, datasets_dir):
-    """The README's files, added to the datasets and the models, and the folder that holds its data."""
-    readme = (ROOT / "mlops/README.md").read_text(encoding="utf-8")
-    example = readme.partition("runs this example on the real set -->")[2]
+    """The tutorial's files, added to the datasets and the models, and the folder that holds its data."""
+    tutorial = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
+    example = tutorial.partition("runs this example on the real set -->")[2]
     for package, name, code in zip(
         (datasets, models),
         ("datasets/phishing.py", "models/phishing_page.py"),
@@ -42,7 +42,7 @@ def river_wheel():
     return fetch.wheel("river==0.26.1", ROOT / ".build/wheels")
 
 
-def test_the_dataset_of_the_readme_goes_from_its_file_to_a_model_that_passes(platform, example):
+def test_the_dataset_of_the_tutorial_goes_from_its_file_to_a_model_that_passes(platform, example):
     assert "phishing" in datasets.names()
     named, model = ("--dataset", "phishing"), ("--model", "phishing-page")
     assert platform.result_of("ingestion", "load", *named, "--folder", str(example)) == {
