@@ -149,10 +149,19 @@ class CodeSettings(FromEnvironment):
 
 @dataclass(frozen=True)
 class ServedModelSettings(FromEnvironment):
-    """Which model a pod of the model server serves; without a version that of the alias `production`."""
+    """Which model a pod of the model server serves."""
 
     model: str = _from("MODEL_NAME", "modelServer.modelName")
-    version: str | None = _from("MODEL_VERSION", "the annotation maestro/model-version", default=None)
+    rolled_out: str | None = _from("MODEL_VERSION", "the annotation maestro/model-version", default=None)
+    rolled_out_of: str | None = _from("MODEL_VERSION_OF", "the annotation maestro/model-name", default=None)
+
+    @property
+    def version(self) -> str | None:
+        """The version that was rolled out; None, for that of the alias `production`, where none was of this model.
+
+        Annotations outlive a change of modelServer.modelName. Releases that wrote no name of a model had one model.
+        """
+        return self.rolled_out if self.rolled_out_of in (None, self.model) else None
 
 
 @dataclass(frozen=True)

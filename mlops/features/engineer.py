@@ -1,5 +1,5 @@
 """The columns that a model sees. What has to be learned from rows is learned in the model's pipeline, from the
-training set alone (mlops/training/model.py); here each row stands for itself."""
+training set alone (mlops/training/families); here each row stands for itself."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""The feature repository: which features there are, whose they are, and which data set trains on which of them.
+"""The feature repository: which features there are, whose they are, and which model learns from which of them.
 
 The declarations are plain, so that computing features needs no Feast; `objects` makes Feast's own objects of them.
 A registered model depends on the names and types here: `features apply` refuses a change that would break one.

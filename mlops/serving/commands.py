@@ -72,7 +72,7 @@ def _roll_out(tracking: Tracking, model: str, version: str, *, fallback: str | N
         )
         return None
     example = tracking.input_example(f"models:/{model}/{version}")
-    answered = roll_out(deployment, version, fallback, url=settings.url, example=example, timeout=timeout)
+    answered = roll_out(deployment, model, version, fallback, url=settings.url, example=example, timeout=timeout)
     log.info("the model server answered with %d predictions", answered)
     split = json.loads(example)["dataframe_split"]
     return {"columns": split["columns"], "data": split["data"][:1]}

@@ -17,7 +17,14 @@ log = logging.getLogger(__name__)
 
 
 def roll_out(
-    deployment: Deployment, version: str, fallback: str | None, *, url: str, example: bytes, timeout: float
+    deployment: Deployment,
+    model: str,
+    version: str,
+    fallback: str | None,
+    *,
+    url: str,
+    example: bytes,
+    timeout: float,
 ) -> int:
     """Returns how many predictions the server answered `example` with, once all its pods have the version.
 
@@ -27,7 +34,7 @@ def roll_out(
     """
     log.info("rolling the model server to version %s", version)
     try:
-        deployment.set_model_version(version)
+        deployment.set_model_version(model, version)
         deployment.wait_for_rollout(version, timeout)
         return predictions(url, example) if deployment.replicas() else 0
     except Overtaken:
@@ -35,7 +42,7 @@ def roll_out(
     except Failure as failure:
         if fallback == version:
             raise
-        deployment.set_model_version(fallback)
+        deployment.set_model_version(model, fallback)
         kept = f"version {fallback}" if fallback else "no model, as before"
         raise Failure(f"{failure}; the model server went back to {kept}") from failure
 

@@ -14,7 +14,8 @@ from mlops.result import Failure
 if TYPE_CHECKING:
     from kubernetes.client import V1Deployment, V1Pod
 
-VERSION_ANNOTATION = "maestro/model-version"  # on the pod template; the downward API hands it on as MODEL_VERSION
+# On the pod template; the downward API hands them on as MODEL_VERSION and MODEL_VERSION_OF.
+VERSION_ANNOTATION, MODEL_ANNOTATION = "maestro/model-version", "maestro/model-name"
 _POLL = 1.0  # seconds
 _RESTARTS = 2  # a container that ended this often will not come up by itself
 
@@ -46,9 +47,9 @@ class Deployment:
     def replicas(self) -> int:
         return self._read().spec.replicas or 0
 
-    def set_model_version(self, version: str | None) -> None:
+    def set_model_version(self, model: str, version: str | None) -> None:
         """Starts a rollout, unless the pods have this version already. None lets them serve the alias `production`."""
-        template = {"metadata": {"annotations": {VERSION_ANNOTATION: version}}}
+        template = {"metadata": {"annotations": {VERSION_ANNOTATION: version, MODEL_ANNOTATION: version and model}}}
         with self._explained():
             self._apps.patch_namespaced_deployment(self._name, self._namespace, {"spec": {"template": template}})
 

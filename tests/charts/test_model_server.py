@@ -11,7 +11,7 @@ import pytest
 
 from mlops import models
 from mlops.cli import parser
-from mlops.stores.deployments import VERSION_ANNOTATION
+from mlops.stores.deployments import MODEL_ANNOTATION, VERSION_ANNOTATION
 from tests.charts.conftest import ROOT, Object, environment, find, render
 
 
@@ -36,9 +36,10 @@ def test_pods_run_a_command_that_there_is_on_the_port_that_they_show() -> None:
 
 def test_the_version_is_the_deployers_and_not_the_charts() -> None:
     deployment = model_server()
-    assert VERSION_ANNOTATION not in deployment["template"]["metadata"].get("annotations", {})
-    version = environment(server(deployment))["MODEL_VERSION"]
-    assert version["fieldRef"]["fieldPath"] == f"metadata.annotations['{VERSION_ANNOTATION}']"
+    assert not deployment["template"]["metadata"].get("annotations", {})
+    told = environment(server(deployment))
+    for key, annotation in (("MODEL_VERSION", VERSION_ANNOTATION), ("MODEL_VERSION_OF", MODEL_ANNOTATION)):
+        assert told[key]["fieldRef"]["fieldPath"] == f"metadata.annotations['{annotation}']"
 
 
 def test_the_model_is_declared() -> None:

@@ -120,20 +120,20 @@ def test_the_deployers_role_is_what_a_rollout_asks_for(model_server: Namespace) 
     template = find(objects, "Deployment", SERVER)["spec"]["template"]
     deployment = Deployment(model_server.namespace, SERVER)
     complete(model_server)
-    deployment.set_model_version("2")
+    deployment.set_model_version("m", "2")
     with pytest.raises(Failure, match="not ready after 0 s"):
         deployment.wait_for_rollout("2", 0)  # what the status says is of the version before
     complete(model_server)
     deployment.wait_for_rollout("2", 0)
 
-    deployment.set_model_version("3")
+    deployment.set_model_version("m", "3")
     metadata = {"name": "new", "labels": template["metadata"]["labels"], "annotations": {VERSION_ANNOTATION: "3"}}
     model_server.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
     model_server.container("new", "model-server", waiting={"reason": "ErrImagePull", "message": "no such image"})
     with pytest.raises(Failure, match="pod new: ErrImagePull: no such image"):
         deployment.wait_for_rollout("3", 0)
 
-    deployment.set_model_version(None)
+    deployment.set_model_version("m", None)
     with pytest.raises(Failure, match="rolled to version None while version 3 was waited for"):
         deployment.wait_for_rollout("3", 0)
     assert model_server.requests("maestro-deployer") == model_server.granted("maestro-deployer")
@@ -144,4 +144,4 @@ def test_another_deployment_is_not_the_deployers_to_touch(model_server: Namespac
     other["metadata"]["name"] = "other"
     model_server.create(other)
     with pytest.raises(Failure, match="run the step with the identity 'deployer'"):
-        Deployment(model_server.namespace, "other").set_model_version("2")
+        Deployment(model_server.namespace, "other").set_model_version("m", "2")

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from airflow.dag_processing.dagbag import BundleDagBag, DagBag
 from airflow.sdk import DAG, AsyncCallback, DeadlineReference  # type: ignore[attr-defined]
+from airflow.sdk.exceptions import ParamValidationError
 
-from mlops import datasets
+from mlops import models
 from mlops.airflow.authoring.alerts import deadline_missed, task_failed
 from mlops.airflow.authoring.operator import PodTask
 from mlops.airflow.authoring.schedule import cron
@@ -156,10 +157,18 @@ def test_the_notification_is_sent_whether_the_model_was_deployed_or_not(pipeline
     assert pipeline.get_task("send_notification").trigger_rule == "none_failed"
 
 
-def test_the_dataset_can_be_any_that_is_declared(pipeline: DAG) -> None:
+def test_the_model_can_be_any_that_learns_from_the_columns_of_its_dataset(pipeline: DAG) -> None:
+    model = pipeline.params.get_param("model")
+    assert model.value == "sensor-failure"
+    assert model.schema["enum"] == [name for name in models.names() if models.get(name).feature_service is None]
+
+
+def test_who_still_asks_for_a_dataset_is_told_of_the_new_name(pipeline: DAG) -> None:
     dataset = pipeline.params.get_param("dataset")
-    assert dataset.value == "shuttle"
-    assert dataset.schema["enum"] == datasets.names()
+    assert dataset.resolve() is None
+    with pytest.raises(ParamValidationError):
+        dataset.resolve("shuttle")
+    assert dataset.description == "Is now called model"
 
 
 def test_a_late_run_is_told_of(pipeline: DAG) -> None:

@@ -67,8 +67,9 @@ class Cluster:
         }
 
     def patch(self, change: dict[str, Any]) -> dict[str, Any]:
-        version = change["spec"]["template"]["metadata"]["annotations"][ANNOTATION]
-        self.roll(version)
+        annotations = change["spec"]["template"]["metadata"]["annotations"]
+        assert annotations["maestro/model-name"] == (self.model if annotations[ANNOTATION] else None)
+        self.roll(annotations[ANNOTATION])
         return self.deployment()
 
     def roll(self, version: str | None) -> None:

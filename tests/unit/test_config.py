@@ -106,6 +106,13 @@ def test_a_model_server_without_a_version_is_complete():
     assert ServedModelSettings.from_environment({"MODEL_NAME": "a", "MODEL_VERSION": ""}).version is None
 
 
+@pytest.mark.parametrize(("of", "version"), [("a", "3"), ("", "3"), ("b", None)])
+def test_a_version_counts_for_the_model_that_it_is_of(of, version):
+    """An earlier release did not say which, and had one model."""
+    told = {"MODEL_NAME": "a", "MODEL_VERSION": "3", "MODEL_VERSION_OF": of}
+    assert ServedModelSettings.from_environment(told).version == version
+
+
 def test_a_retry_writes_to_the_same_key_and_another_task_to_another_one():
     tries = {RunIdentity(**{**vars(IDENTITY), "try_number": str(number)}).key("data") for number in (1, 2, 3)}
     assert len(tries) == 1

@@ -7,11 +7,15 @@ MLflow's address, and the fields of mlops.config.ServedModelSettings.
 {{ include "common.env.mlflow" (dict "root" .) }}
 - name: MODEL_NAME
   value: {{ .Values.modelName | quote }}
-# Empty until a version is deployed.
+# Empty until a version is deployed; then also which model it is of, as that may be another by now.
 - name: MODEL_VERSION
   valueFrom:
     fieldRef:
       fieldPath: metadata.annotations['maestro/model-version']
+- name: MODEL_VERSION_OF
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.annotations['maestro/model-name']
 - name: MLFLOW_DISABLE_TELEMETRY
   value: "true"
 {{- end -}}
