@@ -19,6 +19,7 @@ import yaml
 from mlops.cli import parser
 from tests.charts.conftest import (
     ROOT,
+    Loader,
     Object,
     Refused,
     containers,
@@ -27,6 +28,7 @@ from tests.charts.conftest import (
     pod_specs,
     render,
     render_anew,
+    template,
     unrestricted,
 )
 from tests.charts.images import RECIPES
@@ -537,3 +539,22 @@ def test_the_umbrella_is_made_of_links() -> None:
         ["git", "-C", str(ROOT), "config", "core.symlinks"], capture_output=True, text=True, check=False
     )
     assert packaged.stdout.strip() != "false", "git was told to check links out as files: git config core.symlinks true"
+
+
+KUBECTLS_SHORT_NAMES = {
+    "hpa": "horizontalpodautoscaler",
+    "pdb": "poddisruptionbudget",
+    "pvc": "persistentvolumeclaim",
+}
+
+
+def test_a_template_is_named_for_the_kind_that_it_renders_and_its_folder_for_the_object() -> None:
+    printed = template("maestro", PROFILES["everything"])
+    for path, text in re.findall(r"^# Source: (\S+)\n(.*?)(?=^---$|\Z)", printed, re.MULTILINE | re.DOTALL):
+        place = re.fullmatch(r"(?:maestro/charts/)?(\w+)/templates/(?:([\w-]+)/)?(\w+)\.yaml", path)
+        assert place, path
+        chart, folder, file = place.groups("")
+        entry = yaml.load(text, Loader)  # noqa: S506
+        assert KUBECTLS_SHORT_NAMES.get(file, file) == entry["kind"].lower(), path
+        part = re.sub(rf"^maestro(-{SUBCHARTS.get(chart, chart)})?-?|-[0-9a-f]{{8}}$", "", entry["metadata"]["name"])
+        assert part == ("test" if folder == "tests" else folder), path
