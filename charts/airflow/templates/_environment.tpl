@@ -1,21 +1,9 @@
 {{/*
-airflow.cfg from the value `config`: a section a map, each of its strings a template.
-*/}}
-{{- define "airflow.cfg" -}}
-{{- range $section, $settings := .Values.config }}
-[{{ $section }}]
-{{- range $key, $value := $settings }}
-{{ $key }} = {{ tpl (toString $value) $ }}
-{{- end }}
-{{ end }}
-{{- end -}}
-
-{{/*
 The Secret that a key of ours is read from: one that exists, or the chart's own.
   (dict "root" $ "existing" "the value that may name a Secret")
 */}}
 {{- define "airflow.secretName" -}}
-{{- .existing | default (include "airflow.name" (dict "root" .root)) -}}
+{{- .existing | default (include "common.fullname" (dict "root" .root "component" "airflow")) -}}
 {{- end -}}
 
 {{/*

@@ -14,7 +14,7 @@ metadata:
     component: task
 spec:
   restartPolicy: Never
-  serviceAccountName: {{ include "airflow.taskServiceAccount" . }}
+  serviceAccountName: {{ include "common.fullname" (dict "root" . "component" "task") }}
   {{- include "common.podDefaults" (dict "root" . "values" .Values.taskPods) | nindent 2 }}
   containers:
     - name: base
@@ -27,12 +27,6 @@ spec:
         {{- with .Values.taskPods.env }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
-      securityContext:
-        {{- include "common.containerSecurityContext" (dict "root" .) | nindent 8 }}
-      volumeMounts:
-        - name: tmp
-          mountPath: /tmp
-  volumes:
-    - name: tmp
-      emptyDir: {}
+      {{- include "common.containerDefaults" . | nindent 6 }}
+  {{- include "common.volumes" . | nindent 2 }}
 {{- end -}}

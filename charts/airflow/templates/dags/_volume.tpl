@@ -2,7 +2,7 @@
 The claim of the volume that holds the DAG files.
 */}}
 {{- define "airflow.dagsClaim" -}}
-{{- .Values.dags.persistence.existingClaim | default (include "airflow.name" (dict "root" . "part" "dags")) -}}
+{{- .Values.dags.persistence.existingClaim | default (include "common.fullname" (dict "root" . "component" "airflow-dags")) -}}
 {{- end -}}
 
 {{- define "airflow.dagsSubPath" -}}
@@ -16,13 +16,10 @@ subPath: {{ .subPath }}
 {{/*
 An init container that fills the volume from the image's DAG files, once for each image: what was copied into the volume
 since then outlives a restart. Files that an earlier image brought and this one lacks are removed.
-  (dict "root" $)
 */}}
 {{- define "airflow.dagsFromImage" -}}
-{{- $image := include "common.image" (dict "root" .root "name" "airflow") -}}
 - name: dags-from-image
-  image: {{ $image }}
-  imagePullPolicy: {{ .root.Values.global.images.pullPolicy }}
+  {{- include "common.containerImage" (dict "root" . "image" "airflow") | nindent 2 }}
   args:
     - sh
     - -euc
@@ -37,18 +34,14 @@ since then outlives a restart. Files that an earlier image brought and this one 
       printf %s "$IMAGE" >.image
   env:
     - name: IMAGE
-      value: {{ $image }}
+      value: {{ include "common.image" (dict "root" . "name" "airflow") }}
   resources:
     requests: {cpu: 10m, memory: 16Mi}
     limits: {memory: 64Mi}
-  securityContext:
-    {{- include "common.containerSecurityContext" . | nindent 4 }}
-  volumeMounts:
-    - name: tmp
-      mountPath: /tmp
+  {{- include "common.containerDefaults" . | nindent 2 }}
     - name: dags
       mountPath: /dags
-      {{- with include "airflow.dagsSubPath" .root }}
+      {{- with include "airflow.dagsSubPath" . }}
       {{- . | nindent 6 }}
       {{- end }}
 {{- end -}}

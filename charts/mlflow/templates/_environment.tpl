@@ -43,20 +43,3 @@ port-forward is called by; each with and without a port.
 {{- end -}}
 {{- join "," $hosts -}}
 {{- end -}}
-
-{{- define "mlflow.probes" -}}
-startupProbe:
-  httpGet: {path: /health, port: http}
-  periodSeconds: 2
-  timeoutSeconds: 5
-  failureThreshold: 150
-readinessProbe:
-  httpGet: {path: /health, port: http}
-  periodSeconds: 5
-  timeoutSeconds: 5
-livenessProbe:
-  httpGet: {path: /health, port: http}
-  periodSeconds: 10
-  timeoutSeconds: 10
-  failureThreshold: 6
-{{- end -}}
