@@ -5,7 +5,7 @@ minio: minio
 mlflow: mlflow
 airflow: airflow-api-server
 modelServer: model-server
-statsd: airflow-statsd
+statsd: statsd
 redis: redis
 feast: feast
 sensorTrainer: sensor-trainer
