@@ -44,6 +44,13 @@ def render_anew(
     chart: str, values: Mapping[str, Any] | None = None, name: str = "maestro", namespace: str = "maestro"
 ) -> list[Object]:
     """As render, by a call of helm each time."""
+    return [document for document in yaml.load_all(template(chart, values, name, namespace), Loader) if document]
+
+
+def template(
+    chart: str, values: Mapping[str, Any] | None = None, name: str = "maestro", namespace: str = "maestro"
+) -> str:
+    """What helm prints of a chart: each object below a comment that names its template."""
     command = ["helm", "template", name, str(ROOT / "charts" / chart), "--namespace", namespace, "--values", "-"]
     result = subprocess.run(
         command,
@@ -54,7 +61,7 @@ def render_anew(
     )
     if result.returncode:
         raise Refused(result.stderr)
-    return [document for document in yaml.load_all(result.stdout, Loader) if document]
+    return result.stdout
 
 
 def find(objects: list[Object], kind: str, name: str) -> Object:

@@ -335,19 +335,12 @@ def test_persistent_dags_lie_in_one_claim_that_outlives_the_release() -> None:
 # Metrics
 
 
-def test_every_mapping_names_a_metric_that_airflow_emits() -> None:
-    registry = yaml.safe_load((AIRFLOW / "_shared/observability/metrics/metrics_template.yaml").read_text())
-    emitted = {"airflow." + re.sub(r"\{\w+\}", "x", metric["name"]) for metric in registry["metrics"]}
-    mapping = yaml.safe_load(find(airflow(), "ConfigMap", "maestro-airflow-statsd")["data"]["mapping.yaml"])
-    for entry in mapping["mappings"]:
-        pattern = re.escape(entry["match"]).replace(r"\*", r"[^.]+")
-        assert [name for name in emitted if re.fullmatch(pattern, name)], entry["match"]
-
-
-def test_without_statsd_nothing_is_sent_and_nothing_listens() -> None:
-    objects = airflow({"statsd": {"enabled": False}})
+def test_where_values_say_so_no_metrics_are_sent_or_looked_for() -> None:
+    (looking,) = containers(find(airflow(), "Pod", "maestro-airflow-test")["spec"])
+    assert looking["args"][-1] == "http://maestro-statsd:9102/metrics"
+    objects = airflow({"config": {"metrics": {"statsd_on": "False"}}})
     assert cfg(objects)["metrics"]["statsd_on"] == "False"
-    assert not [entry for entry in objects if "statsd" in entry["metadata"]["name"]]
+    assert "statsd" not in str(find(objects, "Pod", "maestro-airflow-test")["spec"]["containers"])
 
 
 # Contradictions

@@ -19,6 +19,7 @@ import yaml
 from mlops.cli import parser
 from tests.charts.conftest import (
     ROOT,
+    Loader,
     Object,
     Refused,
     containers,
@@ -27,6 +28,7 @@ from tests.charts.conftest import (
     pod_specs,
     render,
     render_anew,
+    template,
     unrestricted,
 )
 from tests.charts.images import RECIPES
@@ -42,7 +44,9 @@ SUBCHARTS = {
     "modelServer": "model-server",
     "sensorTrainer": "sensor-trainer",
     "airflow": "airflow",
+    "monitoring": "monitoring",
 }
+SILENT = {"airflow": {"config": {"metrics": {"statsd_on": "False"}}}}
 CLUSTER_SCOPED = re.compile(
     r"Cluster|Namespace$|PersistentVolume$|StorageClass|PriorityClass|CustomResource|WebhookConfig|Node"
 )
@@ -109,7 +113,7 @@ def test_two_releases_of_one_namespace_share_no_object() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["airflow", "mlflow", "feast", "minio", "postgresql", "redis", "model-server", "sensor-trainer", "task"],
+    ["airflow", "mlflow", "feast", "minio", "postgresql", "redis", "model-server", "sensor-trainer", "statsd", "task"],
 )
 def test_a_release_may_be_called_like_one_of_its_components(name: str) -> None:
     objects = render("maestro", name=name)
@@ -261,6 +265,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "redis.enabled": {"global": {"redis": {"existingSecret": "x"}}},
     "minio.enabled": {"global": {"s3": {"existingSecret": "x"}}},
     "mlflow.enabled": {"global": {"services": {"mlflow": {"name": "x"}}}},
+    "monitoring.enabled": SILENT,
     "airflow.dags.persistence": {"airflow": {"dags": {"persistence": {"enabled": True}}}},
     "airflow.variables.slack_webhook_url": {"global": {"notifications": {"slackWebhookSecret": "slack"}}},
     "feast.replicas": {"feast": {"autoscaling": {"enabled": False}}},
@@ -277,6 +282,7 @@ OTHER: dict[str, Callable[[str], Any]] = {
     "global.s3.external.enabled": lambda _: None,
     "global.s3.external.endpoint": lambda mark: f"http://{mark}",
     "airflow.executor": lambda _: None,  # has one value so far
+    "airflow.statsd": lambda _: None,  # is refused
     "airflow.dags.persistence.accessMode": lambda _: "ReadWriteOnce",
     "airflow.taskPods.images": lambda _: ["task"],
     "feast.autoscaling.targetCPUUtilizationPercentage": lambda _: 71,
@@ -447,6 +453,7 @@ INSTEAD: dict[str, dict[str, Any]] = {
     "redis": outside("redis", host="redis.example.com"),
     "minio": outside("s3", endpoint="https://s3.example.com"),
     "mlflow": {"global": {"services": {"mlflow": {"name": "mlflow-of-another"}}}},
+    "monitoring": SILENT,
 }
 
 
@@ -454,7 +461,7 @@ INSTEAD: dict[str, dict[str, Any]] = {
 def test_every_part_can_be_left_out_and_the_others_find_all_they_refer_to(key: str) -> None:
     objects = render("maestro", merge(INSTEAD.get(key, {}), {key: {"enabled": False}}))
     assert objects
-    assert not [e for e in objects if e["metadata"]["name"].startswith(f"maestro-{SUBCHARTS[key]}")]
+    assert key not in {entry["metadata"]["labels"]["app.kubernetes.io/name"] for entry in objects}
     assert_referred_to_exists(objects, ("Secret", "elsewhere"), optional=False)
 
 
@@ -469,6 +476,22 @@ def test_a_part_that_needs_mlflow_is_refused_without_it(key: str) -> None:
     others = {part: {"enabled": part == key} for part in ("feast", "modelServer", "sensorTrainer")}
     with pytest.raises(Refused, match=f"{key} needs MLflow and mlflow.enabled is false: set it to true"):
         render("maestro", {"mlflow": {"enabled": False}, **others})
+
+
+def test_metrics_that_nobody_takes_are_refused_with_the_remedy() -> None:
+    with pytest.raises(Refused, match=r"monitoring\.enabled is false and Airflow sends metrics: set it to true"):
+        render("maestro", {"monitoring": {"enabled": False}})
+    elsewhere = {"global": {"services": {"statsd": {"name": "exporter-of-another"}}}}
+    assert render("maestro", {"monitoring": {"enabled": False}, **elsewhere})
+
+
+@pytest.mark.parametrize(
+    ("moved", "there"),
+    [({"enabled": False}, "monitoring.enabled"), ({"resources": {}}, "monitoring.statsd.resources")],
+)
+def test_a_value_that_has_moved_is_refused_with_its_new_name(moved: dict[str, Any], there: str) -> None:
+    with pytest.raises(Refused, match=rf"is no value of the chart airflow: set {there} instead"):
+        render("maestro", {"airflow": {"statsd": moved}})
 
 
 @pytest.mark.parametrize("chart", SUBCHARTS.values())
@@ -537,3 +560,22 @@ def test_the_umbrella_is_made_of_links() -> None:
         ["git", "-C", str(ROOT), "config", "core.symlinks"], capture_output=True, text=True, check=False
     )
     assert packaged.stdout.strip() != "false", "git was told to check links out as files: git config core.symlinks true"
+
+
+KUBECTLS_SHORT_NAMES = {
+    "hpa": "horizontalpodautoscaler",
+    "pdb": "poddisruptionbudget",
+    "pvc": "persistentvolumeclaim",
+}
+
+
+def test_a_template_is_named_for_the_kind_that_it_renders_and_its_folder_for_the_object() -> None:
+    printed = template("maestro", PROFILES["everything"])
+    for path, text in re.findall(r"^# Source: (\S+)\n(.*?)(?=^---$|\Z)", printed, re.MULTILINE | re.DOTALL):
+        place = re.fullmatch(r"(?:maestro/charts/)?(\w+)/templates/(?:([\w-]+)/)?(\w+)\.yaml", path)
+        assert place, path
+        chart, folder, file = place.groups("")
+        entry = yaml.load(text, Loader)  # noqa: S506
+        assert KUBECTLS_SHORT_NAMES.get(file, file) == entry["kind"].lower(), path
+        part = re.sub(rf"^maestro(-{SUBCHARTS.get(chart, chart)})?-?|-[0-9a-f]{{8}}$", "", entry["metadata"]["name"])
+        assert part == folder or (folder == "tests" and part.endswith("test")), path

@@ -1,17 +1,15 @@
 """What all pods of all charts may do, are told, mount and wait for: one table or rule for all of them."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
 
 import pytest
-import yaml
 
 from tests.charts.conftest import ROOT, Object, containers, environment, find, render
 from tests.charts.profiles import PROFILES, maestro, platform, pods, task_pod
 
-CHARTS = ("postgresql", "redis", "minio", "mlflow", "feast", "modelServer", "sensorTrainer", "airflow")
+CHARTS = ("postgresql", "redis", "minio", "mlflow", "feast", "modelServer", "sensorTrainer", "airflow", "monitoring")
 
 
 def folder(chart: str) -> str:
@@ -264,7 +262,8 @@ def test_every_pod_runs_where_values_say_and_pulls_as_they_say() -> None:
     objects = [*rendered, task_pod(rendered)]
     for name, pod in pods(objects).items():
         fields = {field: pod["spec"][field] for field in PLACED if field in pod["spec"]}
-        key = next((key for key in CHARTS if name.replace("-", "").startswith(key.lower())), "taskPods")
+        called = name.replace("-", "").replace("statsd", "monitoring")
+        key = next((key for key in CHARTS if called.startswith(key.lower())), "taskPods")
         expected = (
             tasks if key == "taskPods" else {field: placed[key][field] for field in PLACED if field in placed[key]}
         )
@@ -284,13 +283,13 @@ ROLLOUTS: dict[str, tuple[Object, int, int]] = {
     "airflow-api-server": (ROLLING, 60, 5),
     "airflow-dag-processor": (ROLLING, 30, 0),
     "airflow-scheduler": (ROLLING, 120, 0),
-    "airflow-statsd": (RECREATE, 30, 0),
     "airflow-triggerer": (ROLLING, 60, 0),
     "feast": (ROLLING, 30, 5),
     "mlflow": (ROLLING, 30, 5),
     "model-server": (ROLLING, 40, 10),
     "sensor-trainer": (ROLLING, 30, 5),
     "sensor-trainer-worker": (ROLLING, 120, 0),
+    "statsd": (RECREATE, 30, 0),
 }
 
 
@@ -388,11 +387,3 @@ def test_the_scripts_of_helm_test_are_run_as_they_are_and_told_what_they_read(ob
                 assert "$(" not in script, "Kubernetes would replace it"
                 assert set(re.findall(r"os\.environ\[['\"](\w+)['\"]\]", script)) <= environment(container).keys()
     assert run == scripts.keys()
-
-
-def test_statsd_restarts_when_its_mapping_changes() -> None:
-    template = pods(maestro("default"))["airflow-statsd"]
-    mapping = find(maestro("default"), "ConfigMap", "maestro-airflow-statsd")["data"]["mapping.yaml"]
-    assert yaml.safe_load(mapping) == yaml.safe_load((ROOT / "charts/airflow/files/statsd-mapping.yaml").read_text())
-    checksum = template["metadata"]["annotations"]["checksum/mapping"]
-    assert checksum == hashlib.sha256((ROOT / "charts/airflow/files/statsd-mapping.yaml").read_bytes()).hexdigest()

@@ -381,11 +381,11 @@ def test_prometheus_is_told_a_port_and_a_path_that_there_are(objects: list[Objec
             path = annotations.get("prometheus.io/path", "/metrics")
             found[name] = f"{ports[annotations['prometheus.io/port']]} {path}"
     assert found == {
-        "airflow-statsd": "metrics /metrics",
         "feast": "metrics /metrics",
         "minio": "api /minio/v2/metrics/cluster",
         "mlflow": "http /metrics",
         "sensor-trainer": "http /metrics",
+        "statsd": "metrics /metrics",
     }
 
 
@@ -406,6 +406,7 @@ LEADS = {
     "MODEL_SERVER_URL": "modelServer",
     "REDIS_HOST": "redis",
     "SENSOR_TRAINER_URL": "sensorTrainer",
+    "STATSD_HOST": "statsd",
 }
 
 

@@ -46,6 +46,7 @@ INSTALLED = {
     "airflow": ("constraints.txt", r"^apache-airflow==(\S+)$"),
     "feast": ("constraints.txt", r"^feast==(\S+)$"),
     "mlflow": ("constraints.txt", r"^mlflow==(\S+)$"),
+    "monitoring": ("images/monitoring/Dockerfile", r"^ARG STATSD_EXPORTER_VERSION=(\S+)$"),
     "postgresql": ("images/postgresql/Dockerfile", r"\bpostgresql[-/](\d+)\b"),
 }
 

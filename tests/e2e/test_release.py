@@ -39,7 +39,7 @@ def psql(namespace, statement, database="airflow"):
 
 
 def test_every_service_answers_from_inside_the_cluster(services):
-    assert helm("test", RELEASE, "-n", NAMESPACE).count("Phase:          Succeeded") == 8
+    assert helm("test", RELEASE, "-n", NAMESPACE).count("Phase:          Succeeded") == 9
 
 
 CHANGED = "drift_effect_threshold"  # a declared Variable that the pipeline has no use for

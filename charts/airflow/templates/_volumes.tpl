@@ -1,18 +1,16 @@
 {{/*
-The volumes of an Airflow pod.
+The volumes of an Airflow pod, beside `tmp`.
   (dict "root" $ "token" true "dags" true): with the service account's token, with the DAG files
 */}}
 {{- define "airflow.volumes" -}}
-- name: tmp
-  emptyDir: {}
 - name: logs
   emptyDir: {}
 - name: config
   configMap:
-    name: {{ include "airflow.name" (dict "root" .root "part" "config") }}
+    name: {{ include "common.fullname" (dict "root" .root "component" "airflow-config") }}
 - name: pods
   configMap:
-    name: {{ include "airflow.name" (dict "root" .root "part" "pods") }}
+    name: {{ include "common.fullname" (dict "root" .root "component" "airflow-pods") }}
 {{- if .dags }}
 - name: dags
   {{- if .root.Values.dags.persistence.enabled }}
@@ -47,8 +45,6 @@ The volumes of an Airflow pod.
 Where a container finds them. Only the DAG files can be written to: people copy new ones there.
 */}}
 {{- define "airflow.volumeMounts" -}}
-- name: tmp
-  mountPath: /tmp
 - name: logs
   mountPath: /opt/airflow/logs
 - name: config

@@ -36,9 +36,11 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 {{- end -}}
 
 {{/*
-The name of a Job, with a hash of its spec: a Job is immutable, so one that changed has to be another object.
-  (dict "root" $ "component" "mlflow-migrate" "spec" "the rendered spec")
+The metadata of an object: name and labels; annotations may follow.
+  (dict "root" $ "component" "mlflow" "name" "maestro-mlflow-test"), without a name the component's
 */}}
-{{- define "common.jobName" -}}
-{{ include "common.fullname" . }}-{{ sha256sum .spec | trunc 8 }}
+{{- define "common.metadata" -}}
+name: {{ .name | default (include "common.fullname" .) }}
+labels:
+  {{- include "common.labels" . | nindent 2 }}
 {{- end -}}

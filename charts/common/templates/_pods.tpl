@@ -1,7 +1,6 @@
 {{/*
 The securityContext of a pod. The images run as 10001. A volume's files are handed to the group once: done at each start
 it would take minutes on a large volume, and would open PostgreSQL's data to the group, which PostgreSQL refuses.
-  (dict "root" $)
 */}}
 {{- define "common.podSecurityContext" -}}
 runAsNonRoot: true
@@ -11,17 +10,6 @@ fsGroup: 10001
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile:
   type: RuntimeDefault
-{{- end -}}
-
-{{/*
-The securityContext of a container: with the pod's, what Pod Security "restricted" asks for, and a read-only root.
-  (dict "root" $)
-*/}}
-{{- define "common.containerSecurityContext" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
 {{- end -}}
 
 {{/*
@@ -54,43 +42,22 @@ securityContext:
 {{- end -}}
 
 {{/*
-A pod that `helm test` runs: one Python script, which fails with the reason. Kubernetes replaces $(NAME) in it.
-  (dict "root" $ "component" "mlflow" "image" "mlflow" "script" "the text" "env" "entries as text, or nothing")
+The volumes of a pod whose containers have common.containerDefaults. More may follow.
 */}}
-{{- define "common.testPod" -}}
-apiVersion: v1
-kind: Pod
-metadata:
-  name: {{ include "common.fullname" . }}-test
-  labels:
-    {{- include "common.labels" (dict "root" .root "component" (printf "%s-test" .component)) | nindent 4 }}
-  annotations:
-    helm.sh/hook: test
-    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
-spec:
-  restartPolicy: Never
-  {{- include "common.podDefaults" . | nindent 2 }}
-  containers:
-    - name: test
-      image: {{ include "common.image" (dict "root" .root "name" .image) }}
-      imagePullPolicy: {{ .root.Values.global.images.pullPolicy }}
-      args:
-        {{- list "python" "-c" .script | toYaml | nindent 8 }}
-      env:
-        - name: HOME
-          value: /tmp
-        {{- with .env }}
-        {{- . | nindent 8 }}
-        {{- end }}
-      resources:
-        requests: {cpu: 30m, memory: 128Mi}
-        limits: {memory: 512Mi}
-      securityContext:
-        {{- include "common.containerSecurityContext" . | nindent 8 }}
-      volumeMounts:
-        - name: tmp
-          mountPath: /tmp
-  volumes:
-    - name: tmp
-      emptyDir: {}
+{{- define "common.volumes" -}}
+volumes:
+  - name: tmp
+    emptyDir: {}
+{{- end -}}
+
+{{/*
+Annotations of a pod by which Prometheus finds its metrics.
+  (dict "port" 8000 "path" "/metrics"), which is the path where none is given
+*/}}
+{{- define "common.scraped" -}}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ .port | quote }}
+{{- with .path }}
+prometheus.io/path: {{ . }}
+{{- end }}
 {{- end -}}

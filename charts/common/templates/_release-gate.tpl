@@ -1,21 +1,27 @@
 {{/*
-An init container that waits until a migration Job has marked the revision in the database. The pod has a volume `tmp`.
+What the work of a Job on a database depends on: the image, the database's address, and what else there is. The Job marks
+it when it is done.
+  (dict "root" $ "image" "feast" "database" "feast" "also" "text, or nothing")
+*/}}
+{{- define "common.revision" -}}
+{{- $image := include "common.image" (dict "root" .root "name" .image) -}}
+{{- $database := include "common.postgresql.url" (dict "root" .root "database" .database) -}}
+{{- list $image $database .also | compact | join " " | sha256sum | trunc 8 -}}
+{{- end -}}
+
+{{/*
+An init container that waits until a Job has marked the revision in the database. Its pod has common.volumes.
 Plain Jobs and waiting pods, because Helm runs a hook only after `--wait` has seen the pods ready, which wait for it.
   (dict "root" $ "component" "mlflow" "image" "mlflow" "revision" "1a2b3c4d" "database" "mlflow")
 */}}
 {{- define "common.releaseGate" -}}
 - name: release-gate
-  image: {{ include "common.image" (dict "root" .root "name" .image) }}
-  imagePullPolicy: {{ .root.Values.global.images.pullPolicy }}
+  {{- include "common.containerImage" . | nindent 2 }}
   args: [release-gate, wait, {{ .component }}, {{ .revision | quote }}, --timeout, "600"]
   env:
     {{- include "common.postgresql.env" . | nindent 4 }}
   resources:
     requests: {cpu: 10m, memory: 64Mi}
     limits: {memory: 128Mi}
-  securityContext:
-    {{- include "common.containerSecurityContext" . | nindent 4 }}
-  volumeMounts:
-    - name: tmp
-      mountPath: /tmp
+  {{- include "common.containerDefaults" . | nindent 2 }}
 {{- end -}}

@@ -5,7 +5,7 @@ minio: minio
 mlflow: mlflow
 airflow: airflow-api-server
 modelServer: model-server
-statsd: airflow-statsd
+statsd: statsd
 redis: redis
 feast: feast
 sensorTrainer: sensor-trainer
@@ -35,4 +35,27 @@ http://<host>:<port> of a Service.
 */}}
 {{- define "common.serviceUrl" -}}
 http://{{ include "common.serviceHost" . }}:{{ include "common.servicePort" . }}
+{{- end -}}
+
+{{/*
+A Service with its first port, which is called like that of the container; more ports may follow.
+  (dict "root" $ "service" "mlflow" "port" "http" "annotations" (dict) "pods" "another component than the Service's")
+*/}}
+{{- define "common.service" -}}
+{{- $component := get (include "common.serviceComponents" . | fromYaml) .service -}}
+apiVersion: v1
+kind: Service
+metadata:
+  {{- include "common.metadata" (dict "root" .root "component" $component "name" (include "common.serviceHost" .)) | nindent 2 }}
+  {{- with .annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  selector:
+    {{- include "common.selectorLabels" (dict "root" .root "component" (.pods | default $component)) | nindent 4 }}
+  ports:
+    - name: {{ .port }}
+      port: {{ include "common.servicePort" . }}
+      targetPort: {{ .port }}
 {{- end -}}

@@ -1,6 +1,6 @@
 """Does a running Airflow do its work? Its parts are healthy, the admin can log in, DAGs are there, connections work.
 
-    python -m mlops.airflow.administration.check http://maestro-airflow-api-server:8080 [http://maestro-airflow-statsd:9102/metrics]
+    python -m mlops.airflow.administration.check http://maestro-airflow-api-server:8080 [http://maestro-statsd:9102/metrics]
     python -m mlops.airflow.administration.check connections
 
 The first is run by `helm test` in a pod that has the environment and the service account of Airflow's own; it may come

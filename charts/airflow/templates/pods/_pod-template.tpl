@@ -1,0 +1,32 @@
+{{/*
+The pod that every task pod starts from. The operator adds name, command, size, image, and the environment that the
+command needs.
+*/}}
+{{- define "airflow.podTemplate" -}}
+apiVersion: v1
+kind: Pod
+metadata:
+  labels:
+    app.kubernetes.io/instance: {{ .Release.Name }}
+    app.kubernetes.io/part-of: maestro
+    app.kubernetes.io/component: task
+    app: task
+    component: task
+spec:
+  restartPolicy: Never
+  serviceAccountName: {{ include "common.fullname" (dict "root" . "component" "task") }}
+  {{- include "common.podDefaults" (dict "root" . "values" .Values.taskPods) | nindent 2 }}
+  containers:
+    - name: base
+      imagePullPolicy: {{ .Values.global.images.pullPolicy }}
+      terminationMessagePath: /dev/termination-log
+      terminationMessagePolicy: FallbackToLogsOnError
+      env:
+        - name: HOME
+          value: /tmp
+        {{- with .Values.taskPods.env }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      {{- include "common.containerDefaults" . | nindent 6 }}
+  {{- include "common.volumes" . | nindent 2 }}
+{{- end -}}

@@ -1,0 +1,56 @@
+{{/*
+The image of a container, and when nodes pull it.
+  (dict "root" $ "image" "mlflow")
+*/}}
+{{- define "common.containerImage" -}}
+image: {{ include "common.image" (dict "root" .root "name" .image) }}
+imagePullPolicy: {{ .root.Values.global.images.pullPolicy }}
+{{- end -}}
+
+{{/*
+The securityContext of a container: with the pod's, what Pod Security "restricted" asks for, and a read-only root.
+*/}}
+{{- define "common.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/*
+The end of a container: its rights and what it can write to. More mounts may follow. Its pod has common.volumes.
+  (dict "data" "/data"), the folder of a store's volume, or nothing
+*/}}
+{{- define "common.containerDefaults" -}}
+securityContext:
+  {{- include "common.containerSecurityContext" . | nindent 2 }}
+volumeMounts:
+  {{- with .data }}
+  - name: data
+    mountPath: {{ . }}
+  {{- end }}
+  - name: tmp
+    mountPath: /tmp
+{{- end -}}
+
+{{/*
+The probes of a server. Ready is one that answers within 5 s, and one that has not answered for a minute is restarted.
+  (dict "ask" "httpGet: {path: /health, port: http}" "startupFailures" 150 "alive" "exec: {command: [...]}")
+startupFailures: of tries every 2 s. alive: what the liveness probe asks where it is something else.
+*/}}
+{{- define "common.probes" -}}
+startupProbe:
+  {{ .ask }}
+  periodSeconds: 2
+  timeoutSeconds: 5
+  failureThreshold: {{ .startupFailures }}
+readinessProbe:
+  {{ .ask }}
+  periodSeconds: 5
+  timeoutSeconds: 5
+livenessProbe:
+  {{ .alive | default .ask }}
+  periodSeconds: 10
+  timeoutSeconds: 10
+  failureThreshold: 6
+{{- end -}}

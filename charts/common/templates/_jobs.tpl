@@ -1,0 +1,42 @@
+{{/*
+A Job of one container. A Job cannot be changed, so its name ends with a hash of its spec: another spec is another Job.
+  (dict "root" $ "component" "feast-apply" "container" "text" "refusal" 65 "serviceAccount" "" "volumes" "text")
+refusal: the exit code of a container that would fail again however often it is tried. volumes: more than common.volumes.
+*/}}
+{{- define "common.job" -}}
+{{- $spec := include "common.jobSpec" . -}}
+{{- $name := printf "%s-%s" (include "common.fullname" .) (sha256sum $spec | trunc 8) -}}
+apiVersion: batch/v1
+kind: Job
+metadata:
+  {{- include "common.metadata" (dict "root" .root "component" .component "name" $name) | nindent 2 }}
+spec:
+  {{- $spec | nindent 2 }}
+{{- end -}}
+
+{{- define "common.jobSpec" -}}
+backoffLimit: 10
+{{- with .refusal }}
+podFailurePolicy:
+  rules:
+    - action: FailJob
+      onExitCodes: {operator: In, values: [{{ . }}]}
+{{- end }}
+template:
+  metadata:
+    labels:
+      {{- include "common.labels" . | nindent 6 }}
+  spec:
+    {{- /* Kubernetes wants Never beside a podFailurePolicy. */}}
+    restartPolicy: {{ empty .refusal | ternary "OnFailure" "Never" }}
+    {{- with .serviceAccount }}
+    serviceAccountName: {{ . }}
+    {{- end }}
+    {{- include "common.podDefaults" (dict "root" .root "values" .root.Values) | nindent 4 }}
+    containers:
+      {{- .container | nindent 6 }}
+    {{- include "common.volumes" . | nindent 4 }}
+    {{- with .volumes }}
+      {{- . | nindent 6 }}
+    {{- end }}
+{{- end -}}

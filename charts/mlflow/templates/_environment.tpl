@@ -1,0 +1,45 @@
+{{/*
+The environment of the server and of the migration: where the tables lie.
+*/}}
+{{- define "mlflow.databaseEnv" -}}
+- name: HOME
+  value: /tmp
+- name: MLFLOW_BACKEND_STORE_URI
+  value: {{ include "common.postgresql.url" (dict "root" . "database" "mlflow" "scheme" "postgresql+psycopg2") | quote }}
+{{ include "common.postgresql.env" (dict "root" . "database" "mlflow") }}
+- name: MLFLOW_DISABLE_TELEMETRY
+  value: "true"
+{{- end -}}
+
+{{- define "mlflow.serverEnv" -}}
+{{ include "mlflow.databaseEnv" . }}
+{{ include "common.s3.env" (dict "root" .) }}
+# Jobs of the server itself, such as LLM judges, are not used here and take four times the memory.
+- name: MLFLOW_SERVER_ENABLE_JOB_EXECUTION
+  value: "false"
+- name: POD_IP
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
+- name: MLFLOW_SERVER_ALLOWED_HOSTS
+  value: {{ include "mlflow.allowedHosts" . | quote }}
+{{- with .Values.corsAllowedOrigins }}
+- name: MLFLOW_SERVER_CORS_ALLOWED_ORIGINS
+  value: {{ join "," . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/*
+The Host headers the server answers to: the Service's names, this pod's address for Prometheus, and the names that a
+port-forward is called by; each with and without a port.
+*/}}
+{{- define "mlflow.allowedHosts" -}}
+{{- $service := include "common.serviceHost" (dict "root" . "service" "mlflow") -}}
+{{- $inNamespace := printf "%s.%s" $service .Release.Namespace -}}
+{{- $names := list $service $inNamespace (printf "%s.svc" $inNamespace) (printf "%s.svc.%s" $inNamespace .Values.clusterDomain) "$(POD_IP)" "localhost" "127.0.0.1" -}}
+{{- $hosts := list -}}
+{{- range concat $names .Values.allowedHosts -}}
+{{- $hosts = concat $hosts (list . (printf "%s:*" .)) -}}
+{{- end -}}
+{{- join "," $hosts -}}
+{{- end -}}
