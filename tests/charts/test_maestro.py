@@ -262,7 +262,6 @@ NEEDS: dict[str, dict[str, Any]] = {
     "minio.enabled": {"global": {"s3": {"existingSecret": "x"}}},
     "mlflow.enabled": {"global": {"services": {"mlflow": {"name": "x"}}}},
     "airflow.dags.persistence": {"airflow": {"dags": {"persistence": {"enabled": True}}}},
-    "airflow.variables.slack_webhook_url": {"global": {"notifications": {"slackWebhookSecret": "slack"}}},
     "feast.replicas": {"feast": {"autoscaling": {"enabled": False}}},
     "sensorTrainer.replicas": {"sensorTrainer": {"autoscaling": {"enabled": False}}},
     "sensorTrainer.worker.replicas": {"sensorTrainer": {"worker": {"autoscaling": {"enabled": False}}}},

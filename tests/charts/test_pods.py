@@ -184,7 +184,7 @@ SECRETS: dict[str, dict[str, str]] = {
     "airflow-dag-processor release-gate": database("airflow"),
     "airflow-scheduler release-gate": database("airflow"),
     "airflow-scheduler scheduler": AIRFLOW,
-    "airflow-setup setup": AIRFLOW | ADMIN | {"SECRET_": "slack/url"},
+    "airflow-setup setup": AIRFLOW | ADMIN,
     "airflow-test test": AIRFLOW | ADMIN,
     "airflow-triggerer release-gate": database("airflow"),
     "airflow-triggerer triggerer": AIRFLOW,
@@ -219,8 +219,7 @@ def test_containers_are_told_of_secrets_what_the_table_says_and_no_more() -> Non
     told = {}
     for name, _, container in each(maestro("everything")):
         references = {
-            # What a connection or a variable names has a digest for a name.
-            re.sub(r"^SECRET_\w{8}$", "SECRET_", key): f"{source['name'].removeprefix('maestro-')}/{source['key']}"
+            key: f"{source['name'].removeprefix('maestro-')}/{source['key']}"
             for key, value in environment(container).items()
             if isinstance(value, dict) and (source := value.get("secretKeyRef"))
         }

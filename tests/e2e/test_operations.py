@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from infrastructure.release import find, kubectl, object_name, wait_until
-from infrastructure.services import admin, object_store_keys, port_forward
+from infrastructure.services import admin, object_store_keys, port_forward, service
 from infrastructure.ui import PAGES
 from mlops.registry.record import FEATURE_SERVICE
 from mlops.stores.deployments import VERSION_ANNOTATION
@@ -111,17 +111,20 @@ def test_the_version_before_is_served_again_after_a_rollback(services, deployed,
 
 
 def test_connections_are_checked_and_a_broken_one_is_named_with_what_to_do(services):
-    code, output = make("check-connections")
-    assert code == 0, output
-    path = "/connections/mlflow_default"
-    real = services.airflow.call("GET", path)
-    services.airflow.call("PATCH", path, params={"update_mask": ["port"]}, json={**real, "port": 1})
+    mlflow = service("mlflow")
+    own = {"connection_id": "e2e_own", "conn_type": "http", "host": mlflow.name, "port": mlflow.port("http")}
+    services.airflow.call("POST", "/connections", json=own)
+    path = f"/connections/{own['connection_id']}"
     try:
         code, output = make("check-connections")
+        assert code == 0, output
+        assert "ok     connection e2e_own" in output
+        services.airflow.call("PATCH", path, params={"update_mask": ["port"]}, json={**own, "port": 1})
+        code, output = make("check-connections")
     finally:
-        services.airflow.call("PATCH", path, params={"update_mask": ["port"]}, json=real)
+        services.airflow.call("DELETE", path)
     assert code != 0
-    assert [line for line in output.splitlines() if "mlflow_default" in line and "FAILED" in line.upper()], output
+    assert "FAILED connection e2e_own" in output
 
 
 def test_a_new_dag_file_is_in_the_release_after_make_dags(services, tmp_path):

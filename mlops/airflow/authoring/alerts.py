@@ -16,10 +16,8 @@ from typing import Any
 from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference  # type: ignore[attr-defined]  # loaded lazily
 
 from mlops.airflow.pods.trigger import FAILURE_KEY
-from mlops.notify.webhook import post
+from mlops.notify.webhook import WEBHOOK_URL, post
 from mlops.result import EXIT_REFUSED, Failure
-
-WEBHOOK = "MAESTRO_SLACK_WEBHOOK_URL"  # environment key, from the Secret global.notifications.slackWebhookSecret
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +62,7 @@ async def deadline_missed(context: Mapping[str, Any] | None = None, **details: A
 def tell(text: str) -> None:
     """Logs the text and posts it to the webhook, where there is one."""
     log.warning("alert: %s", text)
-    url = os.environ.get(WEBHOOK)
+    url = os.environ.get(WEBHOOK_URL)
     if url:
         try:
             post(url, text)
