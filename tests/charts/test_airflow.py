@@ -229,6 +229,18 @@ def test_a_value_removed_with_null_is_no_longer_declared() -> None:
     assert "alert_email" not in declared["variables"]
 
 
+def test_the_mail_server_that_the_comment_shows_is_a_connection_whose_password_comes_from_its_secret() -> None:
+    lines = (ROOT / "charts/airflow/values.yaml").read_text().splitlines()
+    shown = "\n".join(line.removeprefix("  #") for line in lines if line.startswith("  #   "))
+    own = yaml.safe_load(shown)
+    assert list(own) == ["smtp_default"]
+    objects = airflow({"connections": own})
+    declared = settings(objects)["connections"]["smtp_default"]
+    key = declared.pop("password")["environment"]
+    assert environment(setup_container(objects))[key]["secretKeyRef"] == {"name": "mail", "key": "password"}
+    assert declared == {name: value for name, value in own["smtp_default"].items() if name != "password"}
+
+
 def test_what_an_earlier_chart_declared_may_be_declared_by_people_and_is_whole_then() -> None:
     own = {"conn_type": "http", "host": "our-mlflow", "port": 80}
     values = {"connections": {"mlflow_default": own}, "variables": {"feature_offline_store": "s3://ours"}}

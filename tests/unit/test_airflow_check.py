@@ -220,6 +220,26 @@ def test_a_variable_that_cannot_be_used_is_named_with_the_remedy(
     assert said in line
 
 
+@pytest.mark.parametrize(
+    ("value", "connections", "said"),
+    [
+        ("ml@example.com, on-call@example.com;a@b", ["smtp_default"], None),
+        ("ml@example.com", ["other"], "without the connection smtp_default: declare it in airflow.connections"),
+        ("ml@example.com, oncall", ["smtp_default"], "' oncall' is no address"),
+        ("ml@example.com,", ["smtp_default"], "'' is no address"),
+    ],
+)
+def test_who_is_to_get_mail_has_an_address_and_a_mail_server(
+    value: str, connections: list[str], said: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unused = [dict.fromkeys(("conn_type", "host", "port", "extra")) | {"connection_id": name} for name in connections]
+    results = list(check_settings(unused, {"alert_email": value}))
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{'FAILED' if said else 'ok    '} variable alert_email: ")
+    assert results[-1] is (said is None)
+    assert (said or value) in line
+
+
 def test_the_webhooks_host_is_reached_and_nothing_is_posted(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

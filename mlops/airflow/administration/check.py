@@ -14,10 +14,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -32,6 +33,7 @@ _PARTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 _TIMEOUT = 10  # seconds for one request
 _PATIENCE = 120.0  # seconds for what is still coming up, such as the first DAG after an install
 _PAUSE = 2.0  # seconds between two attempts
+_MAIL_CONNECTION = "smtp_default"  # by which mlops/airflow/authoring/alerts.py sends mail
 
 
 class CheckFailed(Exception):
@@ -91,6 +93,9 @@ def check_settings(
     for name, use_value in _VARIABLES.items():
         if name in variables:
             yield _report(f"variable {name}", use_value, variables[name], deadline=deadline)
+    if recipients := variables.get("alert_email"):
+        ids = {connection["connection_id"] for connection in connections}
+        yield _report("variable alert_email", _recipients, recipients, ids, deadline=deadline)
     if url := os.environ.get(WEBHOOK_URL):
         yield _report("webhook", _webhook, url, deadline=deadline)
 
@@ -221,6 +226,18 @@ def _number(value: str, allowed: Callable[[float], bool], which: str) -> float:
     if not allowed(number):
         raise CheckFailed(f"{value!r} is no number {which}: correct it in airflow.variables and run helm upgrade")
     return number
+
+
+def _recipients(value: str, connections: Collection[str]) -> str:
+    """Sends nothing: whether the mail server is there is asked by its connection."""
+    if wrong := [address for address in re.split("[,;]", value) if not re.fullmatch(r"\s*[^@\s]+@[^@\s]+\s*", address)]:
+        raise CheckFailed(f"{wrong[0]!r} is no address: correct it in airflow.variables and run helm upgrade")
+    if _MAIL_CONNECTION not in connections:
+        raise CheckFailed(
+            f"{value} gets no mail without the connection {_MAIL_CONNECTION}: "
+            "declare it in airflow.connections and run helm upgrade"
+        )
+    return value
 
 
 def _webhook(value: str) -> str:
