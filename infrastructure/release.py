@@ -19,9 +19,10 @@ class NotInstalled(Exception):
     """Something the platform should have is not in the cluster. The message says what and what to do."""
 
 
-def kubectl(*arguments: str, check: bool = True) -> str:
+def kubectl(*arguments: str, check: bool = True, stdin: str | None = None) -> str:
     """The output of a kubectl command in the platform's namespace; raises NotInstalled with its error."""
-    result = subprocess.run(["kubectl", "--namespace", NAMESPACE, *arguments], capture_output=True, text=True)
+    command = ["kubectl", "--namespace", NAMESPACE, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, input=stdin)
     if check and result.returncode:
         raise NotInstalled(f"kubectl {' '.join(arguments)}: {result.stderr.strip()} (install with 'make install')")
     return result.stdout

@@ -1,20 +1,18 @@
-"""The sensor trainer seen from outside the cluster: its API, and readings of the real set that a Job sends to it."""
+"""The sensor trainer seen from outside the cluster: its API, and readings of the real set that are sent to it."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import requests
 
-from infrastructure.release import NAMESPACE, RELEASE, NotInstalled, find, kubectl, succeeded, wait_until
+from infrastructure.commands import run
+from infrastructure.release import NotInstalled, wait_until
 from infrastructure.services import port_forward, service, session
 
 COMPONENT = "sensor-trainer"
-_SECONDS = 300
 _SERVED_SECONDS = 90
 
 
@@ -61,43 +59,5 @@ def trainer() -> Iterator[Trainer]:
 
 
 def replay(hours: float) -> dict[str, Any]:
-    """Sends the newest hours of the real set to the trainer, from inside the cluster; returns the command's result.
-
-    The Job is that of `make data` with another command: it has the environment of a task pod.
-    """
-    cron = find("cronjob", "datasets")
-    spec = cron["spec"]["jobTemplate"]["spec"]
-    command = ["python", "-m", "mlops", "sensor-trainer", "replay", "--dataset=shuttle", f"--hours={hours:g}"]
-    pod = spec["template"]["spec"]
-    pod.pop("initContainers", None)
-    pod["containers"] = [{**pod["containers"][0], "name": "replay", "args": command}]
-    job = _create(
-        {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "metadata": {"generateName": f"{RELEASE}-replay-", "labels": cron["metadata"]["labels"]},
-            "spec": spec,
-        }
-    )
-    if not succeeded(job, _SECONDS, "the job that sends readings"):
-        raise NotInstalled(f"no readings were sent: {kubectl('logs', job, check=False)[-2000:]}")
-    return _result(job)
-
-
-def _create(manifest: Mapping[str, Any]) -> str:
-    command = ["kubectl", "--namespace", NAMESPACE, "create", "-f", "-", "-o", "name"]
-    done = subprocess.run(command, input=json.dumps(manifest), capture_output=True, text=True)
-    if done.returncode:
-        raise NotInstalled(f"{' '.join(command)}: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
-def _result(job: str) -> dict[str, Any]:
-    """What the pod that succeeded left as its termination message."""
-    selector = f"job-name={job.rpartition('/')[2]}"
-    pods = json.loads(kubectl("get", "pods", "-l", selector, "--field-selector=status.phase=Succeeded", "-o", "json"))[
-        "items"
-    ]
-    message = pods[0]["status"]["containerStatuses"][0]["state"]["terminated"]["message"]
-    result: dict[str, Any] = json.loads(message)
-    return result
+    """Sends the newest hours of the real set to the trainer, from inside the cluster; returns the command's result."""
+    return run("sensor-trainer", "replay", "--dataset=shuttle", f"--hours={hours:g}").result

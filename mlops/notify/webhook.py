@@ -6,6 +6,7 @@ import urllib.request
 
 from mlops.result import Failure
 
+WEBHOOK_URL = "MAESTRO_SLACK_WEBHOOK_URL"  # environment key, from the Secret global.notifications.slackWebhookSecret
 _TIMEOUT = 10.0  # seconds
 
 

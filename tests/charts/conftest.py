@@ -4,7 +4,7 @@ import json
 import os
 import pickle
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,14 +72,10 @@ def find(objects: list[Object], kind: str, name: str) -> Object:
 
 def pod_specs(objects: list[Object]) -> Iterator[tuple[str, Object]]:
     """Each pod that the objects are or make: `Kind/name` and its spec."""
-    paths: dict[str, Callable[[Object], Object]] = {
-        "Pod": lambda entry: entry["spec"],
-        "CronJob": lambda entry: entry["spec"]["jobTemplate"]["spec"]["template"]["spec"],
-    }
     for entry in objects:
         kind, spec = entry["kind"], entry.get("spec") or {}
-        if kind in paths:
-            yield f"{kind}/{entry['metadata']['name']}", paths[kind](entry)
+        if kind == "Pod":
+            yield f"{kind}/{entry['metadata']['name']}", spec
         elif "template" in spec:
             yield f"{kind}/{entry['metadata']['name']}", spec["template"]["spec"]
 

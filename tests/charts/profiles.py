@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from infrastructure.commands import make_job
 from mlops.airflow.platform import Platform
 from mlops.airflow.pods.manifest import TaskTry, make_pod
 from tests.charts.conftest import ROOT, Object, find, render
@@ -34,15 +35,29 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 @cache
 def maestro(profile: str) -> list[Object]:
-    """The objects of the platform, and the pod of a task."""
+    """The objects of the platform, the pod of a task, and that of a command which a person runs."""
     objects = render("maestro", PROFILES[profile])
-    return [*objects, task_pod(objects)]
+    return [*objects, task_pod(objects), command_pod(objects)]
 
 
 def task_pod(objects: list[Object], identity: str | None = None, needs: Sequence[str] | None = None) -> Object:
     """What the operator makes of the template that the airflow chart renders; with all needs where none are given."""
     task = TaskTry("dag", "task", "run", -1, 1, str(uuid.UUID(int=1)))
     return make_pod(platform(objects), task, ["python", "-m", "mlops"], identity=identity, needs=needs)
+
+
+def command_job(objects: list[Object], group: str, command: str, *options: str) -> Object:
+    """What `infrastructure.commands` makes of what the umbrella renders."""
+    described = find(objects, "ConfigMap", "maestro-command")
+    installed = {**described, "metadata": {**described["metadata"], "uid": str(uuid.UUID(int=2))}}
+    return make_job(installed, group, command, options)
+
+
+def command_pod(objects: list[Object]) -> Object:
+    """The pod of that Job, for the command of those that people run which opens most."""
+    template = command_job(objects, "features", "build")["spec"]["template"]
+    metadata = {"name": "maestro-command", **template["metadata"]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
 
 def platform(objects: list[Object]) -> Platform:
@@ -62,7 +77,6 @@ def pods(objects: list[Object]) -> dict[str, Object]:
     for entry in objects:
         name = re.sub(r"-[0-9a-f]{8}$", "", entry["metadata"]["name"].removeprefix("maestro-"))
         spec = entry.get("spec") or {}
-        spec = spec.get("jobTemplate", {}).get("spec", spec)
         if entry["kind"] == "Pod":
             found["task" if name.startswith("dag-task-") else name] = entry
         elif "template" in spec:

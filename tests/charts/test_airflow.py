@@ -198,27 +198,57 @@ def test_connections_are_templates_and_secrets_in_them_stay_in_their_secret() ->
     assert seen[declared["variables"]["hook"]["environment"]]["secretKeyRef"]["optional"] is True
 
 
-def test_the_webhooks_address_is_a_variable_out_of_its_secret_where_one_is_named_and_airflow_hides_it() -> None:
-    assert "slack_webhook_url" not in settings(airflow())["variables"]
-    assert not [name for name in environment(setup_container(airflow())) if name.startswith("SECRET_")]
+def test_the_webhooks_address_is_in_the_environment_and_no_variable() -> None:
     objects = airflow(SLACK)
-    key = settings(objects)["variables"]["slack_webhook_url"]["environment"]
-    reference = environment(setup_container(objects))[key]["secretKeyRef"]
-    assert reference == {"name": "slack", "key": "url", "optional": True}
-    assert cfg(objects)["core"]["sensitive_var_conn_names"] == "slack_webhook_url"
+    assert settings(objects)["variables"] == settings(airflow())["variables"]
+    for part in ("scheduler", "dag-processor", "triggerer"):
+        told = environment(container(part, template_of(part, objects)["spec"]))
+        reference = told["MAESTRO_SLACK_WEBHOOK_URL"]["secretKeyRef"]
+        assert reference == {"name": "slack", "key": "url", "optional": True}
 
 
-def test_the_feature_server_and_the_offline_store_are_declared_from_the_one_place_that_holds_them() -> None:
-    shared = {"services": {"feast": {"name": "features", "port": 81}}, "buckets": {"feast": "elsewhere"}}
-    declared = settings(airflow({"global": shared}))
-    assert declared["connections"]["feast_default"] == {"conn_type": "http", "host": "features", "port": "81"}
-    assert declared["variables"]["feature_offline_store"] == "s3://elsewhere"
+def test_a_secret_whose_name_is_a_template_is_none_where_that_is_empty() -> None:
+    name = "{{ .Values.global.notifications.slackWebhookSecret }}"
+    own = {"variables": {"hook": {"secretKeyRef": {"name": name, "key": "url"}}}}
+    assert "hook" not in settings(airflow(own))["variables"]
+    assert not [name for name in environment(setup_container(airflow(own))) if name.startswith("SECRET_")]
+    objects = airflow({**own, **SLACK})
+    key = settings(objects)["variables"]["hook"]["environment"]
+    assert environment(setup_container(objects))[key]["secretKeyRef"] == {"name": "slack", "key": "url"}
+
+
+def test_the_object_store_is_declared_from_the_one_place_that_holds_it() -> None:
+    shared = {"services": {"minio": {"name": "objects", "port": 81}}, "s3": {"external": {"region": "moon"}}}
+    declared = settings(airflow({"global": shared}))["connections"]["aws_default"]
+    assert declared["extra"] == {"endpoint_url": "http://objects:81", "region_name": "moon"}
 
 
 def test_a_value_removed_with_null_is_no_longer_declared() -> None:
-    declared = settings(airflow({"connections": {"mlflow_default": None}, "variables": {"alert_email": None}}))
-    assert "mlflow_default" not in declared["connections"]
+    declared = settings(airflow({"connections": {"aws_default": None}, "variables": {"alert_email": None}}))
+    assert "aws_default" not in declared["connections"]
     assert "alert_email" not in declared["variables"]
+
+
+def test_the_mail_server_that_the_comment_shows_is_a_connection_whose_password_comes_from_its_secret() -> None:
+    lines = (ROOT / "charts/airflow/values.yaml").read_text().splitlines()
+    shown = "\n".join(line.removeprefix("  #") for line in lines if line.startswith("  #   "))
+    own = yaml.safe_load(shown)
+    assert list(own) == ["smtp_default"]
+    objects = airflow({"connections": own})
+    declared = settings(objects)["connections"]["smtp_default"]
+    key = declared.pop("password")["environment"]
+    assert environment(setup_container(objects))[key]["secretKeyRef"] == {"name": "mail", "key": "password"}
+    assert declared == {name: value for name, value in own["smtp_default"].items() if name != "password"}
+
+
+def test_what_an_earlier_chart_declared_may_be_declared_by_people_and_is_whole_then() -> None:
+    own = {"conn_type": "http", "host": "our-mlflow", "port": 80}
+    values = {"connections": {"mlflow_default": own}, "variables": {"feature_offline_store": "s3://ours"}}
+    declared = settings(airflow(values))
+    assert declared["connections"]["mlflow_default"] == own
+    assert declared["variables"]["feature_offline_store"] == "s3://ours"
+    with pytest.raises(Refused, match=r"mlflow_default[\s\S]*conn_type"):
+        airflow({"connections": {"mlflow_default": {"host": "our-mlflow"}}})
 
 
 # Pods

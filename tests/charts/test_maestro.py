@@ -267,7 +267,6 @@ NEEDS: dict[str, dict[str, Any]] = {
     "mlflow.enabled": {"global": {"services": {"mlflow": {"name": "x"}}}},
     "monitoring.enabled": SILENT,
     "airflow.dags.persistence": {"airflow": {"dags": {"persistence": {"enabled": True}}}},
-    "airflow.variables.slack_webhook_url": {"global": {"notifications": {"slackWebhookSecret": "slack"}}},
     "feast.replicas": {"feast": {"autoscaling": {"enabled": False}}},
     "sensorTrainer.replicas": {"sensorTrainer": {"autoscaling": {"enabled": False}}},
     "sensorTrainer.worker.replicas": {"sensorTrainer": {"worker": {"autoscaling": {"enabled": False}}}},
@@ -369,11 +368,10 @@ def fixed(values: dict[str, Any]) -> list[Object]:
 
 
 def dataset_commands(values: dict[str, Any] | None = None) -> list[list[str]]:
-    """What the Job that `make data` makes runs, in its order, without `python -m mlops`."""
-    template = find(render("maestro", values), "CronJob", "maestro-datasets")["spec"]["jobTemplate"]["spec"]["template"]
-    for container in containers(template["spec"]):
-        assert container["args"][:3] == ["python", "-m", "mlops"]
-    return [container["args"][3:] for container in containers(template["spec"])]
+    """What `make data` runs, in its order."""
+    described = find(render("maestro", values), "ConfigMap", "maestro-command")
+    commands: list[list[str]] = yaml.safe_load(described["data"]["datasets.yaml"])
+    return commands
 
 
 def test_the_data_sets_are_loaded_and_then_their_features_are_computed_by_commands_that_there_are() -> None:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from mlops.result import EXIT_REFUSED, EXIT_SKIPPED
 from tests.charts.conftest import ROOT, Object, containers, environment, find, render
-from tests.charts.profiles import PROFILES, maestro, platform, pods, task_pod
+from tests.charts.profiles import PROFILES, command_job, maestro, platform, pods, task_pod
 
 CHARTS = ("postgresql", "redis", "minio", "mlflow", "feast", "modelServer", "sensorTrainer", "airflow", "monitoring")
 
@@ -182,12 +183,11 @@ SECRETS: dict[str, dict[str, str]] = {
     "airflow-dag-processor release-gate": database("airflow"),
     "airflow-scheduler release-gate": database("airflow"),
     "airflow-scheduler scheduler": AIRFLOW,
-    "airflow-setup setup": AIRFLOW | ADMIN | {"SECRET_": "slack/url"},
+    "airflow-setup setup": AIRFLOW | ADMIN,
     "airflow-test test": AIRFLOW | ADMIN,
     "airflow-triggerer release-gate": database("airflow"),
     "airflow-triggerer triggerer": AIRFLOW,
-    "datasets features": S3 | REGISTRY,
-    "datasets load": S3,
+    "command command": S3 | REGISTRY,
     "feast feast": S3 | REGISTRY | REDIS,
     "feast release-gate": database("feast"),
     "feast-apply apply": S3 | REGISTRY | REDIS | database("feast"),
@@ -217,8 +217,7 @@ def test_containers_are_told_of_secrets_what_the_table_says_and_no_more() -> Non
     told = {}
     for name, _, container in each(maestro("everything")):
         references = {
-            # What a connection or a variable names has a digest for a name.
-            re.sub(r"^SECRET_\w{8}$", "SECRET_", key): f"{source['name'].removeprefix('maestro-')}/{source['key']}"
+            key: f"{source['name'].removeprefix('maestro-')}/{source['key']}"
             for key, value in environment(container).items()
             if isinstance(value, dict) and (source := value.get("secretKeyRef"))
         }
@@ -247,7 +246,7 @@ PLACED = {
         {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
     ],
 }
-ANYWHERE = re.compile(r"(?!airflow).*-test|datasets")
+ANYWHERE = re.compile(r"(?!airflow).*-test|command")
 
 
 def test_every_pod_runs_where_values_say_and_pulls_as_they_say() -> None:
@@ -349,11 +348,18 @@ def test_a_job_is_tried_until_what_it_needs_is_there_and_stays_for_its_log(objec
         assert job.keys() <= {"backoffLimit", "template", "podFailurePolicy"}, name
 
 
-def test_data_sets_are_loaded_when_they_are_asked_for_and_at_no_other_time() -> None:
-    spec = find(maestro("default"), "CronJob", "maestro-datasets")["spec"]
-    assert spec["suspend"] is True
-    job = {key: value for key, value in spec["jobTemplate"]["spec"].items() if key != "template"}
-    assert job == {"backoffLimit": 3, "activeDeadlineSeconds": 600, "ttlSecondsAfterFinished": 3600}
+def test_a_job_that_a_person_asks_for_ends_soon_and_goes_with_the_release() -> None:
+    job = command_job(maestro("default"), "features", "build")
+    spec = {key: value for key, value in job["spec"].items() if key != "template"}
+    refused = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [EXIT_REFUSED, EXIT_SKIPPED]}}
+    assert spec == {
+        "backoffLimit": 3,
+        "activeDeadlineSeconds": 600,
+        "ttlSecondsAfterFinished": 3600,
+        "podFailurePolicy": {"rules": [refused]},
+    }
+    (owner,) = job["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"]) == ("ConfigMap", "maestro-command")
 
 
 # What `helm test` runs

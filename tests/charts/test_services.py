@@ -233,7 +233,7 @@ def test_people_find_each_service_and_its_login_by_what_the_charts_say_of_it(
     assert services.admin() == ("admin", "admin-password of maestro-airflow")
     assert services.object_store_keys() == ("root-user of maestro-minio", "root-password of maestro-minio")
     assert sensors.token() == "token of maestro-sensor-trainer"
-    assert release.object_name("cronjob", "datasets") == "cronjob/maestro-datasets"
+    assert release.object_name("configmap", "command") == "configmap/maestro-command"
 
 
 def test_people_find_them_under_other_names_at_other_ports_and_with_logins_of_their_own(

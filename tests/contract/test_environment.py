@@ -22,7 +22,7 @@ from mlops.config import (
 from mlops.needs import needs
 from mlops.result import Failure
 from tests.charts.conftest import ROOT, Loader, Object, containers, environment
-from tests.charts.profiles import maestro, platform, pods, task_pod
+from tests.charts.profiles import command_job, maestro, platform, pods, task_pod
 
 AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))
 # What the libraries read that the commands use, and in the case of the last the release gate.
@@ -67,8 +67,7 @@ RUN = {
 
 def test_the_containers_that_run_a_command_of_the_platform_are_these() -> None:
     assert RUN == {
-        "datasets load": ("ingestion", "load"),
-        "datasets features": ("features", "build"),
+        "command command": ("features", "build"),
         "minio-buckets buckets": ("ingestion", "buckets"),
         "feast feast": ("features", "serve"),
         "feast-apply apply": ("features", "apply"),
@@ -92,6 +91,12 @@ def test_a_task_pod_is_told_of_each_need_what_is_read_for_it() -> None:
     assert {need: {entry["name"] for entry in entries} for need, entries in environments.items()} == {
         need: record.keys() for need, record in NEEDS.items()
     }
+
+
+@pytest.mark.parametrize(("group", "command"), sorted(COMMANDS))
+def test_a_command_that_a_person_runs_is_told_what_it_opens_and_nothing_else(group: str, command: str) -> None:
+    (container,) = command_job(maestro("everything"), group, command)["spec"]["template"]["spec"]["containers"]
+    assert set(environment(container)) == set().union(*(NEEDS[need].keys() for need in needs(group, command)))
 
 
 def test_a_task_pod_without_needs_is_told_who_it_is_and_nothing_else() -> None:

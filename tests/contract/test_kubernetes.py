@@ -12,7 +12,7 @@ from kubernetes.client.exceptions import ApiException
 from mlops.result import Failure
 from mlops.stores.deployments import VERSION_ANNOTATION, Deployment
 from tests.charts.conftest import Object, containers, find, pod_specs, render
-from tests.charts.profiles import PROFILES
+from tests.charts.profiles import PROFILES, command_job
 from tests.conftest import eventually
 from tests.kube_apiserver import KubeApiserver, Namespace, call
 
@@ -25,7 +25,9 @@ def release(request: pytest.FixtureRequest, kube_apiserver: KubeApiserver) -> tu
     namespace = kube_apiserver.namespace()
     objects = render("maestro", PROFILES[request.param], namespace=namespace.namespace)
     namespace.grant(objects)
-    return namespace, objects
+    command = command_job(objects, "features", "build")
+    command["metadata"]["name"] = command["metadata"].pop("generateName") + "x"
+    return namespace, [*objects, command]
 
 
 def refusals(namespace: Namespace, objects: list[tuple[str, Object]]) -> dict[str, str]:

@@ -72,10 +72,3 @@ def test_a_pods_size_and_identity_are_declared(task: PodTask) -> None:
 def test_a_tasks_pool_is_declared_and_counts_deferred_tasks(task: PodTask) -> None:
     if task.pool != "default_pool":
         assert VALUES["pools"][task.pool]["include_deferred"] is True
-
-
-def test_every_variable_that_a_template_reads_is_declared() -> None:
-    import re
-
-    text = " ".join(" ".join(task.arguments) for task in tasks())
-    assert set(re.findall(r"var\.value\.(\w+)", text)) <= VALUES["variables"].keys()

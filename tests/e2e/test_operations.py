@@ -1,17 +1,18 @@
 """What people do with the installed platform: targets of make, its pages, going back a version, down and up again."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import requests
 
 from infrastructure.release import find, kubectl, object_name, wait_until
-from infrastructure.services import admin, object_store_keys, port_forward
+from infrastructure.services import admin, object_store_keys, port_forward, service
 from infrastructure.ui import PAGES
 from mlops.registry.record import FEATURE_SERVICE
 from mlops.stores.deployments import VERSION_ANNOTATION
@@ -29,7 +30,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference
 
-from mlops.airflow.authoring.alerts import deadline_missed
+from mlops.airflow.authoring.alerts import deadline_missed, task_failed
 from mlops.airflow.authoring.operator import PodTask, task_pod
 
 with DAG(
@@ -43,6 +44,9 @@ with DAG(
     ),
 ):
     PodTask(task_id="takes_longer", arguments=["sleep", "30"])
+
+with DAG(dag_id="e2e_fails", schedule=None, is_paused_upon_creation=False):
+    PodTask(task_id="fails", arguments=["false"], retries=0, on_failure_callback=task_failed)
 
 with DAG(dag_id="e2e_rollback", schedule=None, is_paused_upon_creation=False):
     task_pod("rollback", "serving", "rollback", model="sensor-failure", identity="deployer", pool="deployment")
@@ -76,7 +80,7 @@ def deployed(services):
 
 @pytest.fixture(scope="module")
 def dags(services):
-    with placed_dags(services, ["e2e_late", "e2e_rollback"], DAG_FILE):
+    with placed_dags(services, ["e2e_late", "e2e_fails", "e2e_rollback"], DAG_FILE):
         yield
 
 
@@ -86,6 +90,40 @@ def test_a_missed_deadline_is_told_of_while_the_run_goes_on(services, dags):
     triggerer = object_name("deployment", "airflow-triggerer")
     wait_until(lambda: text in kubectl("logs", triggerer, "--all-containers", "--since=10m"), 180, "the alert", 2)
     assert finished(services, run_id, "e2e_late") == "success", "late is not failed"
+
+
+MAIL_SERVER = "e2e-mail"
+
+
+@pytest.fixture
+def mailbox(services):
+    """What a mail server in the cluster has taken: Airflow sends its mail there until the test ends."""
+    before = services.airflow.call("GET", "/variables/alert_email")["value"]
+    (triggerer,) = find("deployment", "airflow-triggerer")["spec"]["template"]["spec"]["containers"]
+    program = ("python", "-Wignore", "-um", "smtpd", "-nc", "DebuggingServer", "0.0.0.0:2525")
+    try:
+        kubectl("run", MAIL_SERVER, f"--image={triggerer['image']}", "--", *program)
+        kubectl("wait", f"pod/{MAIL_SERVER}", "--for=condition=Ready", "--timeout=120s")
+        address = json.loads(kubectl("get", "pod", MAIL_SERVER, "-o", "json"))["status"]["podIP"]
+        extra = {"from_email": "maestro@example.com", "disable_ssl": True, "disable_tls": True}
+        server = {"conn_type": "smtp", "host": address, "port": 2525, "extra": json.dumps(extra)}
+        services.airflow.call("POST", "/connections", json={"connection_id": "smtp_default", **server})
+        services.airflow.call(
+            "PATCH", "/variables/alert_email", json={"key": "alert_email", "value": "e2e@example.com"}
+        )
+        yield lambda: kubectl("logs", MAIL_SERVER)
+    finally:
+        services.airflow.call("PATCH", "/variables/alert_email", json={"key": "alert_email", "value": before})
+        with suppress(requests.HTTPError):  # it may not have come so far
+            services.airflow.call("DELETE", "/connections/smtp_default")
+        kubectl("delete", "pod", MAIL_SERVER, "--ignore-not-found", "--now")
+
+
+def test_a_failed_task_and_a_missed_deadline_are_told_of_by_mail(services, dags, mailbox):
+    ends = {"e2e_fails": "failed", "e2e_late": "success"}
+    for dag_id, run_id in {dag_id: services.airflow.trigger(dag_id) for dag_id in ends}.items():
+        wait_until(lambda run_id=run_id: run_id in mailbox(), 180, f"a mail that names run {run_id} of {dag_id}", 2)
+        assert finished(services, run_id, dag_id) == ends[dag_id]
 
 
 def served_version():
@@ -111,28 +149,31 @@ def test_the_version_before_is_served_again_after_a_rollback(services, deployed,
 
 
 def test_connections_are_checked_and_a_broken_one_is_named_with_what_to_do(services):
-    code, output = make("check-connections")
-    assert code == 0, output
-    path = "/connections/mlflow_default"
-    real = services.airflow.call("GET", path)
-    services.airflow.call("PATCH", path, params={"update_mask": ["port"]}, json={**real, "port": 1})
+    mlflow = service("mlflow")
+    own = {"connection_id": "e2e_own", "conn_type": "http", "host": mlflow.name, "port": mlflow.port("http")}
+    services.airflow.call("POST", "/connections", json=own)
+    path = f"/connections/{own['connection_id']}"
     try:
         code, output = make("check-connections")
+        assert code == 0, output
+        assert "ok     connection e2e_own" in output
+        services.airflow.call("PATCH", path, params={"update_mask": ["port"]}, json={**own, "port": 1})
+        code, output = make("check-connections")
     finally:
-        services.airflow.call("PATCH", path, params={"update_mask": ["port"]}, json=real)
+        services.airflow.call("DELETE", path)
     assert code != 0
-    assert [line for line in output.splitlines() if "mlflow_default" in line and "FAILED" in line.upper()], output
+    assert "FAILED connection e2e_own" in output
 
 
 def test_a_new_dag_file_is_in_the_release_after_make_dags(services, tmp_path):
     dags = tmp_path / "dags"  # a copy: other tests read the repository's
     shutil.copytree(REPOSITORY / "dags", dags)
-    (dags / "e2e_new.py").write_text(DAG_FILE.replace("e2e_late", "e2e_new").replace("e2e_rollback", "e2e_new_too"))
+    (dags / "e2e_new.py").write_text(DAG_FILE.replace('"e2e_', '"e2e_new_'))
     try:
         code, output = make("dags", f"DAGS={dags}")
         assert code == 0, output
         known = lambda: {dag["dag_id"] for dag in services.airflow.call("GET", "/dags")["dags"]}  # noqa: E731
-        wait_until(lambda: {"e2e_new", "e2e_new_too"} <= known(), 180, "the new DAGs", 1)
+        wait_until(lambda: {"e2e_new_late", "e2e_new_rollback"} <= known(), 180, "the new DAGs", 1)
     finally:
         for component, container in DAG_READERS:
             place = ("exec", object_name("deployment", component), "-c", container, "--")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,19 @@ import pytest
 _SERVICES = """*" get service "*)
     component="$*"; component="${{component##*component=}}"
     cat "{folder}/service-${{component%% *}}" 2> /dev/null || echo '{{"items": []}}';;"""
+
+# The ConfigMap in which a release describes the Job of a command, small: JSON is YAML.
+_JOB = {"metadata": {"labels": {"a": "b"}}, "spec": {"template": {"spec": {"containers": [{"image": "datasets"}]}}}}
+_ENVIRONMENTS = {need: [{"name": need.upper(), "value": "x"}] for need in ("s3", "feast", "code", "sensor-trainer")}
+_LOADING = [["ingestion", "load", "--dataset", "all"], ["features", "build", "--dataset", "all"]]
+DESCRIBED: dict[str, Any] = {
+    "metadata": {"name": "our-command", "uid": "u-1"},
+    "data": {
+        "job.yaml": json.dumps(_JOB),
+        "environments.yaml": json.dumps(_ENVIRONMENTS | {"notifications": None}),
+        "datasets.yaml": json.dumps(_LOADING),
+    },
+}
 
 
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:

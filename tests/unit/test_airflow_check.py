@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +14,7 @@ import boto3
 import pytest
 
 from mlops.airflow.administration.check import check, check_settings
-from tests.conftest import ACCESS_KEY, SECRET_KEY
+from mlops.notify.webhook import WEBHOOK_URL
 from tests.unit.test_airflow_setup import own_airflow
 
 HEALTHY = {"status": "healthy"}
@@ -35,13 +34,14 @@ class Server:
         self.variables: dict[str, str] = {}
         self.metrics = "# TYPE airflow_scheduler_heartbeat counter\nairflow_scheduler_heartbeat 1\n"
         self.asked: list[str] = []
+        self.first_page = 200
         self.address = ""
 
     def answer(self, path: str, body: dict[str, str], token: str | None) -> tuple[int, Any]:
         self.asked.append(path)
         path = path.partition("?")[0]
-        if path in ("/", "/health", "/api/2.0/mlflow/experiments/search"):
-            return 200, {}
+        if path == "/":
+            return self.first_page, {}
         if path == "/metrics":
             return 200, self.metrics
         if path == "/api/v2/monitor/health":
@@ -172,14 +172,16 @@ def test_each_connection_that_does_not_work_is_named_with_its_cause(
     assert "pods of maestro cannot be listed" in kubernetes
 
 
-def test_mlflow_and_feast_are_asked_for_what_they_are_there_for(
-    server: Server, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("status", "named"), [(200, []), (401, []), (404, []), (500, ["answers 500"])])
+def test_a_web_server_without_a_first_page_answers_and_one_that_fails_does_not(
+    server: Server, capsys: pytest.CaptureFixture[str], status: int, named: list[str]
 ) -> None:
-    server.connections = [
-        connection(server, "http") | {"connection_id": name} for name in ("mlflow_default", "feast_default", "other")
-    ]
-    assert failures(server, capsys) == []
-    assert server.asked[-3:] == ["/api/2.0/mlflow/experiments/search?max_results=1", "/health", "/"]
+    server.first_page = status
+    server.connections = [connection(server, "http")]
+    found = failures(server, capsys)
+    assert len(found) == len(named)
+    assert all(part in line for part, line in zip(named, found, strict=True))
+    assert server.asked[-1] == "/"
 
 
 def settings_failures(variables: dict[str, str], capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -189,34 +191,15 @@ def settings_failures(variables: dict[str, str], capsys: pytest.CaptureFixture[s
     return [line for line in lines if line.startswith("FAILED")]
 
 
-@pytest.fixture
-def feature_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in (
-        ("AWS_ENDPOINT_URL_S3", s3_endpoint),
-        ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
-        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it would keep the keys of another test
-    bucket = f"check-{uuid.uuid4().hex}"
-    boto3.client("s3").create_bucket(Bucket=bucket)
-    return bucket
-
-
-def test_variables_that_can_be_used_pass_and_others_are_left_alone(
-    server: Server, feature_bucket: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_variables_that_can_be_used_pass_and_others_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     good = {
         "model_accuracy_threshold": "0.85",
         "anomaly_rate_threshold": "0.10",
         "feature_materialization_days": "7",
-        "feature_offline_store": f"s3://{feature_bucket}",
-        "slack_webhook_url": f"{server.address}/services/s3cret",
         "alert_email": "",
+        "own": "anything",
     }
     assert settings_failures(good, capsys) == []
-    assert server.asked == [], "a webhook's host is reached and nothing is posted"
 
 
 @pytest.mark.parametrize(
@@ -227,34 +210,65 @@ def test_variables_that_can_be_used_pass_and_others_are_left_alone(
         ("drift_effect_threshold", "nan", "no number from 0 to 1"),
         ("feature_materialization_days", "0", "no number above 0"),
         ("feature_materialization_days", "a week", "no number above 0"),
-        ("feature_offline_store", "/features", "no address like s3://feast"),
-        ("feature_offline_store", "s3://nowhere", "global.buckets.feast"),
-        ("slack_webhook_url", "http://127.0.0.1:1/services/s3cret", "127.0.0.1:1 cannot be reached"),
-        ("slack_webhook_url", "s3cret", "slackWebhookSecret"),
     ],
 )
-@pytest.mark.usefixtures("feature_bucket")
 def test_a_variable_that_cannot_be_used_is_named_with_the_remedy(
     name: str, value: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (line,) = settings_failures({name: value}, capsys)
     assert line.startswith(f"FAILED variable {name}: ")
     assert said in line
+
+
+@pytest.mark.parametrize(
+    ("value", "connections", "said"),
+    [
+        ("ml@example.com, on-call@example.com;a@b", ["smtp_default"], None),
+        ("ml@example.com", ["other"], "without the connection smtp_default: declare it in airflow.connections"),
+        ("ml@example.com, oncall", ["smtp_default"], "' oncall' is no address"),
+        ("ml@example.com,", ["smtp_default"], "'' is no address"),
+    ],
+)
+def test_who_is_to_get_mail_has_an_address_and_a_mail_server(
+    value: str, connections: list[str], said: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unused = [dict.fromkeys(("conn_type", "host", "port", "extra")) | {"connection_id": name} for name in connections]
+    results = list(check_settings(unused, {"alert_email": value}))
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{'FAILED' if said else 'ok    '} variable alert_email: ")
+    assert results[-1] is (said is None)
+    assert (said or value) in line
+
+
+def test_the_webhooks_host_is_reached_and_nothing_is_posted(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(WEBHOOK_URL, f"{server.address}/services/s3cret")
+    assert settings_failures({}, capsys) == []
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("http://127.0.0.1:1/services/s3cret", "127.0.0.1:1 cannot be reached"), ("s3cret", "slackWebhookSecret")],
+)
+def test_a_webhook_that_cannot_be_used_is_named_and_its_address_stays_secret(
+    url: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(WEBHOOK_URL, url)
+    (line,) = settings_failures({}, capsys)
+    assert line.startswith("FAILED webhook: ")
+    assert said in line
     assert "s3cret" not in line
-
-
-def test_a_variable_that_the_api_hides_is_no_failure(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    server.variables = {"slack_webhook_url": "***"}
-    assert failures(server, capsys) == []
 
 
 def test_in_a_pod_of_airflows_own_connections_and_variables_are_read_without_a_login(
     server: Server, postgresql: str, tmp_path: Path
 ) -> None:
     airflow = own_airflow(postgresql, tmp_path)
-    feast = {key: value for key, value in connection(server, "http").items() if key in ("conn_type", "host", "port")}
+    working = {key: value for key, value in connection(server, "http").items() if key in ("conn_type", "host", "port")}
     airflow.setup(
-        connections={"feast_default": feast, "gone": {"conn_type": "http", "host": "127.0.0.1", "port": "1"}},
+        connections={"working": working, "gone": {"conn_type": "http", "host": "127.0.0.1", "port": "1"}},
         variables={"model_f1_threshold": "0.80"},
     )
     result = subprocess.run(
@@ -264,6 +278,6 @@ def test_in_a_pod_of_airflows_own_connections_and_variables_are_read_without_a_l
         text=True,
     )
     assert result.returncode == 1, result.stderr
-    assert f"ok     connection feast_default: {server.address}/health answers 200" in result.stdout
+    assert f"ok     connection working: {server.address} answers 200" in result.stdout
     assert "FAILED connection gone: http://127.0.0.1:1 does not answer" in result.stdout
     assert "ok     variable model_f1_threshold: 0.8" in result.stdout

@@ -1,70 +1,134 @@
-"""`make data` by a stand-in for kubectl."""
+"""`make data`, and the Job that runs a command in the cluster, by a stand-in for kubectl."""
 
 import json
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from infrastructure import data
-from tests.unit.programs import stand_in
+from infrastructure import commands, data
+from mlops.result import Failure
+from tests.unit.programs import DESCRIBED, stand_in
 
+# A Job is called by the number of those that were made.
 KUBECTL = """#!/bin/sh
-echo "$*" >> {calls}
+echo "$*" >> {folder}/calls
 case "$*" in
   *{fails}*) echo 'the cause' >&2; exit 1;;
-  *" get cronjob "*) echo '{cron}';;
-  *" create job "*) echo job.batch/of-now;;
-  *" get job.batch/of-now "*) echo '{job}';;
-  *" logs job.batch/of-now "*) echo 'what the job said';;
+  *" get configmap "*) echo {described};;
+  *" create "*)
+    number=$(ls {folder} | grep -c created-)
+    cat > {folder}/created-$number
+    echo job.batch/of-now-$number;;
+  *" get job.batch/of-now-"*) echo {job};;
+  *" logs job.batch/of-now-"*) echo "what ${{4}} said";;
+  *" get pods -l job-name=of-now-"*" --field-selector=status.phase=Succeeded "*) echo {pods};;
 esac
 """
 
 
+class Cluster:
+    """Shows each Job with one condition, and keeps what was asked."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder, self._monkeypatch = folder, monkeypatch
+        self.shows("Complete")
+
+    def shows(self, condition: str, status: str = "True", *, fails: str = "never", installed: bool = True) -> None:
+        ended = {"state": {"terminated": {"message": json.dumps({"rows": 3})}}}
+        answers = {
+            "described": {"items": [DESCRIBED] if installed else []},
+            "job": {"status": {"conditions": [{"type": condition, "status": status}]}},
+            "pods": {"items": [{"status": {"containerStatuses": [ended]}}]},
+        }
+        quoted = {name: shlex.quote(json.dumps(answer)) for name, answer in answers.items()}
+        stand_in(self._folder, self._monkeypatch, "kubectl", KUBECTL.format(folder=self._folder, fails=fails, **quoted))
+
+    @property
+    def calls(self) -> list[str]:
+        return (self._folder / "calls").read_text().splitlines()
+
+    @property
+    def created(self) -> list[dict[str, Any]]:
+        return [json.loads(path.read_text()) for path in sorted(self._folder.glob("created-*"))]
+
+
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Puts a kubectl on the PATH that shows the job with one condition; returns what reads the calls."""
-
-    def shown(condition: str, status: str = "True", *, fails: str = "never", crons: tuple[str, ...] = ("our-sets",)):
-        answer = json.dumps({"status": {"conditions": [{"type": condition, "status": status}]}})
-        cron = json.dumps({"items": [{"metadata": {"name": name}} for name in crons]})
-        script = KUBECTL.format(calls=tmp_path / "calls", job=answer, fails=fails, cron=cron)
-        stand_in(tmp_path, monkeypatch, "kubectl", script)
-        return lambda: (tmp_path / "calls").read_text().splitlines()
-
-    return shown
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    return Cluster(tmp_path, monkeypatch)
 
 
-def test_the_data_sets_are_loaded_by_a_job_of_the_release_whose_log_is_shown(job, capsys):
-    calls = job("Complete")
+def arguments(job: dict[str, Any]) -> str:
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    return " ".join(container["args"])
+
+
+def test_the_commands_that_the_release_names_run_one_after_the_other_and_their_logs_are_shown(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert data.main() == 0
-    assert capsys.readouterr().out == "what the job said\n"
-    found, created, *_ = calls()
-    assert "-l app.kubernetes.io/instance=maestro,app.kubernetes.io/component=datasets" in found
-    assert created.startswith("--namespace maestro create job our-sets-")
-    assert "--from=cronjob/our-sets" in created
+    assert capsys.readouterr().out == "what job.batch/of-now-0 said\nwhat job.batch/of-now-1 said\n"
+    assert [arguments(job) for job in cluster.created] == [
+        "python -m mlops ingestion load --dataset all",
+        "python -m mlops features build --dataset all",
+    ]
+    assert "-l app.kubernetes.io/instance=maestro,app.kubernetes.io/component=command" in cluster.calls[0]
+    assert all(call.startswith("--namespace maestro ") for call in cluster.calls)
 
 
-def test_a_job_that_failed_fails_the_target_with_its_log(job, capsys):
-    job("Failed")
+def test_a_command_that_failed_fails_the_target_with_its_log_and_ends_it(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.shows("Failed")
     assert data.main() == 1
-    assert capsys.readouterr().out == "what the job said\n"
+    assert "ingestion load failed, its log ends with:\nwhat job.batch/of-now-0 said" in capsys.readouterr().err
+    assert len(cluster.created) == 1
 
 
 @pytest.mark.parametrize(("condition", "status"), [("Suspended", "True"), ("Complete", "False")])
-def test_a_job_that_does_not_end_fails_the_target(job, capsys, monkeypatch, condition, status):
-    job(condition, status)
-    monkeypatch.setattr(data, "SECONDS", 0)
+def test_a_job_that_does_not_end_fails_the_target(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, condition: str, status: str
+) -> None:
+    cluster.shows(condition, status)
+    monkeypatch.setattr(commands, "SECONDS", 0)
     assert data.main() == 1
-    assert "the job that loads the data sets: not within 0 s" in capsys.readouterr().err
+    assert "the job of ingestion load: not within 0 s" in capsys.readouterr().err
 
 
-def test_a_release_without_the_job_fails_the_target_and_says_what_was_looked_for(job, capsys):
-    job("Complete", crons=())
+def test_a_release_that_does_not_describe_the_job_fails_the_target_and_says_what_was_looked_for(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.shows("Complete", installed=False)
     assert data.main() == 1
-    assert 'no cronjob of release "maestro" with component "datasets"' in capsys.readouterr().err
+    assert 'no configmap of release "maestro" with component "command"' in capsys.readouterr().err
 
 
-def test_a_job_that_cannot_be_made_fails_the_target_with_the_cause(job, capsys):
-    job("Complete", fails="create")
+def test_a_job_that_cannot_be_made_fails_the_target_with_the_cause(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.shows("Complete", fails="create")
     assert data.main() == 1
     assert "the cause (install with 'make install')" in capsys.readouterr().err
+
+
+def test_a_command_hands_back_its_result_and_its_log(cluster: Cluster) -> None:
+    assert commands.run("notify", "send", "--text=done") == ({"rows": 3}, "what job.batch/of-now-0 said\n")
+
+
+def test_a_job_is_told_what_its_command_opens_and_goes_with_the_release() -> None:
+    job = commands.make_job(DESCRIBED, "sensor-trainer", "replay", ["--hours=1"])
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert [entry["name"] for entry in container["env"]] == ["S3", "SENSOR-TRAINER"]
+    assert container["image"] == "datasets"
+    assert job["metadata"] == {
+        "labels": {"a": "b"},
+        "generateName": "our-command-sensor-trainer-replay-",
+        "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "our-command", "uid": "u-1"}],
+    }
+    assert commands.make_job(DESCRIBED, "notify", "send")["spec"]["template"]["spec"]["containers"][0]["env"] == []
+
+
+def test_a_command_of_which_nothing_says_what_it_opens_is_not_run() -> None:
+    with pytest.raises(Failure, match=r"mlops/needs\.py"):
+        commands.make_job(DESCRIBED, "training", "dream")

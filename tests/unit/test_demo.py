@@ -16,7 +16,7 @@ import pytest
 from infrastructure import airflow, demo, sensors, ui
 from infrastructure.services import SECRET_NAME, USERNAME
 from tests.conftest import ROOT, free_ports
-from tests.unit.programs import put_service, services_case, stand_in
+from tests.unit.programs import DESCRIBED, put_service, services_case, stand_in
 from tests.unit.trainer_api import Api, Reply, serving
 
 FAILURE, HEALTHY = ({"sensor": "shuttle", "values": {"f1": first}} for first in (97.0, 50.0))
@@ -47,9 +47,9 @@ case "$*" in
   *port-forward*) echo 'Forwarding from 127.0.0.1:{port} -> 8080'; exec sleep 60;;
   {services}
   *" get secret ours "*) echo {secret};;
-  *" get cronjob "*) echo {cron};;
-  *" create "*) cat > {created}; echo job.batch/maestro-replay-x;;
-  *" get job.batch/maestro-replay-x "*) echo {job};;
+  *" get configmap "*) echo {described};;
+  *" create "*) cat > {created}; echo job.batch/of-now;;
+  *" get job.batch/of-now "*) echo {job};;
   *" get pods -l "*) echo {pods};;
   *" get pods"*) echo 'the pods as they are';;
   *" logs "*) echo 'what the job said';;
@@ -74,15 +74,12 @@ class Platform:
 
     def kubectl(self, *, job: str = "Complete", port: int | None = None) -> None:
         """job: how the Job that sends readings ends; port: where the forwards lead, if not to the services."""
-        pod = {"containers": [{"name": "load", "image": "task", "args": ["load"]}], "initContainers": [{"name": "x"}]}
-        metadata = {"name": "our-sets", "labels": {"a": "b"}}
-        cron = {"metadata": metadata, "spec": {"jobTemplate": {"spec": {"template": {"spec": pod}}}}}
         keys = ("admin-password", "root-user", "root-password", "token")
         secret = {"data": {key: base64.b64encode(f"the {key}".encode()).decode() for key in keys}}
         status = {"state": {"terminated": {"message": json.dumps(SENT)}}}
         answers = {
             "secret": secret,
-            "cron": {"items": [cron]},
+            "described": {"items": [DESCRIBED]},
             "job": {"status": {"conditions": [{"type": job, "status": "True"}]}},
             "pods": {"items": [{"status": {"containerStatuses": [status]}}]},
         }
@@ -175,12 +172,9 @@ def test_the_demo_runs_each_dag_once_and_shows_what_came_of_it(platform, capsys)
     assert set(asked.values()) == {"Bearer the-token"}
 
 
-def test_readings_are_sent_by_a_job_with_the_environment_of_a_task(platform):
+def test_readings_are_sent_by_a_job_of_the_release(platform):
     assert demo.main() == 0
-    pod = platform.created["spec"]["template"]["spec"]
-    assert "initContainers" not in pod
-    (container,) = pod["containers"]
-    assert (container["name"], container["image"]) == ("replay", "task")
+    (container,) = platform.created["spec"]["template"]["spec"]["containers"]
     assert container["args"] == [
         *("python", "-m", "mlops", "sensor-trainer", "replay", "--dataset=shuttle", f"--hours={demo.REPLAYED_HOURS}")
     ]
@@ -270,7 +264,7 @@ def test_a_platform_that_is_not_there_fails_the_demo(platform, capsys, tmp_path,
 def test_a_job_that_sent_no_readings_fails_the_demo_with_what_it_said(platform, capsys):
     platform.kubectl(job="Failed")
     assert demo.main() == 1
-    assert "no readings were sent: what the job said" in capsys.readouterr().err
+    assert "sensor-trainer replay failed, its log ends with:\nwhat the job said" in capsys.readouterr().err
 
 
 def test_a_run_that_does_not_end_fails_the_demo(platform, capsys, monkeypatch):

@@ -15,6 +15,14 @@ them.
 [code, feast, mlflow, model-server, notifications, redis, s3, sensor-trainer, statsd]
 {{- end -}}
 
+{{/* What a container is told of each of these, by its name, as YAML. */}}
+{{- define "common.environments" -}}
+{{- range include "common.needs" . | fromYamlArray }}
+{{ . }}:
+  {{- include (printf "common.env.%s" .) (dict "root" $) | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- define "common.env.code" -}}
 - name: MAESTRO_CODE_VERSION
   value: {{ include "common.imageTag" (dict "root" .root "name" "task") | quote }}

@@ -1,12 +1,12 @@
-"""Does a running Airflow do its work? Its parts are healthy, the admin can log in, DAGs are there, connections work.
+"""Does a running Airflow do its work? Its parts are healthy, the admin can log in, DAGs are there, settings work.
 
     python -m mlops.airflow.administration.check http://maestro-airflow-api-server:8080 [http://maestro-statsd:9102/metrics]
     python -m mlops.airflow.administration.check connections
 
 The first is run by `helm test` in a pod that has the environment and the service account of Airflow's own; it may come
 right after an install on a small node, so it is patient. The second is run by `make check-connections` in the
-scheduler; it reads connections and variables from Airflow's database, and is about nothing else. Each line of the
-output is one check; a failed one says what to do.
+scheduler; it reads connections and variables from Airflow's database and the webhook from the environment, and is about
+nothing else. Each line of the output is one check; a failed one says what to do.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from mlops.notify.webhook import WEBHOOK_URL
 
 if TYPE_CHECKING:
     from requests import Response
@@ -30,10 +33,7 @@ _PARTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 _TIMEOUT = 10  # seconds for one request
 _PATIENCE = 120.0  # seconds for what is still coming up, such as the first DAG after an install
 _PAUSE = 2.0  # seconds between two attempts
-_HIDDEN = "***"  # what the API answers in place of a secret variable
-
-# Where to ask what a web server is for, by the id of the connection; any other one is asked for its first page.
-_PATHS = {"mlflow_default": "/api/2.0/mlflow/experiments/search?max_results=1", "feast_default": "/health"}
+_MAIL_CONNECTION = "smtp_default"  # by which mlops/airflow/authoring/alerts.py sends mail
 
 
 class CheckFailed(Exception):
@@ -87,12 +87,17 @@ def stored() -> tuple[list[Mapping[str, Any]], dict[str, str]]:
 def check_settings(
     connections: list[Mapping[str, Any]], variables: Mapping[str, str], *, deadline: float = 0.0
 ) -> Iterator[bool]:
-    """Uses each connection, and each variable that has a use of its own; yields whether that worked."""
+    """Uses each connection, each variable that has a use of its own, and the webhook; yields whether that worked."""
     for connection in connections:
         yield _report(f"connection {connection['connection_id']}", use, connection, deadline=deadline)
     for name, use_value in _VARIABLES.items():
         if name in variables:
             yield _report(f"variable {name}", use_value, variables[name], deadline=deadline)
+    if recipients := variables.get("alert_email"):
+        ids = {connection["connection_id"] for connection in connections}
+        yield _report("variable alert_email", _recipients, recipients, ids, deadline=deadline)
+    if url := os.environ.get(WEBHOOK_URL):
+        yield _report("webhook", _webhook, url, deadline=deadline)
 
 
 def check_health(address: str) -> str:
@@ -154,7 +159,7 @@ def use(connection: Mapping[str, Any]) -> str:
     if not (connection["host"] and connection["port"]):
         return "has no host and port to reach: not used"
     if connection["conn_type"] == "http":
-        return _get(f"http://{connection['host']}:{connection['port']}{_PATHS.get(connection['connection_id'], '')}")
+        return _get(f"http://{connection['host']}:{connection['port']}")
     return _reach(connection["host"], int(connection["port"]))
 
 
@@ -192,7 +197,7 @@ def _get(url: str) -> str:
         raise CheckFailed(
             f"{url} does not answer ({error}): look at the pods behind it with kubectl get pods"
         ) from error
-    if status >= 400:
+    if status >= 500:  # below, somebody answers: an API need not have a first page, nor show it to everybody
         raise CheckFailed(f"{url} answers {status}: look at the log of the pods behind it with kubectl logs")
     return f"{url} answers {status}"
 
@@ -223,28 +228,20 @@ def _number(value: str, allowed: Callable[[float], bool], which: str) -> float:
     return number
 
 
-def _offline_store(value: str) -> str:
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    parts = urlsplit(value)
-    if parts.scheme != "s3" or not parts.netloc:
+def _recipients(value: str, connections: Collection[str]) -> str:
+    """Sends nothing: whether the mail server is there is asked by its connection."""
+    if wrong := [address for address in re.split("[,;]", value) if not re.fullmatch(r"\s*[^@\s]+@[^@\s]+\s*", address)]:
+        raise CheckFailed(f"{wrong[0]!r} is no address: correct it in airflow.variables and run helm upgrade")
+    if _MAIL_CONNECTION not in connections:
         raise CheckFailed(
-            f"{value!r} is no address like s3://feast: correct it in airflow.variables and run helm upgrade"
+            f"{value} gets no mail without the connection {_MAIL_CONNECTION}: "
+            "declare it in airflow.connections and run helm upgrade"
         )
-    try:
-        found = boto3.client("s3").list_objects_v2(Bucket=parts.netloc, Prefix=parts.path.lstrip("/"), MaxKeys=1)
-    except (BotoCoreError, ClientError) as error:
-        raise CheckFailed(
-            f"{value} cannot be listed ({error}): set global.buckets.feast to its bucket, or correct the keys"
-        ) from error
-    return f"{value} holds features" if found["KeyCount"] else f"{value} is empty: fill it with 'make data'"
+    return value
 
 
 def _webhook(value: str) -> str:
     """Reaches the host and posts nothing. What follows the host is the secret, and is not shown."""
-    if value == _HIDDEN:
-        return "is hidden by the API: not used"
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise CheckFailed(
@@ -262,8 +259,6 @@ _VARIABLES: Mapping[str, Callable[[str], str]] = {
     "drift_effect_threshold": _share,
     "anomaly_rate_threshold": _share,
     "feature_materialization_days": _days,
-    "feature_offline_store": _offline_store,
-    "slack_webhook_url": _webhook,
 }
 
 
