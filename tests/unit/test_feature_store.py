@@ -542,7 +542,7 @@ def test_features_are_served_with_the_shift_of_their_times(client):
     found = dict(zip(metadata["feature_names"], (result["values"][0] for result in results), strict=True))
     assert found == {"machine": "shuttle", **dict.fromkeys(service_of("shuttle").features, 1.5)}
     assert metadata["event_time_shift_seconds"]["shuttle"] > 0
-    assert client.get("/health").status_code == 200
+    assert [client.get(path).status_code for path in ("/health", "/docs", "/openapi.json")] == [200, 200, 200]
 
 
 def test_features_are_served_while_the_registry_is_away(platform, datasets_dir, postgresql):
