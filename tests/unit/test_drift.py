@@ -136,12 +136,17 @@ def test_categories_are_compared_by_the_chi_squared_test_of_the_counts():
 
 def test_values_that_either_side_has_too_few_of_are_compared_together():
     """Of 50 rows of the batch 4.9 are expected to be rare, with fewer than 5 the approximation is poor."""
-    tables = [pd.DataFrame({"x": ["a"] * (n - rare) + ["r"] * rare}) for n, rare in ((450, 45), (50, 4))]
-    (one,) = compare(*tables, {"x": "category"}, level=LEVEL, effect_threshold=EFFECT)
-    assert one.labels == ["a", "(other values)"]
-    tables[1] = pd.DataFrame({"x": ["a"] * 40 + ["r"] * 10})
-    (one,) = compare(*tables, {"x": "category"}, level=LEVEL, effect_threshold=EFFECT)
-    assert one.labels == ["a", "r"]
+    reference = pd.DataFrame({"x": ["a"] * 405 + ["r"] * 45})
+    for rare, labels in ((4, ["a", "(other values)"]), (5, ["a", "r"]), (10, ["a", "r"])):
+        batch = pd.DataFrame({"x": ["a"] * (50 - rare) + ["r"] * rare})
+        (one,) = compare(reference, batch, {"x": "category"}, level=LEVEL, effect_threshold=EFFECT)
+        assert one.labels == labels
+
+
+def test_of_one_value_on_each_side_nothing_can_be_said():
+    tables = [pd.DataFrame({"x": [value]}) for value in (1.0, 2.0)]
+    (one,) = compare(*tables, {"x": "number"}, level=LEVEL, effect_threshold=EFFECT)
+    assert (one.p, one.effect, one.drifted) == (1.0, 1.0, False)
 
 
 @pytest.mark.parametrize("name", ["shuttle", "movielens"])

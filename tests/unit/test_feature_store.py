@@ -545,7 +545,7 @@ def test_features_are_served_with_the_shift_of_their_times(client):
         **dict.fromkeys(service_of(models.get("sensor-failure-windows")).features, 1.5),
     }
     assert metadata["event_time_shift_seconds"]["shuttle"] > 0
-    assert client.get("/health").status_code == 200
+    assert [client.get(path).status_code for path in ("/health", "/docs", "/openapi.json")] == [200, 200, 200]
 
 
 def test_features_are_served_while_the_registry_is_away(platform, datasets_dir, postgresql):

@@ -360,6 +360,12 @@ def test_the_window_ends_with_its_last_moment_and_skips_what_lies_outside(tmp_pa
         assert sorted(found["event_timestamp"].to_pylist()) == moments[1:3]
 
 
+def test_only_the_columns_that_are_asked_for_are_read_beside_the_event_time(tmp_path: Path) -> None:
+    (path,) = stored(events(20, 5), tmp_path / "t.parquet")
+    assert {*next(read([path], VIEW, WINDOW, ["thing"])).column_names} == {"thing", "event_timestamp"}
+    assert {*next(read([path], VIEW, WINDOW)).column_names} == set(VIEW.columns)
+
+
 def test_late_and_repeated_events_change_what_is_newer_only(
     store: FeatureStore, online: OnlineStore, tmp_path: Path
 ) -> None:

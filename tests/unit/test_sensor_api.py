@@ -593,6 +593,8 @@ def test_a_wrong_password_of_redis_is_not_told_as_its_absence(servers):
 
 def test_metrics_count_readings_requests_and_jobs(servers, client):
     with client_of(sensor_settings(**servers)) as fresh:
+        counts = {key: value for key, value in numbers(fresh).items() if key[0] == "maestro_sensor_readings_total"}
+        assert counts == {("maestro_sensor_readings_total", of): 0 for of in ("accepted", "duplicate", "refused")}
         batch = [reading(), reading()]
         for sent in (batch, batch, [reading(sensor="nobody"), reading(), reading()]):
             send(fresh, *sent)

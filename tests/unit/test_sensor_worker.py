@@ -469,7 +469,8 @@ def test_without_any_reading_there_is_nothing_to_train(trainer, monkeypatch):
         connection.execute("delete from sensors.readings")
     job_id = trainer.submit(minimum_new_readings=0)
     runner.run_job(str(job_id))
-    assert trainer.jobs.get(job_id).state == "skipped"
+    job = trainer.jobs.get(job_id)
+    assert (job.state, job.result["new_readings"]) == ("skipped", 0)
 
 
 def test_a_real_model_is_trained_and_found_again(trainer, mlflow_uri, monkeypatch):
