@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -47,6 +48,12 @@ POD_TEMPLATE = {
         "volumes": [{"name": "work", "emptyDir": {}}],
     },
 }
+PLATFORM_ENVIRONMENTS: dict[str, Any] = {
+    "s3": [{"name": "AWS_ENDPOINT_URL_S3", "value": "http://minio:9000"}],
+    "mlflow": [{"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow:5000"}],
+    "code": [{"name": "MAESTRO_CODE_VERSION", "value": "abc"}],
+    "notifications": None,
+}
 PLATFORM = {
     "namespace": NAMESPACE,
     "images": {"task": "localhost/maestro/task:abc", "datasets": "localhost/maestro/datasets:abc"},
@@ -55,12 +62,7 @@ PLATFORM = {
         "medium": {"requests": {"cpu": "500m"}, "limits": {"memory": "1Gi"}},
     },
     "identities": {"deployer": "maestro-deployer"},
-    "environments": {
-        "s3": [{"name": "AWS_ENDPOINT_URL_S3", "value": "http://minio:9000"}],
-        "mlflow": [{"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow:5000"}],
-        "code": [{"name": "MAESTRO_CODE_VERSION", "value": "abc"}],
-        "notifications": None,
-    },
+    "environments": PLATFORM_ENVIRONMENTS,
     "failedPodTTL": 3600,
     "reportsBucket": "reports",
 }

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mlops.airflow.platform import Platform
 from mlops.airflow.pods.manifest import TRY, TaskTry, label_value, make_pod
 from mlops.config import RunIdentity
-from tests.dags.conftest import NAMESPACE, PLATFORM, POD_TEMPLATE
+from tests.dags.conftest import NAMESPACE, PLATFORM, PLATFORM_ENVIRONMENTS, POD_TEMPLATE
 
 DNS_1123_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
@@ -40,7 +40,7 @@ def platform() -> Platform:
         images=PLATFORM["images"],
         sizes=PLATFORM["sizes"],
         identities=PLATFORM["identities"],
-        environments={name: entries or () for name, entries in PLATFORM["environments"].items()},
+        environments={name: entries or () for name, entries in PLATFORM_ENVIRONMENTS.items()},
         failed_pod_ttl=3600,
         reports_bucket="reports",
         template=POD_TEMPLATE,
