@@ -144,6 +144,7 @@ def test_people_are_told_of_a_failure_and_of_a_run_that_takes_more_than_two_hour
         assert task.on_failure_callback == [task_failed] or task.on_failure_callback is task_failed
 
 
-def test_it_offers_the_datasets_with_event_times(pipeline: DAG) -> None:
-    dataset = pipeline.params.get_param("dataset")
-    assert (dataset.value, dataset.schema["enum"]) == ("shuttle", ["movielens", "shuttle"])
+def test_it_offers_the_models_that_learn_from_a_feature_service(pipeline: DAG) -> None:
+    model = pipeline.params.get_param("model")
+    offered = ["click-through-activity", "sensor-failure-windows"]
+    assert (model.value, model.schema["enum"]) == ("sensor-failure-windows", offered)
