@@ -155,7 +155,7 @@ def test_wrong_keys_are_told_from_a_missing_object_and_stay_secret(platform, mon
     assert "refuses s3://" in cause
     assert "existingSecret" in cause
     assert "not-the-secret" not in cause
-    cause = platform.failure_of("ingestion", "buckets")
+    cause = platform.failure_of("ingestion", "buckets", "--name", "other")
     assert "refuses bucket" in cause
 
 

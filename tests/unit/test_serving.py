@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mlops.config import ModelServerSettings
+from mlops.config import ServedModelSettings
 from mlops.datasets.declaration import LABEL
 from mlops.registry.aliases import promote
 from mlops.result import Failure
@@ -155,15 +155,17 @@ def test_an_mlflow_that_is_starting_is_waited_for_as_long_as_the_patience_lasts(
     class Healthy(Exception):
         pass
 
-    def tracking(uri: str) -> None:
+    def tracking(_: object) -> None:
         raise Healthy
 
     monkeypatch.setattr(server, "Tracking", tracking)
     with trainer_api.serving() as api:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", api.url)
         api.says((503, {}), (503, {}), (200, {}))
         with pytest.raises(Healthy):
-            server.serve(ModelServerSettings(api.url, MODEL), "127.0.0.1", 0, 300)
+            server.serve(ServedModelSettings(MODEL), "127.0.0.1", 0, 300)
         assert len(api.asked) == 3
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(Failure, match="refuses the connection"):
-        server.serve(ModelServerSettings("http://127.0.0.1:9", MODEL), "127.0.0.1", 0, 300)
+        server.serve(ServedModelSettings(MODEL), "127.0.0.1", 0, 300)
     assert 298 <= sum(clock.pauses[2:]) <= 300

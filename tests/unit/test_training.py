@@ -135,6 +135,8 @@ def test_a_run_records_parameters_metrics_and_versions(platform, keys):
     result = fit(platform)
     run = platform.tracking.run(result["run_id"])
     assert run.data.params == {
+        "model": MODEL,
+        "family": "sklearn",
         "dataset": "shuttle",
         "data_version": "d1",
         "code_version": "0123abcd",
@@ -319,7 +321,7 @@ def test_a_production_model_for_other_columns_is_not_compared_and_the_result_say
 
 def test_a_run_without_a_model_is_named(platform, keys):
     with platform.tracking.new_run("shuttle", "empty", {}) as run_id:
-        pass
+        platform.tracking.log(run_id, params={"dataset": "shuttle"})
     cause = platform.failure_of(
         *("training", "evaluate", "--model", MODEL, "--run-id", run_id, "--test", keys["test"]),
         *("--accuracy-threshold", "0.8", "--f1-threshold", "0.8", "--baseline-margin", "0.02"),
