@@ -7,7 +7,6 @@ from mlops import datasets
 from mlops.datasets.declaration import EVENT_TIME, LABEL
 from mlops.features.split import split
 from mlops.registry.card import card
-from mlops.registry.promotion import promote
 from mlops.registry.record import Record
 from mlops.result import Failure
 from mlops.stores.tracking import DESCRIPTION_LIMIT, Tracking
@@ -279,13 +278,6 @@ def test_the_card_says_what_the_model_is_what_it_was_made_of_and_how_good_it_is(
     assert f"between {metrics['test_gain_lower']:.4f} and {metrics['test_gain_upper']:.4f}" in text
     assert "with 95 % confidence" in text
     assert "accuracy above 0.85, F1 above 0.8" in text
-
-
-def test_aliases_are_called_as_the_registry_of_an_installed_release_has_them(platform, keys):
-    for size in ("2", "3"):
-        version = platform.tracking.register(MODEL, fit(platform, "--max-iter", size))
-        promote(platform.tracking, MODEL, version)
-    assert [platform.tracking.aliased(MODEL, alias) for alias in ("production", "previous")] == ["2", "1"]
 
 
 def record(features: int) -> Record:
