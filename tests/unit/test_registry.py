@@ -285,13 +285,6 @@ def test_the_card_says_what_the_model_is_what_it_was_made_of_and_how_good_it_is(
     assert "accuracy above 0.85, F1 above 0.8" in text
 
 
-def test_aliases_are_called_as_the_registry_of_an_installed_release_has_them(platform, keys):
-    for size in ("2", "3"):
-        version = platform.tracking.register(MODEL, fit(platform, "--max-iter", size))
-        promote(platform.tracking, MODEL, version)
-    assert [platform.tracking.aliased(MODEL, alias) for alias in ("production", "previous")] == ["2", "1"]
-
-
 def record(features: int) -> Record:
     schema = {f"sensor_windows:a_feature_with_a_long_name_{number}": "Float64" for number in range(features)}
     tags = {"maestro.feature_service": "wide", "maestro.feature_schema": json.dumps(schema)}

@@ -59,6 +59,8 @@ def test_the_aliases_follow_a_promotion_and_the_way_back(platform, trained):
     promote(tracking, MODEL, two)
     promote(tracking, MODEL, two)
     assert (production(tracking, MODEL), previous(tracking, MODEL)) == (two, one)
+    # By their names, which the registry of an installed release has.
+    assert [tracking.aliased(MODEL, alias) for alias in ("production", "previous")] == [two, one]
     promote(tracking, MODEL, previous(tracking, MODEL))
     assert (production(tracking, MODEL), previous(tracking, MODEL)) == (one, two)
 
