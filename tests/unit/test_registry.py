@@ -6,7 +6,6 @@ import pytest
 from mlops import datasets, models
 from mlops.datasets.declaration import EVENT_TIME, LABEL
 from mlops.features.split import split
-from mlops.registry.aliases import promote
 from mlops.registry.card import card
 from mlops.registry.record import Record
 from mlops.result import Failure
