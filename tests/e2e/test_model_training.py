@@ -35,7 +35,7 @@ def test_a_model_that_passes_the_gate_is_registered_as_staging(services, registe
 
 # Run in a pod of the platform, where a model is loaded as the model server does it.
 SCORE = """
-import io, json, os, pathlib, sys, tempfile
+import io, json, pathlib, sys, tempfile
 import pandas as pd
 from mlops import models
 from mlops.datasets.declaration import LABEL
@@ -47,7 +47,7 @@ declared = models.get(sys.argv[2])
 family = families.get(declared.family)
 table = pd.read_parquet(io.BytesIO(sys.stdin.buffer.read()))
 folder = pathlib.Path(tempfile.mkdtemp())
-model = family.load(Tracking(os.environ["MLFLOW_TRACKING_URI"]).download_model(sys.argv[1], folder, family.verify))
+model = family.load(Tracking.from_environment().download_model(sys.argv[1], folder, family.verify))
 print(json.dumps(score(family, model, features_of(table, declared.data), table[LABEL]).metrics("test")))
 """
 

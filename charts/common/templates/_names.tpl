@@ -40,7 +40,7 @@ The metadata of an object: name and labels; annotations may follow.
   (dict "root" $ "component" "mlflow" "name" "maestro-mlflow-test"), without a name the component's
 */}}
 {{- define "common.metadata" -}}
-name: {{ .name | default (include "common.fullname" .) }}
+name: {{ if .name }}{{ .name }}{{ else }}{{ include "common.fullname" . }}{{ end }}
 labels:
   {{- include "common.labels" . | nindent 2 }}
 {{- end -}}
