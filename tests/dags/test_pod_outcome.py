@@ -1,5 +1,6 @@
 """How a pod's state is read."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,8 +17,17 @@ from tests.dags.fake_kubernetes import timestamp
 NOW = 1_800_000_000.0
 
 
-def pod(status: dict[str, Any] | None = None, *, deleted_at: float | None = None, grace: float = 30.0) -> PodState:
-    """A pod that was created a minute ago; `deleted_at` is when its deletion was asked for."""
+def pod(
+    status: dict[str, Any] | None = None,
+    *,
+    deleted_at: float | None = None,
+    grace: float = 30.0,
+    before: PodState | None = None,
+) -> PodState:
+    """A pod that was created a minute ago; `deleted_at` is when its deletion was asked for.
+
+    before: what was known of it until then.
+    """
     metadata = {
         "name": "p",
         "uid": "u",
@@ -27,7 +37,7 @@ def pod(status: dict[str, Any] | None = None, *, deleted_at: float | None = None
     if deleted_at is not None:
         metadata |= {"deletionTimestamp": timestamp(deleted_at + grace), "deletionGracePeriodSeconds": grace}
     spec = {"nodeName": "node-1", "containers": [{"name": "base", "resources": {"limits": {"memory": "512Mi"}}}]}
-    return PodState.of({"metadata": metadata, "spec": spec, "status": status or {}})
+    return PodState.of({"metadata": metadata, "spec": spec, "status": status or {}}, before)
 
 
 def terminated(code: int = 0, message: str = "", reason: str = "Completed", **status: Any) -> dict[str, Any]:
@@ -124,6 +134,8 @@ def succeeded(found: dict[str, Any]) -> bool:
     if not ended.get("finishedAt"):
         return False
     grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds", 0))
+    if not grace:
+        return False  # by then the API server has forgotten when the deletion was asked for
     asked = datetime.fromisoformat(metadata["deletionTimestamp"]) - grace
     return datetime.fromisoformat(ended["finishedAt"]) < asked
 
@@ -387,9 +399,27 @@ def test_who_had_a_pod_deleted_is_said_where_it_is_known_and_nothing_where_it_is
     assert cause(pod(ended, deleted_at=NOW - 5)) == "the pod was deleted while it ran (exit code 137)"
 
 
-def test_a_deletion_that_names_no_grace_was_asked_for_when_it_is_due() -> None:
-    metadata = {"name": "p", "uid": "u", "creationTimestamp": timestamp(NOW), "deletionTimestamp": timestamp(NOW)}
-    assert PodState.of({"metadata": metadata}).grace == 0
+def test_a_deletion_whose_first_request_nobody_saw_was_asked_for_before_everything() -> None:
+    """The last request is the kubelet's, two seconds after the container's end: it says nothing of the first."""
+    last = {"deleted_at": NOW + 2, "grace": 0.0}
+    assert "deleted while it ran (exit code 0)" in cause(pod(terminated(0), **last))
+    assert "deleted while it ran (exit code 0)" in cause(pod(terminated(0), before=pod(RUNNING), **last))
+    another = replace(pod(terminated(0)), uid="another")
+    assert "deleted while it ran (exit code 0)" in cause(pod(terminated(0), before=another, **last))
+
+
+def test_the_first_request_for_a_deletion_is_not_forgotten_over_the_last() -> None:
+    asked = pod(RUNNING, deleted_at=NOW - 1)
+    ended = pod(terminated(0), deleted_at=NOW - 1, before=asked)
+    for before in (asked, ended):
+        last = pod(terminated(0), deleted_at=NOW + 2, grace=0.0, before=before)
+        assert last.deletion_asked == NOW - 1
+        assert vanished(last).state == "failed"
+
+
+def test_a_pod_that_ended_before_anybody_asked_for_its_deletion_did_succeed() -> None:
+    last = pod(terminated(0, '{"a": 1}'), deleted_at=NOW + 2, grace=0.0, before=pod(terminated(0, '{"a": 1}')))
+    assert vanished(last).state == "success"
 
 
 def test_exit_code_99_after_a_deletion_is_no_skip() -> None:

@@ -375,6 +375,19 @@ def test_a_pod_deleted_by_force_fails_its_task(kubernetes: FakeKubernetes, scena
     scenario(story)
 
 
+def test_a_deleted_pod_that_ends_well_fails_its_task_though_only_its_last_state_is_seen(
+    kubernetes: FakeKubernetes, scenario: Any
+) -> None:
+    async def story(start: Start) -> None:
+        async with start() as run:
+            kubernetes.run(POD, log=numbered(0, 2))
+            await run.said("line 1")
+            kubernetes.end_as_asked(POD)
+            assert "was deleted while it ran (exit code 0)" in await run.failed()
+
+    scenario(story)
+
+
 def test_a_pod_that_was_gone_before_the_trigger_began_fails_its_task(kubernetes: FakeKubernetes, scenario: Any) -> None:
     async def story(start: Start) -> None:
         async with start(pod=False) as run:

@@ -121,10 +121,10 @@ def _skip_reason(message: str) -> str | None:
 
 def _was_deleted(pod: PodState, terminated: Mapping[str, Any]) -> bool:
     """Whether the container ended after its pod's deletion was asked for."""
-    if pod.deletion is None:
+    if pod.deletion_asked is None:
         return False
     finished = terminated.get("finishedAt")
-    return finished is None or unix_time(finished) >= pod.deletion - pod.grace
+    return finished is None or unix_time(finished) >= pod.deletion_asked
 
 
 def _was_stopped(pod: PodState) -> bool:

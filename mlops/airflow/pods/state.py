@@ -23,11 +23,12 @@ class PodState:
     size: str | None
     memory_limit: str | None
     deletion: float | None  # Unix time at which its grace period ends, once it is being deleted
-    grace: float  # seconds
+    deletion_asked: float | None  # Unix time at which its deletion was asked for; 0 where nobody knows that any more
     status: Mapping[str, Any]
 
     @classmethod
-    def of(cls, pod: Mapping[str, Any]) -> Self:
+    def of(cls, pod: Mapping[str, Any], before: PodState | None = None) -> Self:
+        """The state that an object of the API shows. before: what was known of a pod of this name until then."""
         metadata, spec = pod["metadata"], pod.get("spec", {})
         limits = next((c.get("resources", {}).get("limits") for c in spec.get("containers", []) if _is_base(c)), None)
         deletion = metadata.get("deletionTimestamp")
@@ -39,7 +40,7 @@ class PodState:
             size=metadata.get("labels", {}).get(SIZE),
             memory_limit=(limits or {}).get("memory"),
             deletion=unix_time(deletion) if deletion else None,
-            grace=float(metadata.get("deletionGracePeriodSeconds") or 0),
+            deletion_asked=_deletion_asked(metadata, before),
             status=pod.get("status", {}),
         )
 
@@ -74,6 +75,24 @@ class PodState:
 def unix_time(timestamp: str) -> float:
     """Seconds since 1970 of a time as Kubernetes writes it (RFC 3339)."""
     return datetime.fromisoformat(timestamp).timestamp()
+
+
+def _deletion_asked(metadata: Mapping[str, Any], before: PodState | None) -> float | None:
+    """When a pod's deletion was asked for.
+
+    Once its containers have ended the kubelet has it deleted without a grace period, and the API server puts that
+    moment in the place of the first one, which only who saw the pod before still knows.
+    """
+    if not metadata.get("deletionTimestamp"):
+        return None
+    due, grace = unix_time(metadata["deletionTimestamp"]), float(metadata.get("deletionGracePeriodSeconds") or 0)
+    if grace:
+        return due - grace
+    if before is None or before.uid != metadata["uid"]:
+        return 0.0
+    if before.deletion_asked is not None:
+        return before.deletion_asked
+    return due if "terminated" in before.container else 0.0
 
 
 def _is_base(container: Mapping[str, Any]) -> bool:

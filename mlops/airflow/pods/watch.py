@@ -148,7 +148,7 @@ class PodWatch:
     async def _list(self) -> str:
         before = set(self._known)  # a pod that is told of while the list is under way must not count as vanished
         listed = await self.api.pods(TRY)
-        pods = {pod["metadata"]["name"]: PodState.of(pod) for pod in listed["items"]}
+        pods = {pod.name: pod for pod in map(self._state, listed["items"])}
         for name in before - pods.keys():
             self._vanished(name)
         for pod in pods.values():
@@ -159,13 +159,16 @@ class PodWatch:
     def _take(self, event: JsonObject) -> None:
         if event["type"] == "BOOKMARK":
             return
-        pod = PodState.of(event["object"])
+        pod = self._state(event["object"])
         if event["type"] == "DELETED":
             self._vanished(pod.name, pod)
             return
         if event["type"] == "ADDED" and pod.name not in self._waiters:
             self._expect_trigger(pod.name)
         self._seen(pod)
+
+    def _state(self, pod: JsonObject) -> PodState:
+        return PodState.of(pod, self._known.get(pod["metadata"]["name"]))
 
     def _seen(self, pod: PodState) -> None:
         self._known[pod.name] = pod
