@@ -35,7 +35,7 @@ with DAG(
     is_paused_upon_creation=False,
     params={
         "model": Param("sensor-failure", type="string", enum=MODELS, description="A model of mlops/models"),
-        "dataset": Param(None, type="null", description="Is now called model"),
+        "dataset": Param(None, type=["null"], description="Is now called model", section="Former names"),
     },
     user_defined_macros={"dataset_of": lambda model: get(model).dataset},
     default_args={"on_failure_callback": task_failed},
