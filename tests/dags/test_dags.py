@@ -169,6 +169,9 @@ def test_who_still_asks_for_a_dataset_is_told_of_the_new_name(pipeline: DAG) -> 
     with pytest.raises(ParamValidationError):
         dataset.resolve("shuttle")
     assert dataset.description == "Is now called model"
+    assert dataset.schema["type"] == ["null"], (
+        "a field whose type is no list with null in it must be filled in the form"
+    )
 
 
 def test_a_late_run_is_told_of(pipeline: DAG) -> None:

@@ -210,6 +210,10 @@ def at_airflow(page):
     page.goto("/dags/ml_pipeline_dag")
     page.get_by_text("ml_pipeline_dag").first.wait_for()
     page.get_by_text("train_model").first.wait_for()
+    page.get_by_role("button", name="Trigger").first.click()
+    form = page.get_by_role("dialog")
+    form.get_by_text("A model of mlops/models").wait_for()
+    form.get_by_role("button", name="Trigger").click(trial=True)  # waits until it can be sent, and does not send it
 
 
 def at_mlflow(page):
