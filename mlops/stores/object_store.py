@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 import mimetypes
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from mlops.config import S3Settings
-from mlops.result import Failure
+from mlops.result import JSON, Failure
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl
 
+_ROW_GROUP = 1 << 17  # rows: what a reader holds of a table, and leaves out, at a time
+_FACTS = "PANDAS_ATTRS"  # where pandas keeps a table's `attrs`, so that both read what either wrote
 _DIGEST = "sha256"  # metadata of an object: the digest of its content
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403"}
 
@@ -25,6 +30,7 @@ class ObjectStore:
 
     def __init__(self, settings: S3Settings, bucket: str) -> None:
         self.bucket = bucket
+        self._settings = settings
         self._endpoint = settings.endpoint
         self._client = _client(settings)
 
@@ -82,13 +88,74 @@ class ObjectStore:
         with self._explained(key), path.open("wb") as target:
             shutil.copyfileobj(self._client.get_object(Bucket=self.bucket, Key=key)["Body"], target, 1 << 20)
 
+    def upload(self, path: Path, key: str) -> None:
+        """Copies a file to an object, in parts and yet in one step, as `write_bytes` does."""
+        from boto3.exceptions import S3UploadFailedError
+
+        with self._explained(key):
+            try:
+                self._client.upload_file(str(path), self.bucket, key)
+            except S3UploadFailedError as error:
+                if error.__cause__ is None:
+                    raise
+                raise error.__cause__ from error
+
+    def scan(self, key: str) -> pl.LazyFrame:
+        """The rows of a table, read where they are asked for: of the columns and row groups that a query needs.
+
+        Once looked at, an object is to stay as it is: `write` and a task's own key see to that.
+        """
+        import polars as pl
+
+        with self._explained(key):
+            self._client.head_object(Bucket=self.bucket, Key=key)
+        return pl.scan_parquet(
+            self._address(key),
+            glob=False,
+            hive_partitioning=False,
+            credential_provider=None,
+            storage_options=_polars_options(self._settings),
+        )
+
+    def facts(self, key: str) -> dict[str, JSON]:
+        """What a table says of itself beside its rows, as `write` was told."""
+        import polars as pl
+
+        with self._explained(key):
+            self._client.head_object(Bucket=self.bucket, Key=key)
+        said = pl.read_parquet_metadata(
+            self._address(key), credential_provider=None, storage_options=_polars_options(self._settings)
+        )
+        facts: dict[str, JSON] = json.loads(said.get(_FACTS, "{}"))
+        return facts
+
+    def write(self, key: str, rows: pl.LazyFrame, facts: Mapping[str, JSON] | None = None) -> None:
+        """Writes rows as a table, a row group at a time, and in one step for who reads it.
+
+        facts: what the table says of itself, kept beside its columns.
+        """
+        with NamedTemporaryFile(suffix=".parquet") as file:
+            rows.sink_parquet(
+                file.name,
+                row_group_size=_ROW_GROUP,
+                metadata={_FACTS: json.dumps(dict(facts or {}))},
+                engine="streaming",
+            )
+            self.upload(Path(file.name), key)
+
     def read_table(self, key: str) -> pd.DataFrame:
+        """All rows at once, with the facts as `attrs`: what a fit needs. Anything else scans."""
         import pandas as pd
         import pyarrow
+        from pyarrow import parquet
 
         content = self.read_bytes(key)
         try:
-            return pd.read_parquet(io.BytesIO(content))
+            table = pd.read_parquet(io.BytesIO(content))
+            table.attrs = json.loads(
+                (parquet.read_metadata(io.BytesIO(content)).metadata or {}).get(_FACTS.encode(), b"{}")
+            )
+            return table
         except pyarrow.ArrowInvalid as error:
             raise Failure(f"{self._address(key)} is not a Parquet table: clear the task that wrote it") from error
 
@@ -174,6 +241,17 @@ def reports_bucket() -> ObjectStore:
 def bucket(name: str) -> ObjectStore:
     """Any bucket of the platform's store."""
     return ObjectStore(S3Settings.from_environment(), name)
+
+
+def _polars_options(settings: S3Settings) -> dict[str, str]:
+    return {
+        "aws_endpoint_url": settings.endpoint,
+        "aws_region": settings.region,
+        "aws_access_key_id": settings.access_key,
+        "aws_secret_access_key": settings.secret_key,
+        "aws_allow_http": "true",
+        "aws_virtual_hosted_style_request": "false",
+    }
 
 
 def _client(settings: S3Settings) -> Any:
