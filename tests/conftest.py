@@ -23,6 +23,9 @@ from tests.servers import ACCESS_KEY, S3, SECRET_KEY, MLflow, PostgreSQL, begin,
 __all__ = ["ACCESS_KEY", "SECRET_KEY", "answers", "eventually", "free_ports", "running"]
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from mlops.datasets.declaration import Dataset
     from tests.kube_apiserver import KubeApiserver
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +103,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture(scope="session")
 def datasets_dir() -> Path:
     return real_datasets()
+
+
+def raw_rows(dataset: "Dataset", folder: Path) -> "pl.DataFrame":
+    """A set as its files in the folder say."""
+    from mlops.datasets.read import read_dataset
+
+    with tempfile.TemporaryDirectory() as scratch:
+        return read_dataset(dataset, folder, Path(scratch)).collect()
 
 
 def real_datasets() -> Path:

@@ -11,7 +11,11 @@ _NOT_DATASETS = {"commands", "declaration", "read"}
 
 def names() -> list[str]:
     """The names of all declared datasets, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_DATASETS)
+    return sorted(
+        module.name
+        for module in pkgutil.iter_modules(__path__)
+        if not module.ispkg and module.name not in _NOT_DATASETS
+    )
 
 
 def get(name: str) -> Dataset:

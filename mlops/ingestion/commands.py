@@ -1,7 +1,6 @@
 """Bring datasets into the object store, and a table of one into a DAG run."""
 
 import argparse
-import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from mlops.config import RunIdentity, datasets_folder
 from mlops.datasets.declaration import Dataset
 from mlops.result import JSON, Failure, Result
 from mlops.retry import once_started
-from mlops.stores.dataset_files import SHIFT_FIELD, DatasetFiles, EventTimeShift
+from mlops.stores.dataset_files import DatasetFiles, EventTimeShift
 from mlops.stores.object_store import ObjectStore, bucket, data_bucket
 
 log = logging.getLogger(__name__)
@@ -51,33 +50,28 @@ def download(*, dataset: str) -> Result:
     import polars as pl
 
     declared, identity, store = datasets.get(dataset), RunIdentity.from_environment(), data_bucket()
-    table, data_version, shift = DatasetFiles(store).read(declared)
-    key = identity.key("raw")
-    # Beside the columns, for who joins features to them.
-    store.write(key, table, {"data_version": data_version, SHIFT_FIELD: shift})
-    written = store.scan(key)
-    size = {"rows": written.select(pl.len()).collect().item(), "columns": len(written.collect_schema())}
+    raw, key = DatasetFiles(store).read(declared), identity.key("raw")
+    store.copy(raw.key, key)
+    table = store.scan(key)
+    size = {"rows": table.select(pl.len()).collect().item(), "columns": len(table.collect_schema())}
     log.info("%s: %d rows, %d columns", dataset, *size.values())
-    return {"data": key, **size, "data_version": data_version, **EventTimeShift(shift).note}
+    return {"data": key, **size, "data_version": raw.data_version, **EventTimeShift(raw.shift_seconds).note}
 
 
 def _load(store: ObjectStore, dataset: Dataset, folder: Path) -> Mapping[str, JSON]:
     """Counts the files that were written and those that were there with the same content."""
+    from mlops.datasets.read import file_digest, files_below
+
     written = {"written": 0, "unchanged": 0}
-    for name in dataset.source.files:
-        try:
-            content = (folder / name).read_bytes()
-        except FileNotFoundError as error:
-            raise Failure(
-                f"{folder / name} not found: put the file there or correct mlops/datasets/{dataset.name}.py"
-            ) from error
-        digest = hashlib.sha256(content).hexdigest()
-        if store.digest(dataset.object_key(name)) == digest:
+    for name in files_below(dataset, folder):
+        path, key = folder / name, dataset.object_key(name)
+        digest = file_digest(path)
+        if store.digest(key) == digest:
             written["unchanged"] += 1
             continue
-        store.write_bytes(dataset.object_key(name), content, digest=digest)
+        store.upload(path, key, digest=digest)
         written["written"] += 1
-        log.info("wrote %s (%d bytes)", dataset.object_key(name), len(content))
+        log.info("wrote %s (%d bytes)", key, path.stat().st_size)
     return written
 
 
