@@ -1,6 +1,7 @@
 """Columns of the types that a declaration says, out of texts or of what Parquet holds."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import polars as pl
@@ -159,8 +160,7 @@ def _numeric(column: Column, dtype: pl.DataType, source: Source) -> _Typed:
         large = digits & ~exact.is_between(-EXACT, EXACT).fill_null(number(raw).abs() < EXACT)
         value = whole_number(raw, source) if integer else number(raw, source.decimal, source.thousands)
         return _Typed(column, raw, value, large)
-    stand_for_none = [float(word) for word in source.missing if _is_number(word)]
-    if stand_for_none:
+    if stand_for_none := _numbers(source.missing, whole=dtype == pl.Int64):
         raw = pl.when(~raw.is_in(stand_for_none)).then(raw)
     if dtype == pl.Int64:
         # The least of all has no absolute value.
@@ -172,12 +172,13 @@ def _numeric(column: Column, dtype: pl.DataType, source: Source) -> _Typed:
     return _Typed(column, raw, _whole(value) if integer else value, large)
 
 
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+def _numbers(words: Iterable[str], *, whole: bool) -> list[float] | list[int]:
+    """Those of the words that are numbers: what stands for a missing value where a column holds no texts."""
+    found = []
+    for word in words:
+        with suppress(ValueError):
+            found.append(float(word))
+    return [int(value) for value in found if value.is_integer()] if whole else found
 
 
 def _too_large(rows: pl.LazyFrame, one: _Typed) -> str:

@@ -92,17 +92,22 @@ def _decoded(content: IO[bytes], encoding: str) -> Iterator[str]:
         try:
             text = decoder.decode(part, final=not part)
         except UnicodeDecodeError as error:
+            if b"\0" in part:
+                raise Refused(_with_nul(lines + part[: part.index(b"\0")].count(b"\n"))) from error
             raise Refused(_wrong_encoding(error, encoding, lines)) from error
         if "\0" in text:
-            line = lines + text[: text.index("\0")].count("\n")
-            raise Refused(
-                f"holds a NUL (a byte 0) in line {line}: it is damaged or no text, or UTF-16 without its mark; take "
-                "the byte out, or declare encoding='utf-16-le' in its source"
-            )
+            raise Refused(_with_nul(lines + text[: text.index("\0")].count("\n")))
         lines += text.count("\n")
         yield text
         if not part:
             return
+
+
+def _with_nul(line: int) -> str:
+    return (
+        f"holds a NUL (a byte 0) in line {line}: it is damaged or no text, or UTF-16 without its mark; take the byte "
+        "out, or declare encoding='utf-16-le' in its source"
+    )
 
 
 def _wrong_encoding(error: UnicodeDecodeError, encoding: str, lines: int) -> str:

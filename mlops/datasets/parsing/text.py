@@ -142,10 +142,7 @@ def _write(reader: arrow_csv.CSVStreamingReader, table: Path, names: Sequence[st
             writer.write_table(part.cast(schema))
             rows, last = rows + part.num_rows, part.slice(part.num_rows - 1)
     if last is not None and any(value.as_py().endswith("\n") for column in last.columns for value in column):
-        raise Refused(
-            f"opens a quote ({source.quote}) that it does not close, so that its end is one value: close it, or "
-            "declare quote='' in its source where quotes mean nothing"
-        )
+        raise Refused(_unclosed(source))
     return rows
 
 
@@ -171,6 +168,8 @@ class _OddRows:
 
     def explain(self, good: int, start: str, source: Source, header: Header) -> str:
         number, values, text = self.rows[0]
+        if source.quote and text.count(source.quote) % 2:
+            return f"{_unclosed(source)} (row {number:,}, {_shown(text)})"
         names = self.width - source.trailing_separator
         what = f"has {values:,} values in row {number:,} ({_shown(text)}) and {names:,} names in its header"
         surplus = {found - names for _, found, _ in self.rows}
@@ -230,12 +229,16 @@ def likely_dialect(start: str, source: Source, wanted: Sequence[str]) -> tuple[i
     return None if best is None else (best[0], best[2])
 
 
+def _unclosed(source: Source) -> str:
+    return (
+        f"opens a quote ({source.quote}) that it does not close: close it, or declare quote='' in its source where "
+        "quotes mean nothing"
+    )
+
+
 def _unparsed(cause: str, start: str, source: Source) -> str:
     if "straddling" in cause:
-        return (
-            f"has a row of more than {_BLOCK >> 20} MiB, as where a quote is opened and not closed: close it, or "
-            "declare quote='' in its source where quotes mean nothing"
-        )
+        return f"has a row of more than {_BLOCK >> 20} MiB, or {_unclosed(source)}"
     return f"cannot be read as {source.format} ({cause}), its first line is {_shown(start)}: upload a whole file"
 
 
