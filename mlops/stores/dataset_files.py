@@ -109,23 +109,40 @@ class DatasetFiles:
         """Takes a shift back: event times are again those of the files."""
         return self._write(dataset, EventTimeShift()) if self.shift(dataset).seconds else EventTimeShift()
 
+    def add(self, dataset: Dataset, folder: Path) -> dict[str, str]:
+        """Reads a set's files in a folder and keeps their table, before they are copied; gives the digest of each.
+
+        Raises Refused where they are not as the set is declared.
+        """
+        from mlops.datasets.read import file_digest, files_below
+
+        digests = {name: file_digest(folder / name) for name in files_below(dataset, folder)}
+        self._keep(dataset, folder, digests, self.shift(dataset).seconds)
+        return digests
+
     def _make(self, dataset: Dataset, shift: int) -> LoadedDataset:
-        """Parses the files and keeps their table. Several pods at once write the same."""
+        with self._downloaded(dataset) as (folder, digests):
+            version, key = self._keep(dataset, folder, digests, shift)
+        return LoadedDataset(self._store.scan(key), version, shift, key)
+
+    def _keep(self, dataset: Dataset, folder: Path, digests: Mapping[str, str], shift: int) -> tuple[str, str]:
+        """Parses the files and keeps their table; gives their version and its key. Several pods write the same."""
         import polars as pl
 
         from mlops.datasets.read import data_version, read_dataset
 
-        with self._downloaded(dataset) as (folder, digests), TemporaryDirectory() as scratch:
-            version = data_version(digests)
-            key = _table_key(dataset, version, shift)
-            if not self._store.exists(key):
-                rows = read_dataset(dataset, folder, Path(scratch))
-                if shift and dataset.event_time is not None:
-                    rows = rows.with_columns(pl.col(EVENT_TIME) + pl.duration(seconds=shift))
-                self._store.write(key, rows, {"data_version": version, SHIFT_FIELD: shift})
-                self._store.keep_newest(f"{_tables(dataset)}/", _KEPT)
-                log.info("%s: its files are read, their table is %s", dataset.name, key)
-        return LoadedDataset(self._store.scan(key), version, shift, key)
+        version = data_version(digests)
+        key = _table_key(dataset, version, shift)
+        if self._store.exists(key):
+            return version, key
+        with TemporaryDirectory() as scratch:
+            rows = read_dataset(dataset, folder, Path(scratch))
+            if shift and dataset.event_time is not None:
+                rows = rows.with_columns(pl.col(EVENT_TIME) + pl.duration(seconds=shift))
+            self._store.write(key, rows, {"data_version": version, SHIFT_FIELD: shift})
+        self._store.keep_newest(f"{_tables(dataset)}/", _KEPT)
+        log.info("%s: its files are read, their table is %s", dataset.name, key)
+        return version, key
 
     @contextmanager
     def _downloaded(self, dataset: Dataset) -> Iterator[tuple[Path, Mapping[str, str]]]:
