@@ -155,7 +155,7 @@ def _toml_lines(declaration: Any, place: str, union: str | None) -> Iterator[str
     for name, value in tables:
         inner = f"{place}.{name}" if place else name
         if isinstance(value, Mapping):
-            yield from ("", f"[{inner}]", *(f"{json.dumps(k)} = {_toml_value(v)}" for k, v in value.items()))
+            yield from ("", f"[{inner}]", *(f"{_toml_value(k)} = {_toml_value(v)}" for k, v in value.items()))
             continue
         for one in value if isinstance(value, tuple) else (value,):
             yield from ("", f"[[{inner}]]" if isinstance(value, tuple) else f"[{inner}]")

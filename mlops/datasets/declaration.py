@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 LABEL = "label"  # the column of 0 and 1 that preprocessing adds
 EVENT_TIME = "event_time"  # the column of UTC times that reading adds
 
+MOST_LEVELS = 255  # values of a category: what scikit-learn's trees split on
 Kind = Literal["integer", "number", "category", "identifier"]
 
 
@@ -41,6 +42,11 @@ class Column:
             raise ValueError(f"column {self.name}: a category has values, and nothing else has")
         if self.kind in ("category", "identifier") and (self.low is not None or self.high is not None):
             raise ValueError(f"column {self.name}: only an integer or a number has low and high")
+        if len(self.levels) > MOST_LEVELS or len(set(self.values)) != len(self.values):
+            raise ValueError(
+                f"column {self.name}: a category has at most {MOST_LEVELS} different values, its fill among them: "
+                "declare an identifier, which may have any number of them"
+            )
         if self.fill is not None and not self.nullable:
             raise ValueError(f"column {self.name}: fill needs nullable=True")
 

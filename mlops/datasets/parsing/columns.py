@@ -16,7 +16,7 @@ _NESTED = (pl.List, pl.Array, pl.Struct, pl.Object)
 _NOTICED = 0.01  # share of a column's values that are no numbers for one and the same reason
 _LOOKED_AT = 10_000  # different values that are no numbers
 _INFINITE = ("inf", "-inf", "Inf", "-Inf", "INF", "-INF", "infinity", "-infinity", "Infinity", "-Infinity")
-_NULLS = (
+NULLS = (
     *_INFINITE,
     "NA",
     "N/A",
@@ -215,7 +215,7 @@ def notation(values: pl.Series, column: Column, source: Source) -> str | None:
     words = sorted(set(values.str.strip_chars().to_list()))
     truths = {"true", "false", "yes", "no", "t", "f", "y", "n"}
     remedies: list[tuple[Callable[[], bool], str]] = [
-        (lambda: set(words) <= {*_NULLS, *MISSING}, f"declare missing={tuple(words)!r} in its source"),
+        (lambda: set(words) <= {*NULLS, *MISSING}, f"declare missing={tuple(words)!r} in its source"),
         (
             lambda: {word.lower() for word in words} <= truths,
             f'declare Column({column.name!r}, "category", values={tuple(words)!r}, ...)',

@@ -38,7 +38,7 @@ def with_event_time(
         case EpochSeconds() | EpochMilliseconds():
             made = _since_1970(times, dtype, declared, source)
         case Timestamp(zone=zone, format=form):
-            made = _timestamp(times, zone, form)
+            made = timestamps(times, zone, form)
         case Clock():
             raise TypeError("a clock has no column")
     rows = rows.with_columns(made.alias(EVENT_TIME))
@@ -63,7 +63,8 @@ def _since_1970(
     return pl.when(inside).then((seconds * 1_000_000).round().cast(pl.Int64, strict=False)).cast(TYPE)
 
 
-def _timestamp(times: pl.Expr, zone: str | None, form: str | None) -> pl.Expr:
+def timestamps(times: pl.Expr, zone: str | None, form: str | None) -> pl.Expr:
+    """Texts as UTC times, null for what is none: by ISO 8601 or `form`, and in `zone` where they name none."""
     text = times.cast(pl.String).str.strip_chars()
     if form is not None:
         zoned = "%z" in form or "%:z" in form or "%#z" in form
@@ -114,7 +115,7 @@ def _check(rows: pl.LazyFrame, times: pl.Expr, declared: EventTime) -> None:
 
 
 def _is_time(text: str, form: str | None) -> bool:
-    return pl.select(_timestamp(pl.lit(text), "UTC", form)).item() is not None
+    return pl.select(timestamps(pl.lit(text), "UTC", form)).item() is not None
 
 
 def _fitting(example: str) -> str:
