@@ -175,13 +175,18 @@ def _toml_value(value: Any) -> str:
             # JSON escapes as TOML does, but for DEL and for signs beyond the basic plane.
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case timedelta():
-            return f"{value.total_seconds():g}"
+            return _seconds(value)
         case datetime():
             return value.isoformat()
         case tuple():
             return f"[{', '.join(map(_toml_value, value))}]"
         case _:
             return repr(value)
+
+
+def _seconds(duration: timedelta) -> str:
+    whole = duration // timedelta(seconds=1)
+    return str(whole) if duration == timedelta(seconds=whole) else repr(duration.total_seconds())
 
 
 def _python(value: Any, depth: int, used: int) -> str:
@@ -210,7 +215,7 @@ def _parts(value: Any) -> tuple[str, list[tuple[str, Any]] | None, str]:
         case str():
             return _quoted(value), None, ""
         case timedelta():
-            return f"timedelta(seconds={value.total_seconds():g})", None, ""
+            return f"timedelta(seconds={_seconds(value)})", None, ""
         case datetime():
             return f"datetime.fromisoformat({value.isoformat()!r})".replace("'", '"'), None, ""
         case bool() | None:

@@ -91,7 +91,9 @@ def _decoded(content: IO[bytes], encoding: str) -> Iterator[str]:
         first = False
         try:
             text = decoder.decode(part, final=not part)
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
+            if not isinstance(error, UnicodeDecodeError):
+                raise Refused(f"is not {encoding} ({error}): declare the encoding that it was written in") from error
             if b"\0" in part:
                 raise Refused(_with_nul(lines + part[: part.index(b"\0")].count(b"\n"))) from error
             raise Refused(_wrong_encoding(error, encoding, lines)) from error
