@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl
 
 LABEL = "label"  # the column of 0 and 1 that preprocessing adds
 EVENT_TIME = "event_time"  # the column of UTC times that reading adds
@@ -76,6 +77,19 @@ class Label:
     @property
     def rule(self) -> str:
         return f"{self.column} = {self.equals}" if self.at_least is None else f"{self.column} >= {self.at_least:g}"
+
+    @property
+    def expression(self) -> pl.Expr:
+        """`label`, Int64: 1 where the rule holds, 0 where not, null where the column is missing or not comparable."""
+        import polars as pl
+
+        column = pl.col(self.column)
+        if isinstance(self.equals, str):
+            holds = column.cast(pl.String) == self.equals
+        else:
+            number = column.cast(pl.Float64, strict=False)
+            holds = number == self.equals if self.at_least is None else number >= self.at_least
+        return holds.cast(pl.Int64).alias(LABEL)
 
     def of(self, table: pd.DataFrame) -> pd.Series:
         """1 where the rule holds, 0 where not, missing where the column is missing or not comparable; Int64."""

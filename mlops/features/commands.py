@@ -26,16 +26,16 @@ log = logging.getLogger(__name__)
 
 def preprocess(*, dataset: str, data: str) -> Result:
     """Drops repeated rows, sets types, and fills missing values as the dataset declares."""
+    import polars as pl
+
     from mlops.features.preprocess import preprocess as clean
 
     declared, key = datasets.get(dataset), RunIdentity.from_environment().key("clean")
     store = data_bucket()
-    table = store.read_table(data)
-    cleaned = clean(table, declared)
-    store.write_table(key, cleaned)
-    dropped = len(table) - len(cleaned)
-    log.info("%d rows kept, %d dropped", len(cleaned), dropped)
-    return {"data": key, "rows": len(cleaned), "dropped": dropped}
+    store.write(key, clean(store.scan(data), declared))
+    found, kept = (store.scan(table).select(pl.len()).collect().item() for table in (data, key))
+    log.info("%d rows kept, %d dropped", kept, found - kept)
+    return {"data": key, "rows": kept, "dropped": found - kept}
 
 
 def engineer(*, dataset: str, data: str) -> Result:
@@ -110,7 +110,8 @@ def historical(*, model: str, data: str) -> Result:
         changes = definitions.changes(store, config)
         if changes:
             raise Failure(_not_applied(changes))
-        table = retrieve(store, service, clean(raw, declared))
+        rows = clean(pl.from_pandas(raw).lazy(), declared).collect().to_pandas()
+        table = retrieve(store, service, rows)
     train, test = split(table, declared)
     shift = EventTimeShift(raw.attrs.get(SHIFT_FIELD, 0)).note
     keys = {"train": identity.key("train"), "test": identity.key("test")}

@@ -120,13 +120,18 @@ class ObjectStore:
 
         with self._explained(key):
             self._client.head_object(Bucket=self.bucket, Key=key)
-        return pl.scan_parquet(
+        rows = pl.scan_parquet(
             self._address(key),
             glob=False,
             hive_partitioning=False,
             credential_provider=None,
             storage_options=_polars_options(self._settings),
         )
+        try:
+            rows.collect_schema()
+        except pl.exceptions.ComputeError as error:
+            raise Failure(f"{self._address(key)} is not a Parquet table: clear the task that wrote it") from error
+        return rows
 
     def facts(self, key: str) -> dict[str, JSON]:
         """What a table says of itself beside its rows, as `write` was told."""

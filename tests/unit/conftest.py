@@ -14,13 +14,12 @@ from mlops import datasets
 from mlops.cli import main
 from mlops.config import FeastSettings, FromEnvironment, MLflowSettings, S3Settings
 from mlops.features.engineer import engineer
-from mlops.features.preprocess import preprocess
 from mlops.features.split import split
 from mlops.needs import needs
 from mlops.result import JSON
 from mlops.stores.object_store import ObjectStore
 from mlops.stores.tracking import Tracking
-from tests.conftest import ACCESS_KEY, SECRET_KEY, enter_workspace, raw_rows
+from tests.conftest import ACCESS_KEY, SECRET_KEY, cleaned, enter_workspace, raw_rows
 
 # What a pod is told of each thing that it may need.
 KEYS = {record.need: record.keys() for record in FromEnvironment.__subclasses__() if record.need}
@@ -183,7 +182,7 @@ def tables(datasets_dir: Path) -> Callable[[str], Tables]:
         if name not in made:
             dataset = datasets.get(name)
             raw = raw_rows(dataset, datasets_dir / name).to_pandas()
-            clean = preprocess(raw, dataset)
+            clean = cleaned(raw, dataset)
             train, test = (engineer(part, dataset) for part in split(clean, dataset))
             made[name] = Tables(raw, clean, train, test)
         return made[name]
