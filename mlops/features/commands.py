@@ -93,6 +93,8 @@ def historical(*, model: str, data: str) -> Result:
     The features are those of the model's feature service, joined by Feast; the split is the one its dataset
     declares. The tables say in their attributes which service and schema made them.
     """
+    import polars as pl
+
     from mlops.features import build_record, definitions
     from mlops.features.preprocess import preprocess as clean
     from mlops.features.retrieve import retrieve

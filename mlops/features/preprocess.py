@@ -32,7 +32,7 @@ def _in_order(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _latest(rows: pl.LazyFrame, key: list[str]) -> pl.LazyFrame:
-    """Of the rows that share all of the key's values the last one. What is held is a number of each row, not the row."""
+    """Of the rows that share all of the key's values the last one. Of each row a number is held, and not the row."""
     hashed = pl.struct(key).hash()
     hashes = rows.select(hashed.alias(_HASH)).collect(engine="streaming")[_HASH].sort()
     repeated = hashes.filter(hashes == hashes.shift(1)).unique()

@@ -12,6 +12,7 @@ from mlops.datasets.declaration import EVENT_TIME, LABEL, SplitByTime, SplitStra
 from mlops.features.engineer import engineer
 from mlops.features.split import latest, split, stratified
 from mlops.result import Failure
+from tests.conftest import cleaned
 
 SHUTTLE, MOVIELENS, ADULT = (datasets.get(name) for name in ("shuttle", "movielens", "adult"))
 START = datetime(2026, 1, 1, tzinfo=UTC)
