@@ -112,8 +112,8 @@ def historical(*, model: str, data: str) -> Result:
         changes = definitions.changes(store, config)
         if changes:
             raise Failure(_not_applied(changes))
-        rows = clean(pl.from_pandas(raw).lazy(), declared).collect().to_pandas()
-        table = retrieve(store, service, rows)
+        cleaned = clean(pl.from_pandas(raw).lazy(), declared).collect().to_pandas()
+        table = retrieve(store, service, cleaned)
     train, test = split(table, declared)
     shift = EventTimeShift(raw.attrs.get(SHIFT_FIELD, 0)).note
     keys = {"train": identity.key("train"), "test": identity.key("test")}
