@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -218,7 +218,7 @@ def _with_signs(source: Source, rows: pl.LazyFrame, doubts: list[str]) -> Source
         return source
     sample = rows.head(100_000).collect()
     texts_ = pl.concat([sample[name].alias("text") for name in sample.columns]).drop_nulls()
-    notations = (".", ""), (",", ""), (".", ","), (",", ".")
+    notations: tuple[tuple[Literal[".", ","], str], ...] = (".", ""), (",", ""), (".", ","), (",", ".")
     counts = {
         signs: texts_.to_frame().select(number(pl.col("text"), *signs).is_not_null().sum()).item()
         for signs in notations
