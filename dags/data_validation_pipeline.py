@@ -30,7 +30,7 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=False,
     params={
-        "dataset": Param("shuttle", type="string", enum=names(), description="A dataset of mlops/datasets"),
+        "dataset": Param("shuttle", type="string", examples=names(), description="A declared dataset"),
         "window_hours": Param(24, type="number", minimum=1, description="Hours before the newest event"),
     },
     # Of what it refuses, generate_report tells once a window.

@@ -18,7 +18,7 @@ from airflow.sdk import DAG, Param
 from mlops.airflow.authoring.alerts import due_within, task_failed
 from mlops.airflow.authoring.operator import task_pod
 from mlops.airflow.authoring.schedule import cron
-from mlops.models import get, names
+from mlops.models import dataset_of, get, names
 
 # Those that learn from the columns of their data set; the others are trained by model_training_pipeline.
 MODELS = [name for name in names() if get(name).feature_service is None]
@@ -34,10 +34,10 @@ with DAG(
     max_active_runs=1,  # those of a backfill are counted apart, and may overlap
     is_paused_upon_creation=False,
     params={
-        "model": Param("sensor-failure", type="string", enum=MODELS, description="A model of mlops/models"),
+        "model": Param("sensor-failure", type="string", examples=MODELS, description="A declared model"),
         "dataset": Param(None, type=["null"], description="Is now called model", section="Former names"),
     },
-    user_defined_macros={"dataset_of": lambda model: get(model).dataset},
+    user_defined_macros={"dataset_of": dataset_of},
     default_args={"on_failure_callback": task_failed},
     deadline=due_within(timedelta(hours=1)),
     tags=["ml", "training"],

@@ -22,7 +22,7 @@ from mlops.airflow.authoring.alerts import due_within, task_failed
 from mlops.airflow.authoring.freshness import FreshFeatures
 from mlops.airflow.authoring.operator import task_pod
 from mlops.airflow.authoring.schedule import cron
-from mlops.models import get, names
+from mlops.models import dataset_of, get, names
 
 # Those that learn from features as of each row's event.
 MODELS = [name for name in names() if get(name).feature_service]
@@ -49,10 +49,10 @@ with DAG(
     max_active_runs=1,  # two runs at once would race for the alias `staging`
     is_paused_upon_creation=False,
     params={
-        "model": Param("sensor-failure-windows", type="string", enum=MODELS, description="A model of mlops/models"),
+        "model": Param("sensor-failure-windows", type="string", examples=MODELS, description="A declared model"),
         "dataset": Param(None, type=["null"], description="Is now called model", section="Former names"),
     },
-    user_defined_macros={"dataset_of": lambda model: get(model).dataset},
+    user_defined_macros={"dataset_of": dataset_of},
     default_args={"on_failure_callback": task_failed},
     deadline=due_within(timedelta(hours=2)),
     tags=["ml", "training", "features"],

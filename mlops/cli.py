@@ -17,6 +17,7 @@ from mlops.registry import commands as registry
 from mlops.result import EXIT_REFUSED, EXIT_SKIPPED, Failure, Refused, Result, Skip, encode, hand_back, shorten
 from mlops.sensor_trainer import commands as sensor_trainer
 from mlops.serving import commands as serving
+from mlops.stores.declarations import look_in_bucket
 from mlops.training import commands as training
 
 GROUPS = {
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.getLogger("mlops").setLevel(logging.INFO)
     options = vars(parser().parse_args(arguments))
     run = options.pop("run")
+    look_in_bucket()
     del options["group"], options["command"]
     try:
         message, code = encode(run(**options)), 0

@@ -66,11 +66,12 @@ class S3Settings(FromEnvironment):
 
     need = "s3"
     endpoint: str = _from("AWS_ENDPOINT_URL_S3", "global.services.minio or global.s3.external.endpoint")
-    region: str = _from("AWS_DEFAULT_REGION", "global.s3.external.region")
     access_key: str = _from("AWS_ACCESS_KEY_ID", "the Secret global.s3.existingSecret", repr=False)
     secret_key: str = _from("AWS_SECRET_ACCESS_KEY", "the Secret global.s3.existingSecret", repr=False)
-    data_bucket: str = _from("MAESTRO_DATA_BUCKET", "global.buckets.data")
-    reports_bucket: str = _from("MAESTRO_REPORTS_BUCKET", "global.buckets.reports")
+    # The chart says these too. Who stands outside needs the address and the keys alone, unless values say otherwise.
+    region: str = _from("AWS_DEFAULT_REGION", "global.s3.external.region", default="us-east-1")
+    data_bucket: str = _from("MAESTRO_DATA_BUCKET", "global.buckets.data", default="data")
+    reports_bucket: str = _from("MAESTRO_REPORTS_BUCKET", "global.buckets.reports", default="reports")
 
 
 @dataclass(frozen=True)

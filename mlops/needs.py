@@ -2,9 +2,11 @@
 
 from mlops.result import Failure
 
+# A command that asks for a dataset or a model opens s3 as well, where its declaration may lie.
 # By group and command; each name is the `need` of a record in mlops/config.py, and `common.env.<name>` in the charts.
 _NEEDS = {
     "datasets list": (),
+    "datasets propose": (),
     "ingestion buckets": ("s3",),
     "ingestion load": ("s3",),
     "ingestion download": ("s3",),
@@ -26,10 +28,10 @@ _NEEDS = {
     "features validate-online": ("s3", "feast", "redis", "statsd"),
     "training fit": ("s3", "mlflow", "code"),
     "training evaluate": ("s3", "mlflow"),
-    "registry register": ("mlflow",),
+    "registry register": ("s3", "mlflow"),
     "registry skip": ("mlflow",),
-    "serving deploy": ("mlflow", "model-server"),
-    "serving rollback": ("mlflow", "model-server"),
+    "serving deploy": ("s3", "mlflow", "model-server"),
+    "serving rollback": ("s3", "mlflow", "model-server"),
     "serving serve": ("mlflow",),
     "sensor-trainer check-mlflow": ("mlflow",),
     "sensor-trainer check-trainer": ("sensor-trainer",),

@@ -23,6 +23,10 @@ from tests.servers import ACCESS_KEY, S3, SECRET_KEY, MLflow, PostgreSQL, begin,
 __all__ = ["ACCESS_KEY", "SECRET_KEY", "answers", "eventually", "free_ports", "running"]
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+    from mlops.datasets.declaration import Dataset
     from tests.kube_apiserver import KubeApiserver
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +104,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture(scope="session")
 def datasets_dir() -> Path:
     return real_datasets()
+
+
+def raw_rows(dataset: "Dataset", folder: Path) -> "pl.DataFrame":
+    """A set as its files in the folder say."""
+    from mlops.datasets.read import read_dataset
+
+    with tempfile.TemporaryDirectory() as scratch:
+        return read_dataset(dataset, folder, Path(scratch)).collect()
+
+
+def cleaned(table: "pd.DataFrame", dataset: "Dataset") -> "pd.DataFrame":
+    """A raw table after preprocessing."""
+    import polars as pl
+
+    from mlops.features.preprocess import preprocess
+
+    return preprocess(pl.from_pandas(table).lazy(), dataset).collect().to_pandas()
 
 
 def real_datasets() -> Path:

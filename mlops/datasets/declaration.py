@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl
 
 LABEL = "label"  # the column of 0 and 1 that preprocessing adds
 EVENT_TIME = "event_time"  # the column of UTC times that reading adds
 
+MOST_LEVELS = 255  # values of a category: what scikit-learn's trees split on
 Kind = Literal["integer", "number", "category", "identifier"]
 
 
@@ -41,6 +43,11 @@ class Column:
             raise ValueError(f"column {self.name}: a category has values, and nothing else has")
         if self.kind in ("category", "identifier") and (self.low is not None or self.high is not None):
             raise ValueError(f"column {self.name}: only an integer or a number has low and high")
+        if len(self.levels) > MOST_LEVELS or len(set(self.values)) != len(self.values):
+            raise ValueError(
+                f"column {self.name}: a category has at most {MOST_LEVELS} different values, its fill among them: "
+                "declare an identifier, which may have any number of them"
+            )
         if self.fill is not None and not self.nullable:
             raise ValueError(f"column {self.name}: fill needs nullable=True")
 
@@ -71,6 +78,19 @@ class Label:
     def rule(self) -> str:
         return f"{self.column} = {self.equals}" if self.at_least is None else f"{self.column} >= {self.at_least:g}"
 
+    @property
+    def expression(self) -> pl.Expr:
+        """`label`, Int64: 1 where the rule holds, 0 where not, null where the column is missing or not comparable."""
+        import polars as pl
+
+        column = pl.col(self.column)
+        if isinstance(self.equals, str):
+            holds = column.cast(pl.String) == self.equals
+        else:
+            number = column.cast(pl.Float64, strict=False)
+            holds = number == self.equals if self.at_least is None else number >= self.at_least
+        return holds.cast(pl.Int64).alias(LABEL)
+
     def of(self, table: pd.DataFrame) -> pd.Series:
         """1 where the rule holds, 0 where not, missing where the column is missing or not comparable; Int64."""
         import pandas as pd
@@ -87,9 +107,31 @@ class Label:
 
 @dataclass(frozen=True)
 class EpochSeconds:
-    """Event time is a column of whole seconds since 1970, UTC."""
+    """Event time is a column of seconds since 1970, UTC."""
 
     column: str
+
+
+@dataclass(frozen=True)
+class EpochMilliseconds:
+    """Event time is a column of milliseconds since 1970, UTC."""
+
+    column: str
+
+
+@dataclass(frozen=True)
+class Timestamp:
+    """Event time is a column of times that people can read, or of Parquet's timestamps or dates.
+
+    format: of texts, in the signs of strftime; None for ISO 8601, `2026-01-31`, `2026-01-31 08:30` or
+        `2026-01-31T08:30:00.5+02:00`.
+    zone: of times that name none, such as `UTC` or `Europe/Berlin`; None where each names its own. An hour that
+        daylight saving repeats or leaves out is no time.
+    """
+
+    column: str
+    zone: str | None = None
+    format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +140,9 @@ class Clock:
 
     start: datetime
     every: timedelta
+
+
+EventTime = EpochSeconds | EpochMilliseconds | Timestamp | Clock
 
 
 @dataclass(frozen=True)
@@ -117,7 +162,7 @@ class SplitStratified:
 
 @dataclass(frozen=True)
 class Join:
-    """A second file whose columns are added to each row of the first by the column `on`."""
+    """A second file whose columns are added to each row of the first by the column `on`, its name after `rename`."""
 
     file: str
     on: str
@@ -127,21 +172,63 @@ class Join:
 class Source:
     """The files of a dataset, below `datasets/<name>/` in the data bucket.
 
+    file: one, or several of the same columns: their names, or patterns. `*` stands for any part of a name, `**` for
+        any folders, and `readings/` for all that is below it. A folder `day=2026-01-31` is a column `day`.
     rename: raw name -> name of a column, in any of the files.
-    missing: texts that stand for a missing value, beside the empty one.
+    missing: texts that stand for a missing value, beside the empty one, `nan` and `NULL`. One that is among the values
+        of a category is that value.
     constants: columns to add that the files leave unsaid.
+
+    How a file is packed is seen in it: gzip, bzip2, xz, zstd, or zip with one file in it. What follows is of texts:
+
+    separator: between values; None for the comma of csv and the tab of tsv.
+    decimal, thousands: the signs in numbers, `1.234,5` having decimal="," and thousands=".".
+    quote: around values that hold a separator; empty where quotes mean nothing.
+    encoding: by Python's name. A byte order mark of UTF-8 is passed over.
+    names: of the columns, for a file that has no header.
+    skip_rows, skip_last: lines above the header (or the first row), and at the end, that are no part of the table.
+    trailing_separator: whether rows end with a separator that the header does not have.
+    trim: whether blanks around names and values are no part of them.
     """
 
-    file: str
+    file: str | tuple[str, ...]
     format: Literal["csv", "tsv", "parquet"]
     joins: tuple[Join, ...] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     constants: Mapping[str, str] = field(default_factory=dict)
+    separator: str | None = None
+    decimal: Literal[".", ","] = "."
+    thousands: str = ""
+    quote: str = '"'
+    encoding: str = "utf-8"
+    names: tuple[str, ...] = ()
+    skip_rows: int = 0
+    skip_last: int = 0
+    trailing_separator: bool = False
+    trim: bool = False
+
+    def __post_init__(self) -> None:
+        signs = [self.decimal, self.thousands, self.quote, self.delimiter]
+        if any(len(sign) > 1 for sign in signs) or self.separator == "":
+            raise ValueError("source: separator, decimal, thousands and quote are one character each")
+        if self.thousands == self.decimal or self.quote == self.delimiter:
+            raise ValueError("source: decimal and thousands differ, and quote and separator do")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("source: two of its names are the same")
+
+    @property
+    def delimiter(self) -> str:
+        return self.separator or {"tsv": "\t"}.get(self.format, ",")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names or patterns of the files whose rows are the table's."""
+        return (self.file,) if isinstance(self.file, str) else self.file
 
     @property
     def files(self) -> tuple[str, ...]:
-        return (self.file, *(join.file for join in self.joins))
+        return (*self.parts, *(join.file for join in self.joins))
 
 
 @dataclass(frozen=True)
@@ -163,14 +250,14 @@ class Dataset:
     split: SplitByTime | SplitStratified
     rows: tuple[int, int]
     entity: str | None = None
-    event_time: EpochSeconds | Clock | None = None
+    event_time: EventTime | None = None
     key: tuple[str, ...] = ()
     duplicates: float | None = 0.0
 
     def __post_init__(self) -> None:
         names = [column.name for column in self.columns]
         required = [self.label.column, *self.key, *([self.entity] if self.entity else [])]
-        if isinstance(self.event_time, EpochSeconds):
+        if self.event_time is not None and not isinstance(self.event_time, Clock):
             required.append(self.event_time.column)
         unknown = sorted(set(required) - set(names))
         if unknown or len(set(names)) != len(names) or {LABEL, EVENT_TIME} & set(names):

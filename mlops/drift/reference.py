@@ -29,7 +29,7 @@ def make(raw: LoadedDataset, dataset: Dataset, fraction: float) -> pd.DataFrame:
     """The earliest rows; what `about` tells of them (of which data, which times) is stored with them."""
     from mlops.data_quality.window import earliest, span
 
-    table = earliest(raw.table, fraction)
+    table = earliest(raw.table.collect().to_pandas(), fraction)
     table.attrs |= {
         "data_version": raw.data_version,
         "fraction": fraction,

@@ -26,16 +26,16 @@ log = logging.getLogger(__name__)
 
 def preprocess(*, dataset: str, data: str) -> Result:
     """Drops repeated rows, sets types, and fills missing values as the dataset declares."""
+    import polars as pl
+
     from mlops.features.preprocess import preprocess as clean
 
     declared, key = datasets.get(dataset), RunIdentity.from_environment().key("clean")
     store = data_bucket()
-    table = store.read_table(data)
-    cleaned = clean(table, declared)
-    store.write_table(key, cleaned)
-    dropped = len(table) - len(cleaned)
-    log.info("%d rows kept, %d dropped", len(cleaned), dropped)
-    return {"data": key, "rows": len(cleaned), "dropped": dropped}
+    store.write(key, clean(store.scan(data), declared))
+    found, kept = (store.scan(table).select(pl.len()).collect().item() for table in (data, key))
+    log.info("%d rows kept, %d dropped", kept, found - kept)
+    return {"data": key, "rows": kept, "dropped": found - kept}
 
 
 def engineer(*, dataset: str, data: str) -> Result:
@@ -93,6 +93,8 @@ def historical(*, model: str, data: str) -> Result:
     The features are those of the model's feature service, joined by Feast; the split is the one its dataset
     declares. The tables say in their attributes which service and schema made them.
     """
+    import polars as pl
+
     from mlops.features import build_record, definitions
     from mlops.features.preprocess import preprocess as clean
     from mlops.features.retrieve import retrieve
@@ -110,7 +112,8 @@ def historical(*, model: str, data: str) -> Result:
         changes = definitions.changes(store, config)
         if changes:
             raise Failure(_not_applied(changes))
-        table = retrieve(store, service, clean(raw, declared))
+        cleaned = clean(pl.from_pandas(raw).lazy(), declared).collect().to_pandas()
+        table = retrieve(store, service, cleaned)
     train, test = split(table, declared)
     shift = EventTimeShift(raw.attrs.get(SHIFT_FIELD, 0)).note
     keys = {"train": identity.key("train"), "test": identity.key("test")}
@@ -178,8 +181,9 @@ def _build(name: str) -> Result:
         log.info("%s: computed already, at %s", name, before.created)
         return {"rows": dict(before.rows), "unchanged": True, **EventTimeShift(raw.shift_seconds).note}
     created, rows = datetime.now(UTC).replace(microsecond=0), {}
+    whole = raw.table.collect().to_pandas()
     for view in repository.views_of(name):
-        table = rows_of(view, raw.table, declared, created)
+        table = rows_of(view, whole, declared, created)
         write_view(store, view, table)
         rows[view.name] = len(table)
         log.info("%s: %d rows of %d features", view.name, len(table), len(view.features))

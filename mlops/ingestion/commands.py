@@ -1,7 +1,6 @@
 """Bring datasets into the object store, and a table of one into a DAG run."""
 
 import argparse
-import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -14,7 +13,8 @@ from mlops.config import RunIdentity, datasets_folder
 from mlops.datasets.declaration import Dataset
 from mlops.result import JSON, Failure, Result
 from mlops.retry import once_started
-from mlops.stores.dataset_files import SHIFT_FIELD, DatasetFiles, EventTimeShift
+from mlops.stores.dataset_files import DatasetFiles, EventTimeShift
+from mlops.stores.declarations import DATASET_FILE, Declared, declared_in
 from mlops.stores.object_store import ObjectStore, bucket, data_bucket
 
 log = logging.getLogger(__name__)
@@ -30,52 +30,64 @@ def buckets(*, names: list[str], wait: float) -> Result:
 def load(*, dataset: str, folder: Path, shift_to_now: bool | None) -> Result:
     """Copies datasets' files from a folder into the data bucket; a file that is there already is not written again.
 
+    They are read first: what cannot be read right is refused, and the bucket stays as it is. A folder with a file
+    dataset.toml, and a <model>.toml each, declares the set and its models, and they are copied too.
+
     With --shift-to-now the event times of each set are shifted, all by as much, so that its newest event is now; with
     --no-shift-to-now they are those of the files again; with neither a shift stays as it is.
     """
     store = data_bucket()
     raw = DatasetFiles(store)
     store.ensure()
-    found = [datasets.get(name) for name in (datasets.names() if dataset == "all" else [dataset])]
-    if dataset == "all":
-        found = [entry for entry in found if (folder / entry.name).is_dir()]
-    if not found:
-        raise Failure(f"{folder} holds no dataset: give the folder that has one folder a dataset with --folder")
+    found = {name: declared_in(folder / name) for name in _asked_for(dataset, folder)}
     return {
-        entry.name: {**_load(store, entry, folder / entry.name), **_shift(raw, entry, shift_to_now)} for entry in found
+        name: {**_load(store, raw, declared, folder / name), **_shift(raw, _declared(name, declared), shift_to_now)}
+        for name, declared in found.items()
     }
 
 
 def download(*, dataset: str) -> Result:
     """Reads a dataset's files from the data bucket and writes them as one table of this DAG run."""
+    import polars as pl
+
     declared, identity, store = datasets.get(dataset), RunIdentity.from_environment(), data_bucket()
-    table, data_version, shift = DatasetFiles(store).read(declared)
-    key = identity.key("raw")
-    table.attrs = {"data_version": data_version, SHIFT_FIELD: shift}  # beside the columns, for who joins features to it
-    store.write_table(key, table)
-    log.info("%s: %d rows, %d columns", dataset, *table.shape)
-    size = {"rows": table.shape[0], "columns": table.shape[1]}
-    return {"data": key, **size, "data_version": data_version, **EventTimeShift(shift).note}
+    raw, key = DatasetFiles(store).read(declared), identity.key("raw")
+    store.copy(raw.key, key)
+    table = store.scan(key)
+    size = {"rows": table.select(pl.len()).collect().item(), "columns": len(table.collect_schema())}
+    log.info("%s: %d rows, %d columns", dataset, *size.values())
+    return {"data": key, **size, "data_version": raw.data_version, **EventTimeShift(raw.shift_seconds).note}
 
 
-def _load(store: ObjectStore, dataset: Dataset, folder: Path) -> Mapping[str, JSON]:
+def _asked_for(dataset: str, folder: Path) -> list[str]:
+    if dataset != "all":
+        return [dataset]
+    names = sorted(path.parent.name for path in folder.glob(f"*/{DATASET_FILE}"))
+    names += [name for name in datasets.names() if (folder / name).is_dir() and name not in names]
+    if not names:
+        raise Failure(f"{folder} holds no dataset: give the folder that has one folder a dataset with --folder")
+    return names
+
+
+def _declared(name: str, beside: Declared | None) -> Dataset:
+    return datasets.get(name) if beside is None else beside.dataset
+
+
+def _load(store: ObjectStore, raw: DatasetFiles, beside: Declared | None, folder: Path) -> Mapping[str, JSON]:
     """Counts the files that were written and those that were there with the same content."""
-    written = {"written": 0, "unchanged": 0}
-    for name in dataset.source.files:
-        try:
-            content = (folder / name).read_bytes()
-        except FileNotFoundError as error:
-            raise Failure(
-                f"{folder / name} not found: put the file there or correct mlops/datasets/{dataset.name}.py"
-            ) from error
-        digest = hashlib.sha256(content).hexdigest()
-        if store.digest(dataset.object_key(name)) == digest:
+    dataset, written = _declared(folder.name, beside), {"written": 0, "unchanged": 0}
+    for name, digest in raw.add(dataset, folder).items():
+        path, key = folder / name, dataset.object_key(name)
+        if store.digest(key) == digest:
             written["unchanged"] += 1
             continue
-        store.write_bytes(dataset.object_key(name), content, digest=digest)
+        store.upload(path, key, digest=digest)
         written["written"] += 1
-        log.info("wrote %s (%d bytes)", dataset.object_key(name), len(content))
-    return written
+        log.info("wrote %s (%d bytes)", key, path.stat().st_size)
+    for key, text in beside.texts.items() if beside else ():
+        store.write_bytes(key, text)
+        log.info("wrote %s", key)
+    return {**written, **({"declared": len(beside.texts)} if beside else {})}
 
 
 def _shift(raw: DatasetFiles, dataset: Dataset, to_now: bool | None) -> Mapping[str, JSON]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import mimetypes
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,18 +83,29 @@ class ObjectStore:
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
             return sorted(entry["Key"] for page in pages for entry in page.get("Contents", ()))
 
-    def download(self, key: str, path: Path) -> None:
-        """Copies an object to a file by one request, so that all of it is of one version."""
+    def download(self, key: str, path: Path) -> str:
+        """Copies an object to a file by one request, so that all of it is of one version; gives its SHA-256."""
+        digest = hashlib.sha256()
         with self._explained(key), path.open("wb") as target:
-            shutil.copyfileobj(self._client.get_object(Bucket=self.bucket, Key=key)["Body"], target, 1 << 20)
+            body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
+            for part in body.iter_chunks(1 << 20):
+                digest.update(part)
+                target.write(part)
+        return digest.hexdigest()
 
-    def upload(self, path: Path, key: str) -> None:
+    def upload(self, path: Path, key: str, *, digest: str | None = None) -> None:
         """Copies a file to an object, in parts and yet in one step, as `write_bytes` does."""
         from boto3.exceptions import S3UploadFailedError
 
+        options = {"ContentType": mimetypes.guess_type(key)[0] or "application/octet-stream"}
         with self._explained(key):
             try:
-                self._client.upload_file(str(path), self.bucket, key)
+                self._client.upload_file(
+                    str(path),
+                    self.bucket,
+                    key,
+                    ExtraArgs={**options, "Metadata": {_DIGEST: digest} if digest else {}},
+                )
             except S3UploadFailedError as error:
                 if error.__cause__ is None:
                     raise
@@ -109,13 +120,18 @@ class ObjectStore:
 
         with self._explained(key):
             self._client.head_object(Bucket=self.bucket, Key=key)
-        return pl.scan_parquet(
+        rows = pl.scan_parquet(
             self._address(key),
             glob=False,
             hive_partitioning=False,
             credential_provider=None,
             storage_options=_polars_options(self._settings),
         )
+        try:
+            rows.collect_schema()
+        except pl.exceptions.ComputeError as error:
+            raise Failure(f"{self._address(key)} is not a Parquet table: clear the task that wrote it") from error
+        return rows
 
     def facts(self, key: str) -> dict[str, JSON]:
         """What a table says of itself beside its rows, as `write` was told."""
@@ -143,6 +159,23 @@ class ObjectStore:
             )
             self.upload(Path(file.name), key)
 
+    def copy(self, source: str, target: str) -> None:
+        """Copies an object within the store: none of it passes through this pod."""
+        with self._explained(source):
+            self._client.copy({"Bucket": self.bucket, "Key": source}, self.bucket, target)
+
+    def exists(self, key: str) -> bool:
+        return self._head(key) is not None
+
+    def keep_newest(self, prefix: str, count: int) -> None:
+        """Removes all but the objects below the prefix that were written last."""
+        with self._explained(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+            entries = [entry for page in pages for entry in page.get("Contents", ())]
+            entries.sort(key=lambda entry: entry["LastModified"], reverse=True)
+            for entry in entries[count:]:
+                self._client.delete_object(Bucket=self.bucket, Key=entry["Key"])
+
     def read_table(self, key: str) -> pd.DataFrame:
         """All rows at once, with the facts as `attrs`: what a fit needs. Anything else scans."""
         import pandas as pd
@@ -167,17 +200,20 @@ class ObjectStore:
 
     def digest(self, key: str) -> str | None:
         """The digest given when the object was written; None where there is no such object or no digest."""
+        head = self._head(key)
+        digest: str | None = None if head is None else head["Metadata"].get(_DIGEST)
+        return digest
+
+    def _head(self, key: str) -> Any:
         from botocore.exceptions import ClientError
 
         with self._explained(key):
             try:
-                head = self._client.head_object(Bucket=self.bucket, Key=key)
+                return self._client.head_object(Bucket=self.bucket, Key=key)
             except ClientError as error:
                 if error.response["Error"]["Code"] != "404":
                     raise
                 return None
-        digest: str | None = head["Metadata"].get(_DIGEST)
-        return digest
 
     def upload_folder(self, folder: Path, prefix: str) -> None:
         """Writes each file below `folder` to the same place below `prefix`."""

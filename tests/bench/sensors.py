@@ -25,8 +25,7 @@ import psycopg
 import redis
 
 from mlops import datasets
-from mlops.datasets.read import read_dataset
-from tests.conftest import answers, free_ports, real_datasets, running
+from tests.conftest import answers, free_ports, raw_rows, real_datasets, running
 
 TOKEN = uuid.uuid4().hex
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
@@ -128,7 +127,7 @@ class Rows:
 
     def __init__(self, folder: Path) -> None:
         dataset = datasets.get("shuttle")
-        table = read_dataset(dataset, {file: (folder / "shuttle" / file).read_bytes() for file in dataset.source.files})
+        table = raw_rows(dataset, folder / "shuttle").to_pandas()
         columns = [column.name for column in dataset.features]
         self._values = [
             dict(zip(columns, row, strict=True)) for row in table[columns].astype(float).to_numpy().tolist()

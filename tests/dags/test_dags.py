@@ -160,7 +160,7 @@ def test_the_notification_is_sent_whether_the_model_was_deployed_or_not(pipeline
 def test_the_model_can_be_any_that_learns_from_the_columns_of_its_dataset(pipeline: DAG) -> None:
     model = pipeline.params.get_param("model")
     assert model.value == "sensor-failure"
-    assert model.schema["enum"] == [name for name in models.names() if models.get(name).feature_service is None]
+    assert model.schema["examples"] == [name for name in models.names() if models.get(name).feature_service is None]
 
 
 def test_who_still_asks_for_a_dataset_is_told_of_the_new_name(pipeline: DAG) -> None:

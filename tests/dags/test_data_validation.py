@@ -47,7 +47,7 @@ def test_it_looks_every_six_hours_and_is_late_after_a_quarter(dag: DAG) -> None:
 def test_the_dataset_can_be_any_that_is_declared(dag: DAG) -> None:
     dataset = dag.params.get_param("dataset")
     assert dataset.value == "shuttle"
-    assert dataset.schema["enum"] == datasets.names()
+    assert dataset.schema["examples"] == datasets.names() and "enum" not in dataset.schema
 
 
 def test_a_refused_task_raises_no_alert_of_its_own(dag: DAG) -> None:

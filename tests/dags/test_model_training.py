@@ -147,4 +147,4 @@ def test_people_are_told_of_a_failure_and_of_a_run_that_takes_more_than_two_hour
 def test_it_offers_the_models_that_learn_from_a_feature_service(pipeline: DAG) -> None:
     model = pipeline.params.get_param("model")
     offered = ["click-through-activity", "sensor-failure-windows"]
-    assert (model.value, model.schema["enum"]) == ("sensor-failure-windows", offered)
+    assert (model.value, model.schema["examples"]) == ("sensor-failure-windows", offered)

@@ -2,6 +2,8 @@
 
 import json
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ import requests
 from infrastructure.release import kubectl, object_name
 from infrastructure.services import port_forward
 from mlops import datasets
-from mlops.datasets.read import read_dataset
+from tests.conftest import raw_rows
 
 DAG = "feature_materialization"
 DAYS = 7
@@ -21,11 +23,10 @@ def events(services, name):
     """A raw set as its files say, with the event times that `make data` shifted."""
     declared = datasets.get(name)
     bucket = "data"
-    files = {
-        file: services.s3.get_object(Bucket=bucket, Key=declared.object_key(file))["Body"].read()
-        for file in declared.source.files
-    }
-    table = read_dataset(declared, files)
+    with TemporaryDirectory() as folder:
+        for file in declared.source.files:
+            services.s3.download_file(bucket, declared.object_key(file), f"{folder}/{file}")
+        table = raw_rows(declared, Path(folder)).to_pandas()
     shift = json.loads(services.s3.get_object(Bucket=bucket, Key=f"datasets/{name}/shift.json")["Body"].read())
     return table.assign(event_time=table.event_time + pd.Timedelta(seconds=shift["seconds"]))
 

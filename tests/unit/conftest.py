@@ -13,15 +13,13 @@ import pytest
 from mlops import datasets
 from mlops.cli import main
 from mlops.config import FeastSettings, FromEnvironment, MLflowSettings, S3Settings
-from mlops.datasets.read import read_dataset
 from mlops.features.engineer import engineer
-from mlops.features.preprocess import preprocess
 from mlops.features.split import split
 from mlops.needs import needs
 from mlops.result import JSON
 from mlops.stores.object_store import ObjectStore
 from mlops.stores.tracking import Tracking
-from tests.conftest import ACCESS_KEY, SECRET_KEY, enter_workspace
+from tests.conftest import ACCESS_KEY, SECRET_KEY, cleaned, enter_workspace, raw_rows
 
 # What a pod is told of each thing that it may need.
 KEYS = {record.need: record.keys() for record in FromEnvironment.__subclasses__() if record.need}
@@ -183,9 +181,8 @@ def tables(datasets_dir: Path) -> Callable[[str], Tables]:
     def of(name: str) -> Tables:
         if name not in made:
             dataset = datasets.get(name)
-            files = {file: (datasets_dir / name / file).read_bytes() for file in dataset.source.files}
-            raw = read_dataset(dataset, files)
-            clean = preprocess(raw, dataset)
+            raw = raw_rows(dataset, datasets_dir / name).to_pandas()
+            clean = cleaned(raw, dataset)
             train, test = (engineer(part, dataset) for part in split(clean, dataset))
             made[name] = Tables(raw, clean, train, test)
         return made[name]

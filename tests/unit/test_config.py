@@ -34,8 +34,8 @@ def test_every_field_is_read_from_its_key():
         *(
             f"value of {key}"
             for key in (
-                *("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-                *("MAESTRO_DATA_BUCKET", "MAESTRO_REPORTS_BUCKET"),
+                *("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+                *("AWS_DEFAULT_REGION", "MAESTRO_DATA_BUCKET", "MAESTRO_REPORTS_BUCKET"),
             )
         )
     )
@@ -50,13 +50,14 @@ def test_a_record_of_records_is_read_from_the_keys_of_all():
 
 
 def test_all_missing_keys_are_named_at_once_with_the_values_they_come_from():
-    found = complete(S3Settings) | {"AWS_DEFAULT_REGION": ""}
-    del found["MAESTRO_DATA_BUCKET"]
+    found = complete(S3Settings) | {"AWS_ACCESS_KEY_ID": ""}
+    del found["AWS_ENDPOINT_URL_S3"], found["MAESTRO_DATA_BUCKET"]
     with pytest.raises(Failure) as failure:
         S3Settings.from_environment(found)
     text = str(failure.value)
-    assert "MAESTRO_DATA_BUCKET (from global.buckets.data)" in text
-    assert "AWS_DEFAULT_REGION (from global.s3.external.region)" in text
+    assert "AWS_ENDPOINT_URL_S3 (from global.services.minio or global.s3.external.endpoint)" in text
+    assert "AWS_ACCESS_KEY_ID (from the Secret global.s3.existingSecret)" in text
+    assert "MAESTRO_DATA_BUCKET" not in text, "it has a default"
     assert "helm upgrade, and see that mlops/needs.py lists 's3' for the command" in text
     assert "MAESTRO_REPORTS_BUCKET" not in text
 

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from mlops import datasets, models
 from mlops.datasets.declaration import EVENT_TIME, LABEL
 from mlops.features import definitions, repository
-from mlops.features.preprocess import preprocess
 from mlops.features.repository import SERVICES, VIEWS, service_of
 from mlops.features.retrieve import retrieve
 from mlops.features.split import split
@@ -30,7 +29,7 @@ from mlops.stores.feature_store import (
     open_configured,
     open_feature_store,
 )
-from tests.conftest import answers, eventually, free_ports, running
+from tests.conftest import answers, cleaned, eventually, free_ports, running
 from tests.servers import PASSWORD, Redis, execute, new_database
 from tests.unit.conftest import new_platform, set_environment
 from tests.unit.test_feature_contract import tags_of
@@ -391,7 +390,7 @@ def test_historical_features_are_those_known_at_each_rows_time(built):
         dataset, service = datasets.get(name), service_of(models.get(model))
         raw = built.result_of("ingestion", "download", "--dataset", name)
         made = built.result_of("features", "historical", "--model", model, "--data", raw["data"])
-        clean = preprocess(built.data.read_table(raw["data"]), dataset)
+        clean = cleaned(built.data.read_table(raw["data"]), dataset)
         assert made["train_rows"] + made["test_rows"] == len(clean)
         assert made["features"] == len(service.features)
         assert made["feature_service"] == service.name
@@ -412,7 +411,7 @@ def test_historical_features_are_those_known_at_each_rows_time(built):
 
 def test_no_label_is_among_its_own_features(built):
     """Of the first event of each user nothing is known; of the others what the events before it say, without it."""
-    clean = preprocess(DatasetFiles(built.data).read("movielens").table, datasets.get("movielens"))
+    clean = cleaned(DatasetFiles(built.data).read("movielens").table.collect().to_pandas(), datasets.get("movielens"))
     found = retrieve(open_feature_store(), service_of(models.get("click-through-activity")), clean)
     events = clean.assign(known=found["user_events"], rate=found["user_click_rate"], age_known=found["age"].notna())
     assert events["age_known"].all()

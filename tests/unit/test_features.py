@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from mlops import datasets
 from mlops.datasets.declaration import EVENT_TIME, LABEL, SplitByTime, SplitStratified
 from mlops.features.engineer import engineer
-from mlops.features.preprocess import preprocess
 from mlops.features.split import latest, split, stratified
 from mlops.result import Failure
+from tests.conftest import cleaned
 
 SHUTTLE, MOVIELENS, ADULT = (datasets.get(name) for name in ("shuttle", "movielens", "adult"))
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -94,7 +94,7 @@ def test_preprocessing_drops_repeated_rows_and_keeps_the_latest(tables):
     again = raw.head(1).assign(
         rating=1, timestamp=900_000_000, event_time=pd.Timestamp(900_000_000, unit="s", tz="UTC")
     )
-    clean = preprocess(pd.concat([again, raw], ignore_index=True), MOVIELENS)
+    clean = cleaned(pd.concat([again, raw], ignore_index=True), MOVIELENS)
     assert len(clean) == len(raw)
     kept = clean[(clean["user_id"] == again["user_id"].iloc[0]) & (clean["item_id"] == again["item_id"].iloc[0])]
     assert kept["rating"].tolist() == [1]
@@ -103,7 +103,7 @@ def test_preprocessing_drops_repeated_rows_and_keeps_the_latest(tables):
 
 def test_preprocessing_keeps_repeated_rows_where_they_are_allowed(tables):
     raw = tables("adult").raw
-    assert len(preprocess(raw, replace(ADULT, duplicates=None))) == len(raw)
+    assert len(cleaned(raw, replace(ADULT, duplicates=None))) == len(raw)
 
 
 def test_preprocessing_fills_what_is_missing_as_declared(tables):
@@ -116,16 +116,16 @@ def test_preprocessing_adds_the_label_and_drops_rows_without_one(tables):
     raw = tables("shuttle").raw.head(1000).copy()
     raw["anomaly"] = raw["anomaly"].astype(float)
     raw.loc[:9, "anomaly"] = np.nan
-    clean = preprocess(raw, SHUTTLE)
+    clean = cleaned(raw, SHUTTLE)
     assert len(clean) == 990
     assert clean[LABEL].tolist() == raw["anomaly"].iloc[10:].astype(int).tolist()
 
 
 def test_each_row_is_preprocessed_by_itself(tables):
     raw = tables("adult").raw
-    alone = preprocess(raw.head(500), ADULT)
-    together = preprocess(raw, replace(ADULT, duplicates=None)).head(500)
-    pd.testing.assert_frame_equal(preprocess(raw.head(500), replace(ADULT, duplicates=None)), together)
+    alone = cleaned(raw.head(500), ADULT)
+    together = cleaned(raw, replace(ADULT, duplicates=None)).head(500)
+    pd.testing.assert_frame_equal(cleaned(raw.head(500), replace(ADULT, duplicates=None)), together)
     assert len(alone) <= 500
 
 

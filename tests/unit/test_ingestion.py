@@ -1,15 +1,19 @@
 import gzip
 import hashlib
+import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
+import polars as pl
 import pytest
 
-from mlops import datasets
-from mlops.datasets.read import data_version, read_dataset
-from mlops.result import Failure
+from mlops import datasets, models
+from mlops.result import EXIT_REFUSED, Failure, Refused
 from mlops.stores.dataset_files import DatasetFiles
 from mlops.stores.object_store import ObjectStore
+from tests.conftest import raw_rows
 
 SHUTTLE, MOVIELENS, ADULT = (datasets.get(name) for name in ("shuttle", "movielens", "adult"))
 ROWS = {"shuttle": 49_097, "movielens": 100_000, "adult": 48_842}
@@ -85,7 +89,8 @@ def test_the_image_says_where_its_files_are(platform, datasets_dir, monkeypatch)
 
 
 def test_loading_from_a_folder_without_the_file_says_which_one(platform, tmp_path):
-    cause = platform.failure_of("ingestion", "load", "--dataset", "shuttle", "--folder", str(tmp_path))
+    load = ("ingestion", "load", "--dataset", "shuttle", "--folder", str(tmp_path))
+    cause = platform.failure_of(*load, code=EXIT_REFUSED)
     assert f"{tmp_path}/shuttle/shuttle.csv.gz not found" in cause
     cause = platform.failure_of("ingestion", "load", "--dataset", "all", "--folder", str(tmp_path))
     assert "holds no dataset" in cause
@@ -118,15 +123,6 @@ def test_the_data_version_is_the_digest_of_the_raw_object(platform, datasets_dir
     content = (datasets_dir / "shuttle/shuttle.csv.gz").read_bytes()
     result = platform.result_of("ingestion", "download", "--dataset", "shuttle")
     assert result["data_version"] == hashlib.sha256(content).hexdigest()
-
-
-def test_the_data_version_of_several_files_changes_with_each_of_them():
-    files = {"a": b"1", "b": b"2"}
-    versions = {
-        data_version(changed) for changed in (files, {**files, "a": b"3"}, {**files, "b": b"3"}, {"a": b"2", "b": b"1"})
-    }
-    assert len(versions) == 4
-    assert data_version(files) == data_version(dict(reversed(files.items())))
 
 
 def test_a_retry_overwrites_its_own_table(platform, datasets_dir, monkeypatch):
@@ -177,14 +173,16 @@ def test_what_is_not_parquet_is_not_read_as_a_table(platform):
     [b"", b"no gzip", gzip.compress(b""), gzip.compress(b"a,b\n1,2\n")[:-9], gzip.compress(b"a,b\n1\n1,2,3,4\n")],
     ids=["empty", "of another format", "empty when unpacked", "cut off", "rows of unequal length"],
 )
-def test_a_damaged_file_is_named(content):
-    with pytest.raises(Failure, match=r"datasets/shuttle/shuttle.csv.gz cannot be read as csv"):
-        read_dataset(SHUTTLE, {"shuttle.csv.gz": content})
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "shuttle.csv.gz").write_bytes(content)
+    with pytest.raises(Refused, match=r"datasets/shuttle/shuttle.csv.gz .*: upload (a whole|the right) file"):
+        raw_rows(SHUTTLE, tmp_path)
 
 
-def test_a_damaged_parquet_file_is_named():
-    with pytest.raises(Failure, match=r"adult.parquet.brotli cannot be read as parquet"):
-        read_dataset(ADULT, {"adult.parquet.brotli": b"PAR1 but no more"})
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    (tmp_path / "adult.parquet.brotli").write_bytes(b"PAR1 but no more")
+    with pytest.raises(Refused, match=r"adult.parquet.brotli cannot be read as parquet"):
+        raw_rows(ADULT, tmp_path)
 
 
 def test_the_clock_gives_each_row_its_minute(tables):
@@ -207,27 +205,173 @@ def test_question_marks_of_the_census_are_missing_values(tables):
     assert raw["workclass"].isna().sum() == 2_799
 
 
-def files_of(datasets_dir, dataset):
-    return {name: (datasets_dir / dataset.name / name).read_bytes() for name in dataset.source.files}
+@pytest.fixture
+def films(tmp_path, datasets_dir):
+    """A folder of copies of MovieLens, to be spoiled."""
+    return Path(shutil.copytree(datasets_dir / "movielens", tmp_path / "movielens"))
 
 
-def test_a_join_that_would_repeat_rows_is_refused(datasets_dir):
-    files = files_of(datasets_dir, MOVIELENS)
-    files["ml-100k.user"] += files["ml-100k.user"].splitlines(keepends=True)[1]
-    with pytest.raises(Failure, match=r"ml-100k.user has two rows of one 'user_id'"):
-        read_dataset(MOVIELENS, files)
+def test_a_join_that_would_repeat_rows_is_refused(films):
+    users = films / "ml-100k.user"
+    users.write_bytes(users.read_bytes() + users.read_bytes().splitlines(keepends=True)[1])
+    with pytest.raises(Refused, match=r"ml-100k.user has two rows of one 'user_id'"):
+        raw_rows(MOVIELENS, films)
 
 
-def test_a_row_that_a_join_finds_nothing_for_stays_for_validation_to_see(datasets_dir):
-    files = files_of(datasets_dir, MOVIELENS)
-    files["ml-100k.inter"] += b"nobody\t242\t3.0\t881250949\n"
-    read = read_dataset(MOVIELENS, files)
+def test_a_row_that_a_join_finds_nothing_for_stays_for_validation_to_see(films):
+    with (films / "ml-100k.inter").open("ab") as ratings:
+        ratings.write(b"nobody\t242\t3.0\t881250949\n")
+    read = raw_rows(MOVIELENS, films)
     assert len(read) == ROWS["movielens"] + 1
-    assert read["user_id"].iloc[-1] == "nobody" and read["occupation"].isna().sum() == 1
+    assert read["user_id"][-1] == "nobody" and read["occupation"].null_count() == 1
 
 
-def test_a_file_without_the_column_to_join_by_is_named(datasets_dir):
-    files = files_of(datasets_dir, MOVIELENS)
-    files["ml-100k.item"] = files["ml-100k.item"].replace(b"item_id:token", b"film:token", 1)
-    with pytest.raises(Failure, match=r"ml-100k.item has no column 'item_id'"):
-        read_dataset(MOVIELENS, files)
+def test_a_file_without_the_column_to_join_by_is_named(films):
+    items = films / "ml-100k.item"
+    items.write_bytes(items.read_bytes().replace(b"item_id:token", b"film:token", 1))
+    with pytest.raises(Refused, match=r"ml-100k.item has no column 'item_id'"):
+        raw_rows(MOVIELENS, films)
+
+
+HOUSES = """
+name = "houses"
+description = "Houses and whether they were sold."
+rows = [1, 1000]
+
+[source]
+file = "day=*/*.csv"
+format = "csv"
+
+[[columns]]
+name = "day"
+kind = "identifier"
+feature = false
+
+[[columns]]
+name = "price"
+kind = "number"
+low = 0
+
+[[columns]]
+name = "sold"
+kind = "integer"
+feature = false
+
+[label]
+column = "sold"
+equals = 1
+
+[event_time]
+type = "Timestamp"
+column = "day"
+zone = "UTC"
+
+[split]
+type = "SplitByTime"
+"""
+SALE = """
+name = "house-sale"
+description = "Finds houses that will be sold."
+dataset = "houses"
+"""
+
+
+def houses(folder, days=2, declaration=HOUSES):
+    for day in range(1, days + 1):
+        part = folder / f"houses/day=2026-01-{day:02}/part.csv"
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(f"price,sold\n{day}.5,0\n{day}.0,1\n")
+    (folder / "houses/dataset.toml").write_text(declaration)
+    (folder / "houses/house-sale.toml").write_text(SALE)
+    return ("ingestion", "load", "--dataset", "houses", "--folder", str(folder))
+
+
+def test_a_set_that_no_image_knows_is_declared_beside_its_files(platform, tmp_path):
+    load = houses(tmp_path)
+    assert platform.result_of(*load) == {"houses": {"written": 2, "unchanged": 0, "declared": 2}}
+    found = platform.result_of("ingestion", "download", "--dataset", "houses")
+    assert (found["rows"], found["columns"]) == (4, 4)
+    assert models.get("house-sale").data == datasets.get("houses")
+    of_model = platform.result_of("ingestion", "download", "--dataset", models.dataset_of("house-sale"))
+    assert of_model == found
+    assert "houses" not in datasets.names() and models.dataset_of("sensor-failure") == "shuttle"
+
+
+def test_files_that_come_later_are_read_with_those_before(platform, tmp_path):
+    first = platform.result_of(*houses(tmp_path)), platform.result_of("ingestion", "download", "--dataset", "houses")
+    assert platform.result_of(*houses(tmp_path, days=3))["houses"]["written"] == 1
+    second = platform.result_of("ingestion", "download", "--dataset", "houses")
+    assert second["rows"] == first[1]["rows"] + 2 and second["data_version"] != first[1]["data_version"]
+    table = platform.data.read_table(second["data"])
+    assert table["price"].tolist() == [1.5, 1.0, 2.5, 2.0, 3.5, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda folder: (folder / "houses/dataset.toml").write_text(HOUSES + "x = 1"), "has x, which nobody knows"),
+        (
+            lambda folder: (folder / "houses/dataset.toml").write_text(HOUSES.replace('"houses"', '"homes"')),
+            "declares the name 'homes': it must be 'houses'",
+        ),
+        (
+            lambda folder: (folder / "houses/house-sale.toml").write_text(SALE.replace("houses", "homes")),
+            "a model of dataset 'homes'",
+        ),
+        (
+            lambda folder: (folder / "houses/house-sale.toml").rename(folder / "houses/sensor-failure.toml"),
+            "declares the name 'house-sale': it must be 'sensor-failure'",
+        ),
+        (
+            lambda folder: (folder / "houses/day=2026-01-02/part.csv").write_text("price,sold\n1,0,\n2,1,\n"),
+            "declare trailing_separator=True",
+        ),
+    ],
+)
+def test_what_is_declared_or_read_wrong_is_refused_before_anything_is_written(platform, tmp_path, change, cause):
+    load = houses(tmp_path)
+    change(tmp_path)
+    assert cause in platform.failure_of(*load, code=EXIT_REFUSED)
+    assert platform.data.keys("") == []
+
+
+def test_a_set_of_the_platform_is_not_declared_anew(platform, tmp_path):
+    houses(tmp_path)
+    (tmp_path / "houses").rename(tmp_path / "shuttle")
+    (tmp_path / "shuttle/dataset.toml").write_text(HOUSES.replace('"houses"', '"shuttle"'))
+    cause = platform.failure_of(
+        "ingestion", "load", "--dataset", "shuttle", "--folder", str(tmp_path), code=EXIT_REFUSED
+    )
+    assert "declares 'shuttle', which a package declares already" in cause
+
+
+def test_loading_needs_the_address_and_the_keys_of_the_store_and_nothing_else(platform, datasets_dir, monkeypatch):
+    for name in ("AWS_DEFAULT_REGION", "MAESTRO_DATA_BUCKET", "MAESTRO_REPORTS_BUCKET"):
+        monkeypatch.delenv(name)
+    load = ("ingestion", "load", "--dataset", "adult", "--folder", str(datasets_dir))
+    assert set(platform.result_of(*load)["adult"]) == {"written", "unchanged"}
+    assert ObjectStore(platform.s3, "data").exists(ADULT.object_key("adult.parquet.brotli"))
+
+
+def test_the_files_of_a_set_are_parsed_once_until_something_changes(platform, datasets_dir, monkeypatch):
+    load = ("ingestion", "load", "--dataset", "shuttle", "--folder", str(datasets_dir))
+    platform.result_of(*load)
+    files = DatasetFiles(platform.data)
+    with monkeypatch.context() as patched:
+        patched.setattr("mlops.datasets.read.read_dataset", lambda *_: pytest.fail("they were parsed again"))
+        first = files.read(SHUTTLE)
+    platform.result_of(*load, "--shift-to-now")
+    assert files.read(SHUTTLE).key != first.key
+    assert files.read(replace(SHUTTLE, columns=SHUTTLE.columns[:5] + SHUTTLE.columns[-1:])).key != first.key
+    for rows in range(1, 6):
+        platform.data.write_bytes(SHUTTLE.object_key("shuttle.csv.gz"), b"f1,anomaly\n" + b"1,0\n" * rows)
+        assert files.read(SHUTTLE).table.collect().height == rows
+    assert len(platform.data.keys("tables/shuttle/")) == 4
+
+
+def test_the_rows_of_the_last_day_are_read_without_the_others(platform, datasets_dir):
+    platform.result_of("ingestion", "load", "--dataset", "shuttle", "--folder", str(datasets_dir))
+    raw = DatasetFiles(platform.data).read("shuttle")
+    newest = raw.table.select(pl.col("event_time").max()).collect().item()
+    plan = raw.table.filter(pl.col("event_time") > newest - timedelta(days=1)).explain()
+    assert "SELECTION" in plan and "PARQUET SCAN" in plan.upper()
