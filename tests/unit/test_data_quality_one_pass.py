@@ -1,6 +1,8 @@
 """What one pass of ours says of a table is what Great Expectations says of it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import great_expectations as gx
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from mlops import datasets
 from mlops.data_quality import uniqueness
 from mlops.data_quality.checks import Judgement, judge
-from mlops.data_quality.expectations import of_table
+from mlops.data_quality.expectations import Expectation, of_table
 from mlops.data_quality.uniqueness import KeyHashes, hash_of, repeated
 from mlops.datasets.declaration import LABEL, Column, Dataset, Label, Source, SplitStratified
 
@@ -65,13 +67,26 @@ def conformed(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
 
 
 def by_great_expectations(table: pd.DataFrame, dataset: Dataset) -> list[dict[str, Any]]:
+    return validated(conformed(table, dataset), of_table(dataset))
+
+
+def validated(
+    table: pd.DataFrame, expectations: Sequence[Expectation], site: Path | None = None
+) -> list[dict[str, Any]]:
+    """The results of Great Expectations' own engine. site: an empty folder for its Data Docs."""
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     batch = context.data_sources.add_pandas("d").add_dataframe_asset("t").add_batch_definition_whole_dataframe("all")
-    wanted = [ExpectationConfiguration(type=e.type, kwargs=dict(e.kwargs)) for e in of_table(dataset)]
+    wanted = [ExpectationConfiguration(type=e.type, kwargs=dict(e.kwargs)) for e in expectations]
     suite = context.suites.add(gx.ExpectationSuite(name="s", expectations=wanted))
     definition = context.validation_definitions.add(gx.ValidationDefinition(name="v", data=batch, suite=suite))
-    run = definition.run(batch_parameters={"dataframe": conformed(table, dataset)})
+    if site is not None:
+        backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)}
+        config = {"class_name": "SiteBuilder", "store_backend": backend}
+        context.add_data_docs_site(site_name="site", site_config=config)
+    run = definition.run(batch_parameters={"dataframe": table})
+    if site is not None:
+        context.build_data_docs(["site"])
     return [entry.to_json_dict() for entry in run.results]
 
 
