@@ -44,22 +44,24 @@ class KeyHashes:
     """
 
     def __init__(self, kept: int = KEPT, bits: int = 0, part: int = 0) -> None:
-        self.bits, self._part, self._limit = bits, part, kept
-        self._added: list[Hashes] = []
-        self._pending = 0
-        self._once = np.empty(0, np.uint64)
+        self.bits, self._part = bits, part
+        self._kept = np.empty(kept, np.uint64)  # a page of it takes memory once it is written to
+        self._once = self._filled = 0  # first come those that were merged, sorted and each once; then what was added
         self._more = pl.DataFrame(schema={"hash": pl.UInt64, "times": pl.UInt64})  # beyond the first time
 
     def add(self, hashes: Hashes) -> None:
-        mine = hashes[self._is_mine(hashes)] if self.bits else hashes
-        self._added.append(mine)
-        self._pending += len(mine)
-        if len(self._once) + self._pending > self._limit:
-            self._merge()
-            while self._part == 0 and len(self._once) > self._limit // 2:
-                self.bits += 1
-                self._once = self._once[self._is_mine(self._once)]
-                self._more = self._more.filter(self._is_mine(self._more["hash"].to_numpy()))
+        while len(hashes):
+            free = len(self._kept) - self._filled
+            now, hashes = hashes[:free], hashes[free:]
+            mine = now[self._is_mine(now)] if self.bits else now
+            self._kept[self._filled : self._filled + len(mine)] = mine
+            self._filled += len(mine)
+            if self._filled == len(self._kept):
+                self._merge()
+                while self._part == 0 and self._once > len(self._kept) // 2:
+                    self._halve()
+                if self._once == len(self._kept):
+                    self._kept = np.concatenate([self._kept, np.empty_like(self._kept)])
 
     def repeated(self) -> pl.DataFrame:
         """Each hash that was added more than once, and how many `times` beyond the first."""
@@ -67,25 +69,26 @@ class KeyHashes:
         return self._more
 
     def _merge(self) -> None:
-        """What was added is sorted into the rest; the parts are let go of one by one, as they are copied."""
-        hashes = np.empty(len(self._once) + self._pending, np.uint64)
-        hashes[: len(self._once)], filled = self._once, len(self._once)
-        self._once = self._once[:0]
-        while self._added:
-            part = self._added.pop()
-            hashes[filled : filled + len(part)] = part
-            filled += len(part)
-        self._pending = 0
+        hashes = self._kept[: self._filled]
         hashes.sort()
         again = hashes[1:] == hashes[:-1]
-        if not again.any():
-            self._once = hashes
-            return
-        first = np.concatenate([[True], ~again])
-        self._once = hashes[first]
-        times = np.diff(np.append(np.flatnonzero(first), len(hashes))) - 1
-        new = pl.DataFrame({"hash": self._once[times > 0], "times": times[times > 0].astype(np.uint64)})
-        self._more = pl.concat([self._more, new]).group_by("hash").agg(pl.col("times").sum())
+        if again.any():
+            firsts = np.flatnonzero(np.concatenate([[True], ~again]))
+            times = np.diff(np.append(firsts, len(hashes))) - 1
+            once = hashes[firsts]
+            new = pl.DataFrame({"hash": once[times > 0], "times": times[times > 0].astype(np.uint64)})
+            self._more = pl.concat([self._more, new]).group_by("hash").agg(pl.col("times").sum())
+            self._kept[: len(once)] = once
+            self._filled = len(once)
+        self._once = self._filled
+
+    def _halve(self) -> None:
+        self.bits += 1
+        mine = self._kept[: self._once]
+        mine = mine[self._is_mine(mine)]
+        self._kept[: len(mine)] = mine
+        self._once = self._filled = len(mine)
+        self._more = self._more.filter(self._is_mine(self._more["hash"].to_numpy()))
 
     def _is_mine(self, hashes: Hashes) -> np.ndarray[Any, np.dtype[np.bool_]]:
         mine: np.ndarray[Any, np.dtype[np.bool_]] = hashes >> np.uint64(64 - self.bits) == np.uint64(self._part)
