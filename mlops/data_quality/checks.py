@@ -37,8 +37,8 @@ def judge(rows: pl.LazyFrame, dataset: Dataset, expectations: Sequence[Expectati
     schema = rows.collect_schema()
     values = {column.name: Values(column, schema[column.name]) for column in dataset.columns if column.name in schema}
     checks = [_compiled(expectation, values, dataset) for expectation in expectations]
-    read = [column.clean for column in values.values()] or [pl.nth(0)]  # of some column, for the number of rows
-    seen = _look(rows.select(read), checks)
+    read = [pl.col(name) for name in values] or [pl.nth(0)]  # of some column, for the number of rows
+    seen = _look(rows.select(read), [column.clean for column in values.values()], checks)
     return [Judgement(check.expectation, *check.conclude(seen)) for check in checks]
 
 
@@ -208,16 +208,17 @@ def _unexpected(rows: int, count: int, examples: Sequence[Any], missing: int | N
     return result
 
 
-def _look(rows: pl.LazyFrame, checks: Sequence[_Check]) -> _Seen:
-    """The pass. `rows` has the columns that are read, made clean."""
+def _look(rows: pl.LazyFrame, clean: Sequence[pl.Expr], checks: Sequence[_Check]) -> _Seen:
+    """The pass over the columns that are read, each of which `clean` names once."""
     counts = {name: expression for check in checks for name, expression in check.counts.items()}
     shown = {name: expression for check in checks if not check.key for name, expression in check.shown.items()}
     keys = [(check, KeyHashes()) for check in checks if check.key]
     sums: Counter[str] = Counter(dict.fromkeys(counts, 0))
     examples: dict[str, list[Any]] = {name: [] for name in shown}
     total = 0
-    for batch in rows.collect_batches(chunk_size=_BATCH, lazy=True, engine="streaming"):
-        total += len(batch)
+    for raw in rows.collect_batches(chunk_size=_BATCH, lazy=True, engine="streaming"):
+        total += len(raw)
+        batch = raw.with_columns(clean)  # a batch at a time: done by the scan, it takes twice the memory
         found = batch.select(expression.sum().alias(name) for name, expression in counts.items()).row(0, named=True)
         sums.update(found)
         for name, listed in examples.items():
@@ -225,12 +226,13 @@ def _look(rows: pl.LazyFrame, checks: Sequence[_Check]) -> _Seen:
                 listed += _examples(batch.lazy(), counts[name], shown[name], _SHOWN - len(listed))
         for check, hashes in keys:
             hashes.add(_keyed(batch.lazy(), check).select(hash_of(check.key)).collect().to_series().to_numpy())
+    cleaned = rows.with_columns(clean)
     for check, hashes in keys:
         ((name, key),) = check.shown.items()
-        again = repeated(_keyed(rows, check), check.key, hashes)
+        again = repeated(_keyed(cleaned, check), check.key, hashes)
         sums[name] = again.rows
         if again.hashes:
-            examples[name] = _examples(_keyed(rows, check), hash_of(check.key).is_in(again.hashes), key, _SHOWN)
+            examples[name] = _examples(_keyed(cleaned, check), hash_of(check.key).is_in(again.hashes), key, _SHOWN)
     return _Seen(total, sums, examples)
 
 
