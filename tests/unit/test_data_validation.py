@@ -293,7 +293,7 @@ def test_a_step_that_broke_is_told_of_and_fails_the_run(platform, store, webhook
 
 
 def test_a_run_in_which_nothing_was_found_has_a_report_too(platform, webhook):
-    ended = run(platform, ("report",))
+    ended = run(platform, ("report",), states={})
     assert ended["report"][0] == EXIT_REFUSED
     assert json.loads(page(platform))["batch"] is None
     assert "left no findings" in page(platform, "report.html")
