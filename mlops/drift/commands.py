@@ -22,18 +22,17 @@ _EXAMPLES = 5  # strange rows that the report shows
 _LEAST_ROWS = 30  # of a batch; the share of strange rows among fewer says little
 
 
-def compare(
-    *, dataset: str, window_hours: float, latest_fraction: float, level: float, effect_threshold: float
-) -> Result:
+def compare(*, dataset: str, data: str, level: float, effect_threshold: float) -> Result:
     """Compares the newest rows with the reference, column by column; what drifted is told of and fails nothing."""
     from mlops.drift import comparison
     from mlops.drift.columns import comparable, scales
 
-    batch = Batch.read(dataset, window_hours, latest_fraction)
+    batch = Batch.read(dataset, data)
+    newest = batch.table.collect().to_pandas()
     reference, about = _reference(batch)
     compared = comparison.compare(
         comparable(reference, batch.declared),
-        comparable(batch.table, batch.declared),
+        comparable(newest, batch.declared),
         scales(batch.declared),
         level=level,
         effect_threshold=effect_threshold,
@@ -56,17 +55,18 @@ def compare(
     return {**result, "drifted": [alert.column for alert in alerts], "tested": len(compared)}
 
 
-def anomalies(*, dataset: str, window_hours: float, latest_fraction: float, rate_threshold: float) -> Result:
+def anomalies(*, dataset: str, data: str, rate_threshold: float) -> Result:
     """Scores the newest rows with an Isolation Forest of the reference; too many strange ones are told of."""
     from mlops.drift.anomalies import contamination, detect
     from mlops.drift.columns import comparable
 
-    batch = Batch.read(dataset, window_hours, latest_fraction)
+    batch = Batch.read(dataset, data)
+    newest = batch.table.collect().to_pandas()
     declared = batch.declared
     reference, about = _reference(batch)
     share = contamination(declared.label.of(reference), rate_threshold)
-    found = detect(comparable(reference, declared), comparable(batch.table, declared), declared, share)
-    labels = declared.label.of(batch.table).dropna()
+    found = detect(comparable(reference, declared), comparable(newest, declared), declared, share)
+    labels = declared.label.of(newest).dropna()
     details = {
         "rate": found.rate,
         "threshold": rate_threshold,
@@ -76,11 +76,11 @@ def anomalies(*, dataset: str, window_hours: float, latest_fraction: float, rate
         "edges": found.edges,
         "reference_scores": found.reference,
         "batch_scores": found.batch,
-        "examples": _examples(batch.table.loc[found.scores.sort_values().index[:_EXAMPLES]]),
+        "examples": _examples(newest.loc[found.scores.sort_values().index[:_EXAMPLES]]),
     }
     alerts = []
-    if found.rate > rate_threshold and len(batch.table) >= _LEAST_ROWS:
-        text = f"{found.rate:.2%} of {len(batch.table):,} rows are anomalous"
+    if found.rate > rate_threshold and len(newest) >= _LEAST_ROWS:
+        text = f"{found.rate:.2%} of {len(newest):,} rows are anomalous"
         alerts.append(Alert("anomalies", ALL_COLUMNS, found.rate, rate_threshold, text))
     Statsd.from_environment().gauge("anomaly_rate", found.rate, dataset=dataset)
     result = batch.leave("anomalies", alerts, details)
@@ -97,7 +97,7 @@ def reference(*, dataset: str, fraction: float) -> Result:
 
 
 def _reference(batch: Batch) -> tuple[pd.DataFrame, dict[str, Any]]:
-    table, made_now = references.stored(data_bucket(), batch.declared, batch.raw)
+    table, made_now = references.stored(data_bucket(), batch.declared, DatasetFiles(data_bucket()).read)
     return table, {**references.about(table), "made_now": made_now}
 
 

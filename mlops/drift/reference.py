@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mlops.datasets.declaration import EVENT_TIME, Dataset
@@ -29,12 +30,13 @@ def make(raw: LoadedDataset, dataset: Dataset, fraction: float) -> pd.DataFrame:
     """The earliest rows; what `about` tells of them (of which data, which times) is stored with them."""
     from mlops.data_quality.window import earliest, span
 
-    table = earliest(raw.table.collect().to_pandas(), fraction)
+    rows = earliest(raw.table, fraction)
+    table = rows.collect().to_pandas()
     table.attrs |= {
         "data_version": raw.data_version,
         "fraction": fraction,
         "event_time_shift_seconds": raw.shift_seconds,
-        **span(table),
+        **span(rows),
     }
     return table
 
@@ -48,8 +50,8 @@ def write(store: ObjectStore, table: pd.DataFrame, dataset: Dataset) -> None:
     store.write_table(key(dataset), table)
 
 
-def stored(store: ObjectStore, dataset: Dataset, raw: LoadedDataset) -> tuple[pd.DataFrame, bool]:
-    """The stored reference, and whether it had to be made first, of `raw`.
+def stored(store: ObjectStore, dataset: Dataset, read: Callable[[Dataset], LoadedDataset]) -> tuple[pd.DataFrame, bool]:
+    """The stored reference, and whether it had to be made first, of the set that `read` then reads.
 
     Raises Refused where it lacks a column that has been declared since.
     """
@@ -57,6 +59,7 @@ def stored(store: ObjectStore, dataset: Dataset, raw: LoadedDataset) -> tuple[pd
 
     content = store.find_bytes(key(dataset))
     if content is None:
+        raw = read(dataset)
         table = make(raw, dataset, FRACTION)
         write(store, table, dataset)
         log.warning(

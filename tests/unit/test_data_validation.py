@@ -13,6 +13,7 @@ import pytest
 
 from mlops import cli, datasets
 from mlops.data_quality import ledger
+from mlops.data_quality.findings import STEPS as TASKS
 from mlops.data_quality.findings import Alert
 from mlops.result import EXIT_REFUSED, Failure
 from mlops.stores.dataset_files import DatasetFiles
@@ -23,6 +24,7 @@ NOW = datetime(2026, 6, 1, tzinfo=UTC)
 SHUTTLE = datasets.get("shuttle")
 DAY = 1440  # rows of shuttle
 STEPS = {
+    "window": ["data-quality", "window"],
     "schema": ["data-quality", "schema"],
     "quality": ["data-quality", "quality"],
     "drift": ["drift", "compare", "--effect-threshold=0.2"],
@@ -79,14 +81,37 @@ def shift_last_day(column: str, by: int, every: int = 1) -> Callable[[pd.DataFra
     return change
 
 
-def run(platform, steps=tuple(STEPS), dataset: str = "shuttle") -> dict[str, tuple[int, str]]:
-    """What each step of a run ended with; as in the DAG, the report is made whatever failed before it."""
+ALL = tuple(STEPS)
+
+
+def run(
+    platform, steps=ALL, dataset: str = "shuttle", states: dict | None = None, hours: float = 24
+) -> dict[str, tuple[int, str]]:
+    """What each step of a run ended with; as in the DAG, the report is made whatever failed before it.
+
+    states: what Airflow says of the tasks; by default what it would say of those that are run here.
+    """
     ended: dict[str, tuple[int, str]] = {}
+    tasks = dict.fromkeys(TASKS.values(), "upstream_failed")
     for step in steps:
-        if step != "report" and any(code for code, _ in ended.values()):
+        if step == "report":
+            told = json.dumps(tasks if states is None else states)
+            ended[step] = platform.run(*STEPS[step], f"--dataset={dataset}", f"--states={told}")
             continue
-        ended[step] = platform.run(*STEPS[step], "--dataset", dataset)
+        if any(code for code, _ in ended.values()):
+            continue
+        ended[step] = step_of(platform, step, dataset, hours)
+        tasks[TASKS[step]] = "failed" if ended[step][0] else "success"
     return ended
+
+
+def step_of(platform, step: str, dataset: str = "shuttle", hours: float = 24) -> tuple[int, str]:
+    option = f"--window-hours={hours}" if step == "window" else f"--data={window_key(platform)}"
+    return platform.run(*STEPS[step], f"--dataset={dataset}", option)
+
+
+def window_key(platform) -> str:
+    return f"runs/ml_pipeline_dag/{run_folder(platform)}/window/window.parquet"
 
 
 def result(ended: dict[str, tuple[int, str]], step: str) -> dict:
@@ -115,7 +140,7 @@ def test_a_good_window_passes_every_step_and_nobody_is_told_anything(platform, s
     assert {step: code for step, (code, _) in ended.items()} == dict.fromkeys(STEPS, 0)
     assert result(ended, "drift")["drifted"] == []
     assert result(ended, "anomalies")["rate"] == pytest.approx(0.07, abs=0.01)
-    assert result(ended, "report")["steps"] == dict.fromkeys(["schema", "quality", "drift", "anomalies"], "passed")
+    assert result(ended, "report")["steps"] == dict.fromkeys(TASKS, "passed")
     assert webhook.received == []
     assert not [packet for packet in packets(exporter) if packet.startswith("maestro.alerts")]
     assert json.loads(page(platform))["batch"]["rows"] == DAY
@@ -153,7 +178,7 @@ def test_what_is_written_in_the_data_is_text_in_the_report(platform, store, data
     table.to_parquet(datasets_dir.parent / "adult.parquet")
     adult = datasets.get("adult")
     platform.data.write_bytes(adult.object_key(adult.source.file), (datasets_dir.parent / "adult.parquet").read_bytes())
-    ended = run(platform, ("schema", "drift", "anomalies", "report"), "adult")
+    ended = run(platform, ("window", "schema", "drift", "anomalies", "report"), "adult")
     assert result(ended, "drift")["drifted"] == ["workclass"]
     assert "<script" not in page(platform, "report.html")
 
@@ -193,23 +218,23 @@ def test_of_fewer_than_30_rows_a_share_of_strange_ones_raises_no_alert(platform,
     def spoil(table: pd.DataFrame) -> None:
         table.loc[table.index[-60:], ["f1", "f9"]] = [190, 900]
 
-    run(platform, ("drift",))  # makes the reference
+    run(platform, ("window", "drift"))  # makes the reference
     store(spoil)
     for minutes, alerts in ((30, 1), (29, 0)):
-        window = f"--window-hours={(minutes - 0.5) / 60}"
-        found = platform.result_of(*STEPS["anomalies"], "--dataset=shuttle", window)
+        ended = run(platform, ("window", "anomalies"), hours=(minutes - 0.5) / 60)
+        found = result(ended, "anomalies")
         assert (found["rows"], found["rate"], found["alerts"]) == (minutes, 1.0, alerts)
 
 
 def test_a_broken_schema_fails_its_step_and_then_the_run_with_a_report(platform, store, webhook):
     store(lambda table: table.drop(columns="f2", inplace=True))
     ended = run(platform)
-    assert list(ended) == ["schema", "report"]
+    assert list(ended) == ["window", "schema", "report"]
     assert ended["schema"][0] == ended["report"][0] == EXIT_REFUSED
     assert "column 'f2' is missing" in ended["schema"][1]
     assert "- column 'f2' is missing\n- check_quality was not run\n- detect_drift was not run" in ended["report"][1]
     assert "Report: s3://" in ended["report"][1]
-    steps = {"schema": "failed", "quality": "not run", "drift": "not run", "anomalies": "not run"}
+    steps = {"window": "passed", "schema": "failed", "quality": "not run", "drift": "not run", "anomalies": "not run"}
     assert json.loads(page(platform))["steps"] == steps
     assert "was not run, since a check before it failed" in page(platform, "report.html")
     assert len(webhook.received) == 1
@@ -226,12 +251,19 @@ def test_bad_values_fail_their_step_and_then_the_run(platform, store, webhook):
 
 def test_stale_data_fails_the_quality_check(platform, store, webhook):
     newest = DatasetFiles(platform.data).read("shuttle").table.collect()["event_time"].max()
-    cause = platform.failure_of("data-quality", "quality", "--dataset=shuttle", "--max-age=6", code=EXIT_REFUSED)
-    assert "the newest event is" in cause
+    run(platform, ("window",))
+    stale = ["data-quality", "quality", "--dataset=shuttle", f"--data={window_key(platform)}", "--max-age=6"]
+    assert "the newest event is" in platform.failure_of(*stale, code=EXIT_REFUSED)
     now = datetime.now(UTC)
     DatasetFiles(platform.data).shift_to(SHUTTLE, now)
-    found = platform.result_of("data-quality", "quality", "--dataset=shuttle", "--max-age=6")
+    run(platform, ("window",))
+    found = platform.result_of(*stale)
     assert found["event_time_shift_seconds"] == pytest.approx((now - newest).total_seconds(), abs=1)
+    assert found["freshness"] == "checked"
+    found = platform.result_of(*stale[:-1], "--max-age=declared")
+    assert (
+        found["freshness"] == "Freshness is not checked: by its declaration (cadence=None) nothing is added to the set."
+    )
 
 
 def test_shifted_times_are_said_to_be_shifted_wherever_they_are_shown(platform, store):
@@ -250,7 +282,10 @@ def test_shifting_times_once_more_makes_no_new_window(platform, store, webhook):
 
 
 def test_a_step_that_broke_is_told_of_and_fails_the_run(platform, store, webhook):
-    ended = run(platform, ("schema", "quality", "anomalies", "report"))
+    steps = ("window", "schema", "quality", "anomalies", "report")
+    ended = run(
+        platform, steps, states={task: "failed" if task == "detect_drift" else "success" for task in TASKS.values()}
+    )
     assert ended["report"][0] == EXIT_REFUSED
     assert "- detect_drift left no findings: see its log" in ended["report"][1]
     assert "missing: detect_drift left no findings" in webhook.received[0]["text"]
@@ -258,7 +293,7 @@ def test_a_step_that_broke_is_told_of_and_fails_the_run(platform, store, webhook
 
 
 def test_a_run_in_which_nothing_was_found_has_a_report_too(platform, webhook):
-    ended = run(platform, ("report",))
+    ended = run(platform, ("report",), states={})
     assert ended["report"][0] == EXIT_REFUSED
     assert json.loads(page(platform))["batch"] is None
     assert "left no findings" in page(platform, "report.html")
@@ -275,6 +310,84 @@ def test_a_cleared_run_forgets_what_it_found_in_data_that_was_corrected(platform
     assert result(ended, "report")["alerts"] == 0
 
 
+@pytest.mark.parametrize("ended_as", ["told", "untold"])
+def test_a_cleared_run_whose_first_step_breaks_is_failed_whatever_the_try_before_found(platform, store, ended_as):
+    """The file is broken after a good run: nothing of that run makes this one good."""
+    assert result(run(platform), "report")["alerts"] == 0
+    platform.data.write_bytes(SHUTTLE.object_key("shuttle.csv.gz"), b"not a file")
+    states = None if ended_as == "told" else {}
+    ended = run(platform, states=states)
+    assert list(ended) == ["window", "report"]
+    assert ended["report"][0] == EXIT_REFUSED
+    assert "- select_window left no findings: see its log\n- validate_schema was not run" in ended["report"][1]
+    steps = dict.fromkeys(TASKS, "not run") | {"window": "broke"}
+    assert json.loads(page(platform))["steps"] == steps
+
+
+def test_a_check_that_failed_fails_the_run_though_a_try_before_passed(platform, store):
+    """Only the check is cleared, and its pod never comes to write anything: what lies there is of the try before."""
+    assert result(run(platform), "report")["alerts"] == 0
+    states = dict.fromkeys(TASKS.values(), "success") | {"check_quality": "failed"}
+    ended = run(platform, ("report",), states=states)
+    assert ended["report"][0] == EXIT_REFUSED
+    assert "- check_quality left no findings" in ended["report"][1]
+    states |= {"detect_drift": "upstream_failed", "detect_anomalies": "upstream_failed"}
+    run(platform, ("report",), states=states)
+    assert json.loads(page(platform))["steps"] == {
+        "window": "passed",
+        "schema": "passed",
+        "quality": "broke",
+        "drift": "not run",
+        "anomalies": "not run",
+    }
+
+
+def test_findings_of_a_release_before_are_those_of_a_clearing_before(platform, store):
+    run(platform)
+    key = f"data-validation/ml_pipeline_dag/{run_folder(platform)}/drift.json"
+    left = json.loads(platform.reports.read_bytes(key))
+    del left["begun"]
+    platform.reports.write_bytes(key, json.dumps(left).encode())
+    ended = run(platform, ("report",), states=dict.fromkeys(TASKS.values(), "success"))
+    assert "- detect_drift left no findings" in ended["report"][1]
+
+
+def test_one_row_dated_2096_is_told_of_and_the_window_is_of_the_others(platform, datasets_dir, webhook):
+    movielens = datasets.get("movielens")
+    for file in movielens.source.files:
+        platform.data.write_bytes(movielens.object_key(file), (datasets_dir / "movielens" / file).read_bytes())
+    before = result(run(platform, ("window",), "movielens"), "window")
+    ratings = platform.data.read_bytes(movielens.object_key("ml-100k.inter"))
+    platform.data.write_bytes(movielens.object_key("ml-100k.inter"), ratings + b"1\t1500\t4\t3976214400\n")
+    ended = run(platform, dataset="movielens")
+    found = result(ended, "window")
+    assert (found["rows"], found["future"], found["alerts"]) == (before["rows"], 1, 1)
+    assert ended["quality"][0] == 0
+    told = json.loads(page(platform))
+    assert told["steps"]["window"] == "alert"
+    assert told["passed"] is True, "what is left out is told of and fails nothing"
+    assert (
+        "movielens, column event_time, future: 1 of 100,001 rows are dated in the future" in webhook.received[0]["text"]
+    )
+    kept = told["findings"]["window"]["quarantine"]
+    assert platform.data.scan(kept).collect()["timestamp"].to_list() == [3976214400]
+    assert "events of the future" in page(platform, "report.html")
+
+
+@pytest.mark.parametrize("hours", ["0", "-24", "1e9", "nan"])
+def test_a_window_that_is_none_is_refused_before_anything_is_read(platform, hours):
+    cause = platform.failure_of(
+        "data-quality", "window", "--dataset=shuttle", f"--window-hours={hours}", code=EXIT_REFUSED
+    )
+    assert "hours cannot be judged: it must be longer than 0 and at most 87,600 hours" in cause
+
+
+def test_a_table_that_is_no_window_is_refused_with_the_remedy(platform, store):
+    data = platform.result_of("ingestion", "download", "--dataset=shuttle")["data"]
+    cause = platform.failure_of(*STEPS["schema"], "--dataset=shuttle", f"--data={data}", code=EXIT_REFUSED)
+    assert "says nothing of its window: give the key of a window, which 'python -m mlops data-quality window'" in cause
+
+
 def test_alerts_that_a_webhook_did_not_take_are_told_by_the_next_try(platform, store, webhook):
     store(shift_last_day("f4", 4))
     webhook.status = 500
@@ -283,8 +396,8 @@ def test_alerts_that_a_webhook_did_not_take_are_told_by_the_next_try(platform, s
     assert "the webhook answered 500" in cause
     assert "report.html" in cause
     webhook.status = 200
-    assert platform.result_of("data-quality", "report", "--dataset=shuttle")["notified"] == 1
-    assert platform.result_of("data-quality", "report", "--dataset=shuttle")["notified"] == 0
+    assert platform.result_of(*STEPS["report"], "--dataset=shuttle")["notified"] == 1
+    assert platform.result_of(*STEPS["report"], "--dataset=shuttle")["notified"] == 0
     assert len(webhook.received) == 2
 
 
@@ -327,14 +440,14 @@ def test_what_a_run_did_not_live_to_tell_another_tells_later(platform):
 
 def test_the_reference_is_made_where_there_is_none_and_then_stays(platform, store, caplog):
     caplog.set_level("WARNING")
-    run(platform, ("drift",))
+    run(platform, ("window", "drift"))
     assert "there was no reference" in caplog.text
     stored = platform.data.read_table("reference/shuttle.parquet")
     assert (len(stored), stored.attrs["fraction"]) == (29_458, 0.6)
     version = stored.attrs["data_version"]
     caplog.clear()
     store(shift_last_day("f4", 4))
-    run(platform, ("drift", "anomalies"))
+    run(platform, ("window", "drift", "anomalies"))
     assert "there was no reference" not in caplog.text
     assert platform.data.read_table("reference/shuttle.parquet").attrs["data_version"] == version
     made = platform.result_of("drift", "reference", "--dataset=shuttle", "--fraction=0.5")
@@ -343,10 +456,11 @@ def test_the_reference_is_made_where_there_is_none_and_then_stays(platform, stor
 
 
 def test_a_reference_from_before_a_new_column_is_refused_with_the_remedy(platform, store):
-    run(platform, ("drift",))
+    run(platform, ("window", "drift"))
     stored = platform.data.read_table("reference/shuttle.parquet")
     platform.data.write_table("reference/shuttle.parquet", stored.drop(columns="f3"))
-    cause = platform.failure_of(*STEPS["drift"], "--dataset=shuttle", code=EXIT_REFUSED)
+    code, cause = step_of(platform, "drift")
+    assert code == EXIT_REFUSED
     assert "lacks f3: make the reference anew with 'python -m mlops drift reference --dataset shuttle'" in cause
 
 
@@ -361,12 +475,12 @@ def test_the_film_ratings_of_a_day_are_judged(platform, datasets_dir, webhook):
 
 
 def test_a_set_that_was_not_loaded_says_how_to_load_it(platform):
-    assert "make data" in platform.failure_of("data-quality", "schema", "--dataset=adult")
+    assert "make data" in platform.failure_of("data-quality", "window", "--dataset=adult")
 
 
 def test_a_store_that_is_away_is_named(environment, monkeypatch):
-    monkeypatch.setenv("MAESTRO_TASK_ID", "schema")
-    assert cli.main(["data-quality", "schema", "--dataset", "shuttle"]) == 1
+    monkeypatch.setenv("MAESTRO_TASK_ID", "window")
+    assert cli.main(["data-quality", "window", "--dataset", "shuttle"]) == 1
 
 
 def test_an_object_is_found_or_not_and_written_by_the_first_only(platform):
