@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from mlops import datasets
 from mlops.config import RunIdentity
@@ -18,6 +19,9 @@ from mlops.data_quality.findings import STEPS, Alert, Findings, folder
 from mlops.result import Failure, Refused, Result
 from mlops.stores.metrics import Statsd
 from mlops.stores.object_store import data_bucket, reports_bucket
+
+if TYPE_CHECKING:
+    from mlops.data_quality.ledger import Change
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +82,7 @@ def quality(*, dataset: str, window_hours: float, latest_fraction: float, max_ag
 
 
 def report(*, dataset: str) -> Result:
-    """Writes one page and one JSON of what the steps of this run found, tells people once, and fails a bad run."""
+    """Writes one page and one JSON of what the steps of this run found, tells what has changed, and fails a bad run."""
     from mlops.data_quality import ledger, summary
     from mlops.data_quality.report import as_html, as_json
 
@@ -97,23 +101,24 @@ def report(*, dataset: str) -> Result:
 
     alerts, causes = summary.alerts(found), summary.causes(found)
     window = next((findings.window for findings in found.values() if findings), f"unread-{identity.run_id}")
-    notified = ledger.notify_once(
+    told = ledger.notify_changes(
         store,
         alerts,
-        lambda new: _notify(new, dataset, address),
+        lambda changes: _notify(changes, dataset, address),
+        judged=summary.judged(found),
         dataset=dataset,
         window=window,
         run=f"{identity.dag_id}/{identity.run_id}",
         now=now,
     )
-    log.info("%d alerts, %d of them are new", len(alerts), len(notified))
+    log.info("%d alerts; people were told of %d changes", len(alerts), len(told))
     if causes:
         listed = "".join(f"\n- {cause}" for cause in causes)
         raise Refused(
             f"dataset {dataset}: the newest rows are not good{listed}\nReport: {address}. Correct the data, or the "
             f"declaration in mlops/datasets/{dataset}.py, and clear this run"
         )
-    return {**keys, "alerts": len(alerts), "notified": len(notified), "steps": summary.states(found)}
+    return {**keys, "alerts": len(alerts), "notified": len(told), "steps": summary.states(found)}
 
 
 def _leave_out_tutorials(site: Path) -> None:
@@ -131,15 +136,17 @@ def _refuse(batch: Batch, alerts: Sequence[Alert], what: str) -> None:
         )
 
 
-def _notify(alerts: Sequence[Alert], dataset: str, report: str) -> None:
+def _notify(changes: Sequence[Change], dataset: str, report: str) -> None:
     from mlops.notify.message import tell
 
     try:
-        tell("\n".join(alert.line(dataset, report) for alert in alerts))
+        tell("\n".join(change.line(dataset, report) for change in changes))
     except Failure as failure:
-        raise Failure(f"{failure}. Nobody was told of {len(alerts)} alerts; the report is there: {report}") from failure
+        raise Failure(
+            f"{failure}. Nobody was told of {len(changes)} changes; the report is there: {report}"
+        ) from failure
     metrics = Statsd.from_environment()
-    for alert in alerts:
+    for alert in (change.alert for change in changes if change.what != "over"):
         metrics.count("alerts", dataset=dataset, column=alert.column, kind=alert.kind)
 
 

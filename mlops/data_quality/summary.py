@@ -51,6 +51,11 @@ def alerts(found: Mapping[str, Findings | None]) -> list[Alert]:
     return listed
 
 
+def judged(found: Mapping[str, Findings | None]) -> set[str]:
+    """The kinds of alerts that this run looked for: of the steps that left findings, and whether a step left none."""
+    return {"missing", *(step for step in STEPS if found[step])}
+
+
 def causes(found: Mapping[str, Findings | None]) -> list[str]:
     """Why the run is not good, one line for each cause; empty where it is."""
     ended = states(found)
