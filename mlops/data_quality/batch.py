@@ -35,8 +35,9 @@ class Batch(NamedTuple):
 
         declared = datasets.get(dataset)
         raw = DatasetFiles(data_bucket()).read(declared)
-        table = latest(raw.table, window_hours, latest_fraction)
-        log.info("%s: the newest %d of %d rows are judged", dataset, len(table), len(raw.table))
+        whole = raw.table.collect().to_pandas()
+        table = latest(whole, window_hours, latest_fraction)
+        log.info("%s: the newest %d of %d rows are judged", dataset, len(table), len(whole))
         if table.empty:
             raise Refused(f"dataset {dataset} has no rows: load a whole file with 'make data'")
         return cls(declared, raw, table)

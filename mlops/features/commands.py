@@ -178,8 +178,9 @@ def _build(name: str) -> Result:
         log.info("%s: computed already, at %s", name, before.created)
         return {"rows": dict(before.rows), "unchanged": True, **EventTimeShift(raw.shift_seconds).note}
     created, rows = datetime.now(UTC).replace(microsecond=0), {}
+    whole = raw.table.collect().to_pandas()
     for view in repository.views_of(name):
-        table = rows_of(view, raw.table, declared, created)
+        table = rows_of(view, whole, declared, created)
         write_view(store, view, table)
         rows[view.name] = len(table)
         log.info("%s: %d rows of %d features", view.name, len(table), len(view.features))

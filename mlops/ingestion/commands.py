@@ -48,13 +48,16 @@ def load(*, dataset: str, folder: Path, shift_to_now: bool | None) -> Result:
 
 def download(*, dataset: str) -> Result:
     """Reads a dataset's files from the data bucket and writes them as one table of this DAG run."""
+    import polars as pl
+
     declared, identity, store = datasets.get(dataset), RunIdentity.from_environment(), data_bucket()
     table, data_version, shift = DatasetFiles(store).read(declared)
     key = identity.key("raw")
-    table.attrs = {"data_version": data_version, SHIFT_FIELD: shift}  # beside the columns, for who joins features to it
-    store.write_table(key, table)
-    log.info("%s: %d rows, %d columns", dataset, *table.shape)
-    size = {"rows": table.shape[0], "columns": table.shape[1]}
+    # Beside the columns, for who joins features to them.
+    store.write(key, table, {"data_version": data_version, SHIFT_FIELD: shift})
+    written = store.scan(key)
+    size = {"rows": written.select(pl.len()).collect().item(), "columns": len(written.collect_schema())}
+    log.info("%s: %d rows, %d columns", dataset, *size.values())
     return {"data": key, **size, "data_version": data_version, **EventTimeShift(shift).note}
 
 

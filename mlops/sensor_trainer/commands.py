@@ -89,7 +89,7 @@ def replay(*, dataset: str, hours: float, patience: float) -> Result:
 
     declared = datasets.get(dataset)
     trainer, raw = Trainer.from_environment(), DatasetFiles(data_bucket()).read(declared)
-    rows = newest(raw.table, declared, hours)
+    rows = newest(raw.table.collect().to_pandas(), declared, hours)
     sent = accepted = duplicates = 0
     for hour in by_hour(rows, declared):
         for start in range(0, len(hour.readings), _BATCH):

@@ -12,7 +12,7 @@ from mlops.datasets.declaration import EVENT_TIME, Dataset
 if TYPE_CHECKING:
     from datetime import datetime
 
-    import pandas as pd
+    import polars as pl
 
     from mlops.stores.object_store import ObjectStore
 
@@ -35,9 +35,15 @@ class EventTimeShift:
 
 
 class LoadedDataset(NamedTuple):
-    """table: the declared columns and `event_time`, shifted by `shift_seconds`; data_version: of the set's files."""
+    """A raw set.
 
-    table: pd.DataFrame
+    table: the declared columns that the files have, and `event_time`, a Datetime("us", "UTC") shifted by
+        `shift_seconds`. An integer is Int64, a number Float64, everything else String, each with null for a missing
+        value; a numeric column with a value of another type is String, for validation to see.
+    data_version: of the set's files.
+    """
+
+    table: pl.LazyFrame
     data_version: str
     shift_seconds: int
 
@@ -50,6 +56,8 @@ class DatasetFiles:
 
     def read(self, dataset: Dataset | str) -> LoadedDataset:
         """All rows of a set; its raw columns stay as the files have them, also one that `event_time` is made of."""
+        import polars as pl
+
         from mlops import datasets
         from mlops.datasets.read import data_version, read_dataset
 
@@ -58,7 +66,15 @@ class DatasetFiles:
         table, shift = read_dataset(declared, files), self.shift(declared)
         if EVENT_TIME in table and shift.seconds:
             table[EVENT_TIME] += timedelta(seconds=shift.seconds)
-        return LoadedDataset(table, data_version(files), shift.seconds)
+        rows = pl.from_pandas(table)
+        typed = {
+            column.name: pl.Int64 if column.kind == "integer" else pl.Float64
+            for column in declared.columns
+            if column.numeric and column.name in rows.columns and rows[column.name].dtype.is_numeric()
+        }
+        if EVENT_TIME in rows.columns:
+            typed[EVENT_TIME] = pl.Datetime("us", "UTC")
+        return LoadedDataset(rows.cast(typed).lazy(), data_version(files), shift.seconds)
 
     def shift(self, dataset: Dataset) -> EventTimeShift:
         """The shift that the set was loaded with."""

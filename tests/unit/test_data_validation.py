@@ -225,7 +225,7 @@ def test_bad_values_fail_their_step_and_then_the_run(platform, store, webhook):
 
 
 def test_stale_data_fails_the_quality_check(platform, store, webhook):
-    newest = DatasetFiles(platform.data).read("shuttle").table["event_time"].max()
+    newest = DatasetFiles(platform.data).read("shuttle").table.collect()["event_time"].max()
     cause = platform.failure_of("data-quality", "quality", "--dataset=shuttle", "--max-age=6", code=EXIT_REFUSED)
     assert "the newest event is" in cause
     now = datetime.now(UTC)

@@ -412,7 +412,9 @@ def test_historical_features_are_those_known_at_each_rows_time(built):
 
 def test_no_label_is_among_its_own_features(built):
     """Of the first event of each user nothing is known; of the others what the events before it say, without it."""
-    clean = preprocess(DatasetFiles(built.data).read("movielens").table, datasets.get("movielens"))
+    clean = preprocess(
+        DatasetFiles(built.data).read("movielens").table.collect().to_pandas(), datasets.get("movielens")
+    )
     found = retrieve(open_feature_store(), service_of(models.get("click-through-activity")), clean)
     events = clean.assign(known=found["user_events"], rate=found["user_click_rate"], age_known=found["age"].notna())
     assert events["age_known"].all()
