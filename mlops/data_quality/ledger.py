@@ -28,7 +28,7 @@ What = Literal["began", "worse", "over"]
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be told of a problem. before: the value that was told last, at the moment `since`; None of a new one."""
+    """What is to be told of a problem. before: the value told last, at the moment `since`; None of one that begins."""
 
     what: What
     alert: Alert

@@ -21,7 +21,8 @@ def scales(dataset: Dataset) -> dict[str, Scale]:
         for column in dataset.features
         if column.name != dataset.entity
     }
-    return watched | {dataset.label.column: "category"}
+    numeric = dataset[dataset.label.column].numeric and not _has_rule(dataset.label)
+    return watched | {dataset.label.column: "number" if numeric else "category"}
 
 
 def comparable(dataset: Dataset) -> list[pl.Expr]:
@@ -30,7 +31,11 @@ def comparable(dataset: Dataset) -> list[pl.Expr]:
     What is missing, NaN, and in a column of numbers what is none, is null.
     """
     return [
-        _label(dataset.label) if name == dataset.label.column else _number(name) if scale == "number" else _text(name)
+        _label(dataset.label)
+        if name == dataset.label.column and _has_rule(dataset.label)
+        else _number(name)
+        if scale == "number"
+        else _text(name)
         for name, scale in scales(dataset).items()
     ]
 
@@ -41,6 +46,11 @@ def _number(name: str) -> pl.Expr:
 
 def _text(name: str) -> pl.Expr:
     return pl.col(name).cast(pl.String, strict=False)
+
+
+def _has_rule(label: Label) -> bool:
+    """Whether the label is what a rule says of its column, and not the column itself."""
+    return label.equals is not None or label.at_least is not None
 
 
 def _label(label: Label) -> pl.Expr:

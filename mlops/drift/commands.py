@@ -10,7 +10,7 @@ from mlops.data_quality.batch import Batch, batch_options
 from mlops.data_quality.findings import ALL_COLUMNS, Alert
 from mlops.datasets.declaration import EVENT_TIME
 from mlops.result import Result
-from mlops.stores.dataset_files import DatasetFiles, LoadedDataset
+from mlops.stores.dataset_files import DatasetFiles
 from mlops.stores.metrics import Statsd
 from mlops.stores.object_store import data_bucket
 
@@ -71,7 +71,7 @@ def anomalies(
     sample = references.sample(data_bucket(), declared)
     found = detect(sample, _watched(rows, declared), reference.sketches, declared.label)
     excess, strangest = found.excess, pl.Series(found.scores).arg_sort().head(_EXAMPLES)
-    labels = rows.lazy().select(comparable(declared)).select(declared.label.column).collect().to_series().drop_nulls()
+    labels = rows.lazy().select(comparable(declared)).select(declared.label.column).drop_nulls().collect()
     details = {
         "rate": excess.rate,
         "expected": excess.expected,
@@ -80,7 +80,9 @@ def anomalies(
         "threshold": excess_threshold,
         "design_effect": excess.design_effect,
         "contamination": found.contamination,
-        "label_share": float((labels == declared.label.rule).mean()) if len(labels) else None,
+        "label_share": len(labels.filter(pl.col(declared.label.column) == declared.label.rule)) / len(labels)
+        if len(labels)
+        else None,
         "reference": _about(reference),
         "edges": found.edges,
         "reference_scores": found.reference,
@@ -105,14 +107,14 @@ def reference(*, dataset: str, fraction: float) -> Result:
 
     declared, store = datasets.get(dataset), data_bucket()
     raw = DatasetFiles(store).read(declared)
-    made = references.store_earliest(store, declared, _scanned(raw), fraction)
+    made = references.store_earliest(store, declared, raw, fraction)
     return {"reference": made.name, **_about(made)}
 
 
 def _reference(batch: Batch) -> Reference:
     from mlops.drift import reference as references
 
-    return references.current(data_bucket(), batch.declared, _scanned(batch.raw), _FRACTION)
+    return references.current(data_bucket(), batch.declared, batch.raw, _FRACTION)
 
 
 def _about(reference: Reference) -> dict[str, Any]:
@@ -128,17 +130,10 @@ def _watched(rows: pl.DataFrame, dataset: Dataset) -> Iterator[pl.DataFrame]:
 
 
 def _polars(table: pd.DataFrame | pl.DataFrame) -> pl.DataFrame:
-    """Until all that reads tables gives polars' own."""
+    """Until a batch is polars' own."""
     import polars as pl
 
     return table if isinstance(table, pl.DataFrame) else pl.from_pandas(table)
-
-
-def _scanned(raw: LoadedDataset) -> LoadedDataset:
-    """Until all that reads tables gives polars' own."""
-    import polars as pl
-
-    return raw if isinstance(raw.table, pl.LazyFrame) else raw._replace(table=_polars(raw.table).lazy())
 
 
 def _examples(rows: pl.DataFrame) -> list[dict[str, Any]]:

@@ -22,8 +22,8 @@ from scipy import stats
 
 from mlops.drift.sketch import Categories, Floats, Integers, Numbers, Sketch
 
-_KEPT = 20  # values of a category that are compared one by one; the rest are compared together
-_OTHER, _NEW, _MISSING = "(other values)", "(new values)", "(missing)"
+_KEPT = 20  # values of a category that are compared one by one; the rest, and new ones, are compared together
+_OTHER, _MISSING = "(other values)", "(missing)"
 _LEAST_EXPECTED = 5.0  # rows; with fewer the chi-squared approximation is poor (Cochran, Biometrics 10, 1954)
 _BINS = 20
 
@@ -74,10 +74,7 @@ def compare(
     effect_threshold: the least effect that is of interest. A shift of d standard deviations of a normal distribution is
         one of 2 * Phi(d / 2) - 1: 0.04 for a tenth, 0.08 for a fifth, 0.16 for two fifths.
     """
-    tested = {
-        name: _numbers(known, batch[name]) if isinstance(known, Numbers) else _categories(known, batch[name])
-        for name, known in reference.items()
-    }
+    tested = {name: _tested(known, batch[name]) for name, known in reference.items()}
     adjusted = dict(zip(tested, holm([result.p for result in tested.values()]), strict=True))
     compared = [
         Comparison(
@@ -121,6 +118,14 @@ class _Tested:
     batch: Integers
 
 
+def _tested(r: Sketch, b: Sketch) -> _Tested:
+    if isinstance(r, Numbers) and isinstance(b, Numbers):
+        return _numbers(r, b)
+    if isinstance(r, Categories) and isinstance(b, Categories):
+        return _categories(r, b)
+    raise TypeError("a number and a category are not comparable: count the batch where the reference was counted")
+
+
 def _numbers(r: Numbers, b: Numbers) -> _Tested:
     """The Kolmogorov-Smirnov test with the missing values below all others, and with them above all others.
 
@@ -136,8 +141,8 @@ def _numbers(r: Numbers, b: Numbers) -> _Tested:
     bounds = _bounds(r, b)
     labels = [f"below {bounds[0]:.4g}", *(f"{low:.4g} to {high:.4g}" for low, high in pairwise(bounds))]
     labels += [f"{bounds[-1]:.4g} and above", _MISSING]
-    counts = (np.append(_binned(side, bounds), side.missing) for side in (r, b))
-    return _Tested("Kolmogorov-Smirnov", p, effect, *_shown(labels, *counts, always=range(1, len(labels) - 2)))
+    known, new = (np.append(_binned(side, bounds), side.missing) for side in (r, b))
+    return _Tested("Kolmogorov-Smirnov", p, effect, *_shown(labels, known, new, range(1, len(labels) - 2)))
 
 
 def _bounds(r: Numbers, b: Numbers) -> Floats:
@@ -165,24 +170,16 @@ def _binned(side: Numbers, bounds: Floats) -> Integers:
 
 
 def _categories(r: Categories, b: Categories) -> _Tested:
-    kept, others = list(r.counts)[:_KEPT], list(r.counts)[_KEPT:]
-    counts = [
-        np.array(
-            [
-                *(side.counts[value] for value in kept),
-                sum(side.counts[value] for value in others),
-                side.unlisted,
-                side.missing,
-            ],
-            dtype=np.int64,
-        )
+    """Cells are chosen by the rows of both sides: those that are common on one alone would be so by chance as well."""
+    kept = sorted(r.counts, key=lambda value: -(r.counts[value] + b.counts[value]))[:_KEPT]
+    known, new = (
+        np.array([*listed, side.rows - side.missing - sum(listed), side.missing], dtype=np.int64)
         for side in (r, b)
-    ]
-    shares = [of / max(1, of.sum()) for of in counts]
-    effect = float(np.abs(shares[0] - shares[1]).sum()) / 2
-    return _Tested(
-        "chi-squared", _homogeneity(*counts), effect, *_shown([*kept, _OTHER, _NEW, _MISSING], *counts, always=())
+        for listed in [[side.counts[value] for value in kept]]
     )
+    effect = float(np.abs(known / max(1, known.sum()) - new / max(1, new.sum())).sum()) / 2
+    shown = _shown([*kept, _OTHER, _MISSING], known, new, ())
+    return _Tested("chi-squared", _homogeneity(known, new), effect, *shown)
 
 
 def _homogeneity(r: Integers, b: Integers) -> float:

@@ -86,10 +86,6 @@ class Categories:
         counts = {value: rows + other.counts[value] for value, rows in self.counts.items()}
         return Categories(counts, self.rows + other.rows, self.missing + other.missing)
 
-    @property
-    def unlisted(self) -> int:
-        return self.rows - self.missing - sum(self.counts.values())
-
 
 Sketch = Numbers | Categories
 Marks = Floats | list[str]  # where a sketch counts: at the edges of a number, the listed values of a category
