@@ -9,6 +9,7 @@ _NEEDS = {
     "ingestion load": ("s3",),
     "ingestion download": ("s3",),
     "data-quality validate": ("s3",),
+    "data-quality window": ("s3",),
     "data-quality schema": ("s3",),
     "data-quality quality": ("s3",),
     "data-quality report": ("s3", "statsd", "notifications"),

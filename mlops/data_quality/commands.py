@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from mlops import datasets
 from mlops.config import RunIdentity
-from mlops.data_quality.batch import Batch, batch_options
+from mlops.data_quality.batch import Batch, batch_options, begun, window_options
 from mlops.data_quality.findings import STEPS, Alert, Findings, folder
+from mlops.datasets.declaration import EVENT_TIME
 from mlops.result import Failure, Refused, Result
 from mlops.stores.metrics import Statsd
 from mlops.stores.object_store import data_bucket, reports_bucket
@@ -27,38 +29,56 @@ log = logging.getLogger(__name__)
 
 
 def validate(*, dataset: str, data: str) -> Result:
-    """Checks a table with Great Expectations; fails, with a summary, where an expectation does.
+    """Checks a table against its declaration; fails, with a summary, where an expectation is not met.
 
     The report, Great Expectations' Data Docs, is written either way.
     """
     from mlops.data_quality.validate import check
 
     declared, identity, reports = datasets.get(dataset), RunIdentity.from_environment(), reports_bucket()
-    table = data_bucket().read_table(data)
-    with TemporaryDirectory() as folder:
-        outcome = check(table, declared, Path(folder))
-        _leave_out_tutorials(Path(folder))
-        reports.upload_folder(Path(folder), identity.run_key)
+    outcome = check(data_bucket().scan(data), declared)
+    from mlops.data_quality import docs  # only now: of the memory that the pass took, this takes some again
+
+    with TemporaryDirectory() as site:
+        docs.write(outcome.judgements, declared, Path(site))
+        _leave_out_tutorials(Path(site))
+        reports.upload_folder(Path(site), identity.run_key)
     report = f"{identity.run_key}/index.html"
+    count = len(outcome.judgements)
     if not outcome.passed:
         failures = "".join(f"\n- {line}" for line in outcome.failures)
         raise Refused(
-            f"dataset {dataset}: {len(outcome.failures)} of {outcome.expectations} expectations failed{failures}\n"
+            f"dataset {dataset}: {len(outcome.failures)} of {count} expectations failed{failures}\n"
             f"Report: s3://{reports.bucket}/{report}. Correct the data, or the declaration in "
             f"mlops/datasets/{dataset}.py, and clear the task that downloads it"
         )
-    log.info("all %d expectations hold", outcome.expectations)
-    return {"passed": True, "expectations": outcome.expectations, "failed": [], "report": report}
+    log.info("all %d expectations hold", count)
+    return {"passed": True, "expectations": count, "failed": [], "report": report}
 
 
-def schema(*, dataset: str, window_hours: float, latest_fraction: float) -> Result:
+def window(*, dataset: str, window_hours: float, latest_fraction: float) -> Result:
+    """Takes the newest rows out of a dataset, as the table that the other steps judge.
+
+    Rows dated later than now, and than a clock may be wrong, are none of them: they are counted and kept apart.
+    """
+    key, batch = Batch.write(dataset, window_hours, latest_fraction, datetime.now(UTC))
+    about, alerts = batch.window, []
+    if future := about["future"]:
+        text = f"{future:,} of {about['of']:,} rows are dated in the future, up to {about['latest']}: they are left out"
+        alerts.append(Alert("future", EVENT_TIME, float(future), 0.0, text))
+    result = batch.leave("window", alerts, {name: value for name, value in about.items() if name != "begun"})
+    log.info("%s: the newest %d of %d rows are judged", dataset, result["rows"], about["of"])
+    return {"data": key, **result, "of": about["of"], "future": future}
+
+
+def schema(*, dataset: str, data: str) -> Result:
     """Checks that the newest rows have the declared columns, each of its declared type; fails where they do not."""
     from mlops.data_quality.schema import violations
 
-    batch = Batch.read(dataset, window_hours, latest_fraction)
+    batch = Batch.read(dataset, data)
     alerts = violations(batch.table, batch.declared)
     wrong = {alert.column for alert in alerts}
-    types = {name: str(dtype) for name, dtype in batch.table.dtypes.items()}
+    types = {name: str(dtype) for name, dtype in batch.table.collect_schema().items()}
     columns = [
         {"column": c.name, "declared": c.kind, "dtype": types.get(c.name, "missing"), "ok": c.name not in wrong}
         for c in batch.declared.columns
@@ -68,57 +88,68 @@ def schema(*, dataset: str, window_hours: float, latest_fraction: float) -> Resu
     return {**result, "columns": len(columns)}
 
 
-def quality(*, dataset: str, window_hours: float, latest_fraction: float, max_age: float) -> Result:
+def quality(*, dataset: str, data: str, max_age: float | None) -> Result:
     """Checks the newest rows for missing, repeated and impossible values, and for their age; fails where one fails."""
-    from mlops.data_quality.quality import check, missing_shares
+    from mlops.data_quality.quality import Check, check, freshness, missing_shares
 
-    batch = Batch.read(dataset, window_hours, latest_fraction)
-    checks = check(batch.table, batch.declared, max_age=max_age, now=datetime.now(UTC))
+    batch = Batch.read(dataset, data)
+    checks = check(batch.table, batch.declared)
+    end = batch.window["end"]
+    fresh = freshness(batch.declared, end and datetime.fromisoformat(end), max_age, datetime.now(UTC))
+    unchecked = ""
+    if isinstance(fresh, Check):
+        checks.append(fresh)
+    else:
+        unchecked = fresh
+        log.info("%s: %s", dataset, unchecked)
     alerts = [one.alert for one in checks if not one.passed]
-    details = {"checks": [asdict(one) for one in checks], "missing": missing_shares(batch.table, batch.declared)}
+    missing = missing_shares(batch.table, batch.declared)
+    details = {"checks": [asdict(one) for one in checks], "freshness": unchecked, "missing": missing}
     result = batch.leave("quality", alerts, details)
     _refuse(batch, alerts, f"{len(alerts)} of {len(checks)} checks failed")
-    return {**result, "checks": len(checks)}
+    return {**result, "checks": len(checks), "freshness": unchecked or "checked"}
 
 
-def report(*, dataset: str) -> Result:
+def report(*, dataset: str, states: Mapping[str, str | None]) -> Result:
     """Writes one page and one JSON of what the steps of this run found, tells what has changed, and fails a bad run."""
-    from mlops.data_quality import ledger, summary
+    from mlops.data_quality import ledger
     from mlops.data_quality.report import as_html, as_json
+    from mlops.data_quality.summary import Outcome
 
     identity = RunIdentity.from_environment()
     store, left_in = reports_bucket(), folder(identity)
     left = {step: store.find_bytes(f"{left_in}/{step}.json") for step in STEPS}
-    found = summary.current({step: Findings.decode(content) if content else None for step, content in left.items()})
+    outcome = Outcome.of(
+        {step: Findings.decode(content) for step, content in left.items() if content}, begun(store, identity), states
+    )
     now = datetime.now(UTC)
     facts = {"dataset": dataset, "run": identity.run_id, "written_at": now.isoformat(timespec="seconds")}
-    page = json.dumps(as_json(found, facts), ensure_ascii=False, allow_nan=False, indent=1)
+    page = json.dumps(as_json(outcome, facts), ensure_ascii=False, allow_nan=False, indent=1)
     keys = {"report": f"{identity.run_key}/report.html", "report_json": f"{identity.run_key}/report.json"}
     store.write_bytes(keys["report_json"], page.encode())
-    store.write_bytes(keys["report"], as_html(found, facts).encode())
+    store.write_bytes(keys["report"], as_html(outcome, facts).encode())
     address = f"s3://{store.bucket}/{keys['report']}"
     log.info("the report: %s", address)
 
-    alerts, causes = summary.alerts(found), summary.causes(found)
-    window = next((findings.window for findings in found.values() if findings), f"unread-{identity.run_id}")
+    judged = next((findings.window for findings in outcome.found.values() if findings), f"unread-{identity.run_id}")
     told = ledger.notify_changes(
         store,
-        alerts,
+        outcome.alerts,
         lambda changes: _notify(changes, dataset, address),
-        judged=summary.judged(found),
+        judged=outcome.judged,
         dataset=dataset,
-        window=window,
+        window=judged,
         run=f"{identity.dag_id}/{identity.run_id}",
         now=now,
     )
-    log.info("%d alerts; people were told of %d changes", len(alerts), len(told))
-    if causes:
-        listed = "".join(f"\n- {cause}" for cause in causes)
+    log.info("%d alerts; people were told of %d changes", len(outcome.alerts), len(told))
+    if outcome.causes:
+        listed = "".join(f"\n- {cause}" for cause in outcome.causes)
         raise Refused(
             f"dataset {dataset}: the newest rows are not good{listed}\nReport: {address}. Correct the data, or the "
             f"declaration in mlops/datasets/{dataset}.py, and clear this run"
         )
-    return {**keys, "alerts": len(alerts), "notified": len(told), "steps": summary.states(found)}
+    return {**keys, "alerts": len(outcome.alerts), "notified": len(told), "steps": outcome.states}
 
 
 def _leave_out_tutorials(site: Path) -> None:
@@ -131,7 +162,7 @@ def _refuse(batch: Batch, alerts: Sequence[Alert], what: str) -> None:
     if alerts:
         listed = "".join(f"\n- {alert.text}" for alert in alerts)
         raise Refused(
-            f"dataset {batch.declared.name}, the newest {len(batch.table):,} rows: {what}{listed}\nCorrect the data, "
+            f"dataset {batch.declared.name}, the newest rows: {what}{listed}\nCorrect the data, "
             f"or the declaration in mlops/datasets/{batch.declared.name}.py, and clear this run"
         )
 
@@ -158,16 +189,43 @@ def _validate_options(parser: argparse.ArgumentParser) -> None:
 def _quality_options(parser: argparse.ArgumentParser) -> None:
     batch_options(parser)
     parser.add_argument(
-        "--max-age", type=float, default=0.0, metavar="HOURS", help="of the newest event; 0: not checked (%(default)s)"
+        "--max-age",
+        type=_max_age,
+        metavar="HOURS",
+        help="of the newest event; 0: not checked; 'declared', the default: twice the cadence of the dataset",
     )
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True)
+    parser.add_argument(
+        "--states",
+        type=_states,
+        default={},
+        metavar="JSON",
+        help="how the run's tasks ended, by their names; without it that is told from what they left",
+    )
+
+
+def _max_age(text: str) -> float | None:
+    if text == "declared":
+        return None
+    hours = float(text)
+    if not 0 <= hours < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no age: give hours, 0 for any age, or 'declared'")
+    return hours
+
+
+def _states(text: str) -> dict[str, str | None]:
+    states = json.loads(text)
+    if not isinstance(states, dict):
+        raise argparse.ArgumentTypeError(f'{text} is not like {{"validate_schema": "success"}}')
+    return states
 
 
 COMMANDS = {
     "validate": (validate, _validate_options),
+    "window": (window, window_options),
     "schema": (schema, batch_options),
     "quality": (quality, _quality_options),
     "report": (report, _report_options),

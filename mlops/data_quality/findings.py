@@ -13,6 +13,7 @@ from mlops.result import JSON
 
 # Each step's findings and the task that leaves them, in order; a step that comes later is not run when one fails.
 STEPS = {
+    "window": "select_window",
     "schema": "validate_schema",
     "quality": "check_quality",
     "drift": "detect_drift",
@@ -20,7 +21,7 @@ STEPS = {
 }
 ALL_COLUMNS = "all"  # the column of an alert that is about whole rows
 
-Kind = Literal["schema", "quality", "drift", "anomalies", "missing"]
+Kind = Literal["future", "schema", "quality", "drift", "anomalies", "missing"]
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,14 @@ class Alert:
 class Findings:
     """What one step found in one batch.
 
+    begun: when the run began to judge. A run that is cleared begins anew, and what it found before counts no more.
     window: names the batch; two runs that judge the same rows of the same data have the same.
     details: what the report shows of it.
     """
 
     step: str
     dataset: str
+    begun: str
     window: str
     data_version: str
     event_time_shift_seconds: int
@@ -70,7 +73,7 @@ class Findings:
 
     @classmethod
     def decode(cls, content: bytes) -> Findings:
-        fields = json.loads(content)
+        fields = {"begun": "", **json.loads(content)}  # which a release before this one did not write
         del fields["passed"]
         return cls(**{**fields, "alerts": tuple(Alert(**alert) for alert in fields["alerts"])})
 

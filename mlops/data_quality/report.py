@@ -7,9 +7,9 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from mlops.data_quality import summary
 from mlops.data_quality.findings import STEPS, Alert, Findings
 from mlops.data_quality.plots import histogram
+from mlops.data_quality.summary import Outcome
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -29,34 +29,35 @@ _WORDS = {
 }
 
 
-def as_json(found: Mapping[str, Findings | None], facts: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(outcome: Outcome, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The report for programs: `facts` of the run, how each step ended, the alerts, and all findings."""
     return {
         **facts,
-        **_batch(found),
-        "passed": not summary.causes(found),
-        "causes": summary.causes(found),
-        "steps": summary.states(found),
+        **_batch(outcome.found),
+        "passed": not outcome.causes,
+        "causes": outcome.causes,
+        "steps": outcome.states,
         "alerts": [
             {"kind": a.kind, "column": a.column, "value": a.value, "threshold": a.threshold, "text": a.text}
-            for a in summary.alerts(found)
+            for a in outcome.alerts
         ],
-        "findings": {step: dict(findings.details) if findings else None for step, findings in found.items()},
+        "findings": {step: dict(findings.details) if findings else None for step, findings in outcome.found.items()},
     }
 
 
-def as_html(found: Mapping[str, Findings | None], facts: Mapping[str, Any]) -> str:
-    """The report for people. found: the findings of each of STEPS, None for a step that left none."""
+def as_html(outcome: Outcome, facts: Mapping[str, Any]) -> str:
+    """The report for people."""
     sections: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "window": _window,
         "schema": _schema,
         "quality": _quality,
         "drift": _drift,
         "anomalies": _anomalies,
     }
-    states = summary.states(found)
-    body = [_head(found, facts), _alerts(summary.alerts(found))]
+    states = outcome.states
+    body = [_head(outcome.found, facts), _alerts(outcome.alerts)]
     for step, task in STEPS.items():
-        findings, state = found[step], states[step]
+        findings, state = outcome.found[step], states[step]
         body.append(f'<h2>{escape(task)}: <span class="{state.split()[0]}">{_WORDS[state]}</span></h2>')
         body.append(sections[step](findings.details) if findings else "")
     title = f"Data validation of {escape(str(facts['dataset']))}"
@@ -92,6 +93,16 @@ def _alerts(alerts: Sequence[Alert]) -> str:
     return "<h2>Alerts</h2>" + _table(("kind", "column", "what", "value", "threshold"), rows)
 
 
+def _window(details: Mapping[str, Any]) -> str:
+    rows = [("rows of the set", f"{details['of']:,}")]
+    if details["end"]:
+        rows.append(("window", f"{details['hours']:g} hours to {details['end']}"))
+    if details["future"]:
+        kept = f"up to {details['latest']}, left out; the first of them: {details['quarantine']}"
+        rows.append(("events of the future", f"{details['future']:,}, {kept}"))
+    return _table(("", ""), rows)
+
+
 def _schema(details: Mapping[str, Any]) -> str:
     return _table(
         ("column", "declared", "read as", ""),
@@ -106,7 +117,8 @@ def _quality(details: Mapping[str, Any]) -> str:
     ]
     missing = [(column, f"{share:.2%}") for column, share in details["missing"].items() if share]
     listed = "<h3>Missing values</h3>" + _table(("column", "share"), missing) if missing else ""
-    return _table(("check", "column", "value", "allowed", ""), checks) + listed
+    age = f'<p class="note">{escape(details["freshness"])}</p>' if details["freshness"] else ""
+    return _table(("check", "column", "value", "allowed", ""), checks) + age + listed
 
 
 def _drift(details: Mapping[str, Any]) -> str:

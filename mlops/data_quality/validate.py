@@ -1,14 +1,14 @@
 """Checks a whole table against its dataset's declaration, and says in words what failed."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import pandas as pd
+import polars as pl
 
-from mlops.data_quality.expectations import judge
-from mlops.data_quality.suite import conform, suite
+from mlops.data_quality.checks import Judgement, judge
+from mlops.data_quality.expectations import LARGEST, of_table
 from mlops.datasets.declaration import LABEL, Dataset
 
 _SHOWN = 3  # examples of unexpected values in a message
@@ -17,10 +17,10 @@ _FIRST_CAUSES = ("expect_column_to_exist", "expect_column_values_to_be_in_type_l
 
 
 @dataclass(frozen=True)
-class ValidationResult:
-    """failures: one readable line each; expectations: how many were checked."""
+class Validation:
+    """judgements: one for each expectation; failures: one readable line for each cause."""
 
-    expectations: int
+    judgements: Sequence[Judgement]
     failures: tuple[str, ...]
 
     @property
@@ -28,74 +28,89 @@ class ValidationResult:
         return not self.failures
 
 
-def check(table: pd.DataFrame, dataset: Dataset, report: Path) -> ValidationResult:
-    """Checks the table against the declaration and writes Data Docs, a site with `index.html`, into `report`."""
-    results = judge(conform(table, dataset), dataset, suite(dataset), report)
-    return ValidationResult(len(results), tuple(summary(results, dataset, len(table))))
+def check(rows: pl.LazyFrame, dataset: Dataset) -> Validation:
+    """Checks a table against the declaration, in one pass over it."""
+    judgements = judge(rows, dataset, of_table(dataset))
+    return Validation(judgements, tuple(summary(judgements, dataset)))
 
 
-def summary(results: Sequence[Mapping[str, Any]], dataset: Dataset, rows: int) -> list[str]:
+def summary(judgements: Sequence[Judgement], dataset: Dataset) -> list[str]:
     """One line for each failure that is a cause: an empty table, or a missing column, explains what follows from it."""
-    failed = [(entry["expectation_config"], entry["result"]) for entry in results if not entry["success"]]
-    if rows == 0:
+    failed = [judgement for judgement in judgements if not judgement.success]
+    if any(one.result.get("observed_value") == 0 and _is_row_count(one) for one in failed):
         return [f"the table is empty: 0 rows, at least {dataset.rows[0]:,} expected"]
     explained = {
-        config["kwargs"].get("column"): kind
+        column: kind
         for kind in reversed(_FIRST_CAUSES)
-        for config, _ in failed
-        if config["type"] == kind
+        for one in failed
+        if one.expectation.type == kind
+        for column in one.expectation.columns
     }
-    lines = []
-    for config, result in failed:
-        kind, columns = config["type"], _columns(config, dataset)
-        if all(explained.get(column, kind) == kind for column in columns):
-            lines.append(_line(kind, config["kwargs"], result, dataset, rows))
-    return lines
+    return [
+        sentence(one, dataset)
+        for one in failed
+        if all(explained.get(name, one.expectation.type) == one.expectation.type for name in _raw_columns(one, dataset))
+    ]
 
 
-def _columns(config: Mapping[str, Any], dataset: Dataset) -> list[str]:
-    """The raw columns that an expectation is about."""
-    column = config["kwargs"].get("column")
-    if column == LABEL:
-        return [dataset.label.column]
-    return [column] if column else list(config["kwargs"].get("column_list", ()))
-
-
-def _line(kind: str, kwargs: Mapping[str, Any], result: Mapping[str, Any], dataset: Dataset, rows: int) -> str:
-    column, count = kwargs.get("column"), result.get("unexpected_count", 0)
-    seen = ", ".join(
-        repr(value) for value in list(dict.fromkeys(map(str, result.get("partial_unexpected_list") or ())))[:_SHOWN]
-    )
-    found = f"{count:,} of {rows:,} values"
-    match kind:
+def sentence(judgement: Judgement, dataset: Dataset) -> str:
+    """What a judgement that is not met says, to people."""
+    expectation, result = judgement.expectation, judgement.result
+    match expectation.type:
+        case "expect_table_row_count_to_be_between":
+            least, most = dataset.rows
+            return f"the table has {result['observed_value']:,} rows: {least:,} to {most:,} expected"
         case "expect_column_to_exist":
-            return f"column {column!r} is missing"
+            return f"column {expectation.columns[0]!r} is missing"
+        case "expect_column_proportion_of_non_null_values_to_be_between":
+            return f"column {expectation.columns[0]!r} holds no value: deliver it, or take it out of the declaration"
+        case "expect_column_distinct_values_to_contain_set":
+            return f"the label has one class only: both of {dataset.label.rule} and its opposite must occur"
+        case "expect_column_values_to_be_unique" | "expect_compound_columns_to_be_unique":
+            key, allowed = _listed(expectation.columns), f"{dataset.duplicates or 0:.1%}"
+            count, rows = result["unexpected_count"], result["element_count"]
+            return f"rows repeat: {count:,} of {rows:,} share {key} with another, {allowed} may"
+    return _of_values(judgement, dataset)
+
+
+def _of_values(judgement: Judgement, dataset: Dataset) -> str:
+    column, kwargs, result = judgement.expectation.columns[0], judgement.expectation.kwargs, judgement.result
+    examples = list(dict.fromkeys(map(str, result["partial_unexpected_list"])))[:_SHOWN]
+    seen = ", ".join(map(repr, examples))
+    found = f"{result['unexpected_count']:,} of {result['element_count']:,} values"
+    match judgement.expectation.type:
         case "expect_column_values_to_be_in_type_list":
-            declared = dataset[str(column)].kind
+            declared = dataset[column].kind
             article = "an" if declared[0] in "ai" else "a"
             return f"column {column!r} is declared {article} {declared}: {found} are not, such as {seen}"
         case "expect_column_values_to_not_be_null":
             return f"column {column!r} must not be empty: {found} are missing"
         case "expect_column_values_to_be_between":
-            low, high = (kwargs.get(bound) for bound in ("min_value", "max_value"))
-            return f"column {column!r} must lie in [{_bound(low)}, {_bound(high)}]: {found} do not, such as {seen}"
+            between = interval(kwargs["min_value"], kwargs["max_value"])
+            if between is None:
+                return f"column {column!r} must be finite: {found} are not, such as {seen}"
+            return f"column {column!r} must lie in {between}: {found} do not, such as {seen}"
         case "expect_column_values_to_be_in_set":
             known = len(kwargs["value_set"])
             return f"column {column!r} must be one of {known} known values: {found} are not, such as {seen}"
-        case "expect_compound_columns_to_be_unique":
-            allowed = f"{dataset.duplicates or 0:.1%}"
-            return (
-                f"rows repeat: {count:,} of {rows:,} share {_listed(kwargs['column_list'])} with another, {allowed} may"
-            )
-        case "expect_column_distinct_values_to_contain_set":
-            return f"the label has one class only: both of {dataset.label.rule} and its opposite must occur"
-        case "expect_table_row_count_to_be_between":
-            return f"the table has {rows:,} rows: {dataset.rows[0]:,} to {dataset.rows[1]:,} expected"
-    raise AssertionError(f"no words for {kind}")
+    raise AssertionError(f"no words for {judgement.expectation.type}")
 
 
-def _bound(value: float | None) -> str:
-    return "..." if value is None else f"{value:,.10g}"
+def interval(low: float | None, high: float | None) -> str | None:
+    """The bounds of values, in words; None for those that any finite number lies between."""
+    if (low, high) == (-LARGEST, LARGEST):
+        return None
+    bounds = ["..." if bound is None or abs(bound) == LARGEST else f"{bound:,.10g}" for bound in (low, high)]
+    return f"[{bounds[0]}, {bounds[1]}]"
+
+
+def _is_row_count(judgement: Judgement) -> bool:
+    return judgement.expectation.type == "expect_table_row_count_to_be_between"
+
+
+def _raw_columns(judgement: Judgement, dataset: Dataset) -> list[str]:
+    """The columns of the table that a judgement is about."""
+    return [dataset.label.column if name == LABEL else name for name in judgement.expectation.columns]
 
 
 def _listed(columns: Sequence[str]) -> str:

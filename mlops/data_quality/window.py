@@ -1,47 +1,138 @@
-"""Which rows are judged: the newest window, what it spans, and what names it."""
+"""Which rows are judged: the newest window, what it spans, and what names it (polars)."""
 
 from __future__ import annotations
 
-import pandas as pd
+import math
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
-from mlops.datasets.declaration import EVENT_TIME
+import polars as pl
+
+from mlops.datasets.declaration import EVENT_TIME, Dataset, EpochSeconds
+from mlops.result import JSON, Refused
+
+FUTURE = timedelta(hours=1)  # that a sender's clock may be ahead; what lies beyond is no event that has been
+_LONGEST = 87_600.0  # hours, ten years: beyond it a window is no part of a set
+_FIRST_LOOK, _FARTHER = 2, 8  # windows that are looked back for the newest event, and the factor from look to look
 
 
-def latest(table: pd.DataFrame, hours: float, fraction: float) -> pd.DataFrame:
+class Window(NamedTuple):
+    """rows: what is judged; future: rows whose event is still to come, which are left out.
+
+    about: the set's number of rows; of `future`, how many there are and the latest time; when the window ends, or None
+    where no row has a time.
+    """
+
+    rows: pl.LazyFrame
+    future: pl.LazyFrame
+    about: dict[str, JSON]
+
+
+def check_size(hours: float, fraction: float) -> None:
+    """Raises Refused for a window that no rows can lie in, or that is no window."""
+    if not (math.isfinite(hours) and 0 < hours <= _LONGEST):
+        raise Refused(
+            f"a window of {hours:,.10g} hours cannot be judged: it must be longer than 0 and at most {_LONGEST:,.0f} "
+            "hours (ten years): give --window-hours, window_hours in the trigger form, in that range"
+        )
+    if not 0 < fraction <= 1:
+        raise Refused(f"the newest {fraction:g} of the rows cannot be judged: --latest-fraction is above 0, at most 1")
+
+
+def latest(
+    rows: pl.LazyFrame, dataset: Dataset, *, hours: float, fraction: float, now: datetime, shift_seconds: int = 0
+) -> Window:
     """The rows of the last `hours` before the newest event, or the last `fraction` where no row has a time.
 
-    A row whose time cannot be read belongs to no window, so it stays in this one for the checks to find.
+    rows: a scan, of which no more is read than the row groups that may lie in the window, where the file says what lies
+        in which. shift_seconds: by how much its event times are later than the column that they are read from.
+    An event of the future is not the newest. A row whose time cannot be read belongs to no window, so it stays in this
+    one for the checks to find. Raises Refused where all events are of the future.
     """
-    times = table.get(EVENT_TIME)
-    if times is None or times.isna().all():
-        return table.tail(max(1, round(len(table) * fraction)))
-    inside: pd.Series = times.isna() | (times > times.max() - pd.Timedelta(hours=hours))
-    return table.loc[inside]
+    total = int(rows.select(pl.len()).collect(engine="streaming").item())
+    if EVENT_TIME not in rows.collect_schema():
+        return Window(_last(rows, total, fraction), rows.clear(), {"of": total, "future": 0, "end": None})
+    scan, limit, length = _Scan(rows, dataset, shift_seconds), now + FUTURE, timedelta(hours=hours)
+    future = scan.after(limit)
+    late = future.select(pl.len(), pl.col(EVENT_TIME).max()).collect(engine="streaming").row(0)
+    about: dict[str, JSON] = {"of": total, "future": late[0], "latest": late[1] and late[1].isoformat()}
+    newest = scan.newest(limit, length)
+    if newest is not None:
+        inside = scan.after(newest - length, until=limit, timeless=True)
+        return Window(inside, future, {**about, "end": newest.isoformat()})
+    if late[0]:
+        raise Refused(
+            f"dataset {dataset.name}: all of its {late[0]:,} event times lie in the future, up to {about['latest']}: "
+            f"correct them, or the unit or zone that mlops/datasets/{dataset.name}.py declares for them"
+        )
+    return Window(_last(rows, total, fraction), future, {**about, "end": None})
 
 
-def earliest(table: pd.DataFrame, fraction: float) -> pd.DataFrame:
-    """The first `fraction` of the rows by event time, or as they lie where no row has a time."""
-    if EVENT_TIME in table:
-        table = table.sort_values(EVENT_TIME, kind="stable")
-    return table.head(max(1, round(len(table) * fraction)))
-
-
-def span(table: pd.DataFrame) -> dict[str, int | str | None]:
+def span(rows: pl.LazyFrame) -> dict[str, int | str | None]:
     """How many rows there are, and the times of the first and the last event; None where no row has a time."""
-    times = table[EVENT_TIME].dropna() if EVENT_TIME in table else pd.Series(dtype="datetime64[ns, UTC]")
-    start, end = (None, None) if times.empty else (times.min().isoformat(), times.max().isoformat())
-    return {"rows": len(table), "start": start, "end": end}
+    time = pl.col(EVENT_TIME) if EVENT_TIME in rows.collect_schema() else pl.lit(None, pl.Datetime("us", "UTC"))
+    found = rows.select(pl.len().alias("rows"), time.min().alias("start"), time.max().alias("end"))
+    count, start, end = found.collect(engine="streaming").row(0)
+    return {"rows": count, "start": start and start.isoformat(), "end": end and end.isoformat()}
 
 
-def window_name(table: pd.DataFrame, data_version: str, shift_seconds: int) -> str:
-    """Names the window by the times of the files, so that shifting the same rows once more makes no new window.
+def window_name(judged: dict[str, int | str | None], data_version: str, shift_seconds: int) -> str:
+    """Names a window by its `span`, with the times of the files, so that shifting the same rows makes no new window.
 
     The data's version is a part of it: rows that were corrected or that came late are judged anew.
     """
-    times = table[EVENT_TIME].dropna() if EVENT_TIME in table else pd.Series(dtype="datetime64[ns, UTC]")
     version = data_version[:12]
-    if times.empty:
-        return f"{len(table)}-rows-{version}"
-    shift = pd.Timedelta(seconds=shift_seconds)
-    start, end = (f"{time - shift:%Y%m%dT%H%M%SZ}" for time in (times.min(), times.max()))
+    times = [datetime.fromisoformat(str(judged[side])) for side in ("start", "end") if judged[side] is not None]
+    if not times:
+        return f"{judged['rows']}-rows-{version}"
+    shift = timedelta(seconds=shift_seconds)
+    start, end = (f"{(time - shift).astimezone(UTC):%Y%m%dT%H%M%SZ}" for time in times)
     return f"{start}-{end}-{version}"
+
+
+class _Scan:
+    """Rows by their event time, asked for in words that a file's statistics answer as well."""
+
+    def __init__(self, rows: pl.LazyFrame, dataset: Dataset, shift_seconds: int) -> None:
+        self._rows, self._shift = rows, shift_seconds
+        read = dataset.event_time
+        whole = isinstance(read, EpochSeconds) and rows.collect_schema()[read.column].is_integer()
+        self._seconds = pl.col(read.column) if whole and isinstance(read, EpochSeconds) else None
+
+    def after(self, moment: datetime, *, until: datetime | None = None, timeless: bool = False) -> pl.LazyFrame:
+        """Rows later than the moment and at the latest `until`; and those without a time, if they are asked for."""
+        time, rows = pl.col(EVENT_TIME), self._rows
+        wanted = time > moment
+        if until is not None:
+            wanted &= time <= until
+        if self._seconds is not None:
+            # Event times are made of this column, but only by itself is it compared with what a row group holds.
+            groups = self._seconds > math.floor(moment.timestamp()) - self._shift - 1
+            rows = rows.filter(groups | self._seconds.is_null() if timeless else groups)
+        return rows.filter(wanted | time.is_null() if timeless else wanted)
+
+    def newest(self, limit: datetime, length: timedelta) -> datetime | None:
+        """The time of the newest event that is not after `limit`; None where there is none.
+
+        Where row groups can be left out, the search goes back from `limit` by steps: what has just happened is found
+        at the first, without a look at what was before.
+        """
+        back = _FIRST_LOOK * length
+        while self._seconds is not None and back < limit - datetime(1970, 1, 1, tzinfo=UTC):
+            if (found := self._greatest(self.after(limit - back, until=limit))) is not None:
+                return found
+            back *= _FARTHER
+        return self._greatest(self._rows.filter(pl.col(EVENT_TIME) <= limit))
+
+    @staticmethod
+    def _greatest(rows: pl.LazyFrame) -> datetime | None:
+        found: datetime | None = rows.select(pl.col(EVENT_TIME).max()).collect(engine="streaming").item()
+        return found
+
+
+def _last(rows: pl.LazyFrame, total: int, fraction: float) -> pl.LazyFrame:
+    return rows.tail(_part(total, fraction))
+
+
+def _part(total: int, fraction: float) -> int:
+    return max(1, round(total * fraction))

@@ -153,6 +153,8 @@ class Dataset:
     duplicates: the share of rows that may break this before validation stops the run; preprocessing drops them. None:
         rows may repeat, and all are kept.
     rows: the least and the most rows that make sense.
+    cadence: how often rows are added to a set with event times, at least: the newest may be twice as old. None: nothing
+        is added to it.
     """
 
     name: str
@@ -166,6 +168,7 @@ class Dataset:
     event_time: EpochSeconds | Clock | None = None
     key: tuple[str, ...] = ()
     duplicates: float | None = 0.0
+    cadence: timedelta | None = timedelta(days=1)
 
     def __post_init__(self) -> None:
         names = [column.name for column in self.columns]

@@ -27,4 +27,5 @@ DATASET = Dataset(
     entity="machine",
     split=SplitByTime(test_fraction=0.2),
     rows=(1_000, 10_000_000),
+    cadence=None,  # a recording: nothing is added to it
 )

@@ -15,12 +15,8 @@ from mlops.stores.metrics import Statsd
 from mlops.stores.object_store import data_bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import pandas as pd
     import polars as pl
 
-    from mlops.datasets.declaration import Dataset
     from mlops.drift.reference import Reference
 
 _EXAMPLES = 5  # strange rows that the report shows
@@ -28,16 +24,16 @@ _FRACTION = 0.6  # of the rows, the earliest, are the reference until a model is
 _LEAST_ROWS = 30  # of a batch; the share of strange rows among fewer says little
 
 
-def compare(
-    *, dataset: str, window_hours: float, latest_fraction: float, level: float, effect_threshold: float
-) -> Result:
+def compare(*, dataset: str, data: str, level: float, effect_threshold: float) -> Result:
     """Compares the newest rows with the reference, column by column; what drifted is told of and fails nothing."""
     from mlops.drift import comparison
+    from mlops.drift.columns import comparable
+    from mlops.drift.reference import slices
     from mlops.drift.sketch import marks_of, sketch
 
-    batch = Batch.read(dataset, window_hours, latest_fraction)
-    reference, rows = _reference(batch), _polars(batch.table)
-    counted = sketch(_watched(rows, batch.declared), marks_of(reference.sketches))
+    batch = Batch.read(dataset, data)
+    reference = _reference(batch)
+    counted = sketch(slices(batch.table.select(comparable(batch.declared))), marks_of(reference.sketches))
     compared = comparison.compare(reference.sketches, counted, level=level, effect_threshold=effect_threshold)
     alerts = [Alert("drift", one.column, one.effect, effect_threshold, one.text) for one in compared if one.drifted]
     details = {
@@ -54,9 +50,7 @@ def compare(
     return {**result, "drifted": drifted, "tested": len(compared), "reference": reference.name}
 
 
-def anomalies(
-    *, dataset: str, window_hours: float, latest_fraction: float, level: float, excess_threshold: float
-) -> Result:
+def anomalies(*, dataset: str, data: str, level: float, excess_threshold: float) -> Result:
     """Scores the newest rows with an Isolation Forest of the reference; too many strange ones are told of."""
     import polars as pl
 
@@ -64,14 +58,16 @@ def anomalies(
     from mlops.drift.anomalies import detect
     from mlops.drift.columns import comparable
 
-    batch = Batch.read(dataset, window_hours, latest_fraction)
-    declared, reference, rows = batch.declared, _reference(batch), _polars(batch.table)
-    if EVENT_TIME in rows.columns:
+    batch = Batch.read(dataset, data)
+    declared, reference, rows = batch.declared, _reference(batch), batch.table
+    if EVENT_TIME in rows.collect_schema():
         rows = rows.sort(EVENT_TIME, maintain_order=True)
+    watched = rows.select(comparable(declared))
     sample = references.sample(data_bucket(), declared)
-    found = detect(sample, _watched(rows, declared), reference.sketches, declared.label)
-    excess, strangest = found.excess, pl.Series(found.scores).arg_sort().head(_EXAMPLES)
-    labels = rows.lazy().select(comparable(declared)).select(declared.label.column).drop_nulls().collect()
+    found = detect(sample, references.slices(watched), reference.sketches, declared.label)
+    excess, count = found.excess, len(found.scores)
+    strangest = pl.Series(found.scores).arg_sort().head(_EXAMPLES)
+    labels = watched.select(declared.label.column).drop_nulls().collect()
     details = {
         "rate": excess.rate,
         "expected": excess.expected,
@@ -87,11 +83,11 @@ def anomalies(
         "edges": found.edges,
         "reference_scores": found.reference,
         "batch_scores": found.batch,
-        "examples": _examples(rows[strangest]),
+        "examples": _examples(rows.select(pl.all().gather(strangest)).collect()),
     }
     alerts = []
-    if excess.share >= excess_threshold and excess.p <= level and len(rows) >= _LEAST_ROWS:
-        text = f"{excess.rate:.2%} of {len(rows):,} rows are anomalous, {excess.expected:.2%} of the reference are"
+    if excess.share >= excess_threshold and excess.p <= level and count >= _LEAST_ROWS:
+        text = f"{excess.rate:.2%} of {count:,} rows are anomalous, {excess.expected:.2%} of the reference are"
         alerts.append(Alert("anomalies", ALL_COLUMNS, excess.share, excess_threshold, text))
     metrics = Statsd.from_environment()
     metrics.gauge("anomaly_rate", excess.rate, dataset=dataset)
@@ -114,26 +110,13 @@ def reference(*, dataset: str, fraction: float) -> Result:
 def _reference(batch: Batch) -> Reference:
     from mlops.drift import reference as references
 
-    return references.current(data_bucket(), batch.declared, batch.raw, _FRACTION)
+    store = data_bucket()
+    return references.current(store, batch.declared, DatasetFiles(store).read, _FRACTION)
 
 
 def _about(reference: Reference) -> dict[str, Any]:
     resolution = max((getattr(one, "resolution", 0.0) for one in reference.sketches.values()), default=0.0)
     return {**reference.about, "name": reference.name, "resolution": resolution, "made_now": reference.made_now}
-
-
-def _watched(rows: pl.DataFrame, dataset: Dataset) -> Iterator[pl.DataFrame]:
-    from mlops.drift.columns import comparable
-    from mlops.drift.reference import SLICE
-
-    return (part.select(comparable(dataset)) for part in rows.iter_slices(SLICE))
-
-
-def _polars(table: pd.DataFrame | pl.DataFrame) -> pl.DataFrame:
-    """Until a batch is polars' own."""
-    import polars as pl
-
-    return table if isinstance(table, pl.DataFrame) else pl.from_pandas(table)
 
 
 def _examples(rows: pl.DataFrame) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ none yet or somebody wants it so. What is stored of it does not grow with its ro
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
+from mlops.data_quality.window import span
 from mlops.datasets.declaration import EVENT_TIME, Dataset
 from mlops.drift.columns import comparable, scales
 from mlops.drift.sketch import Sketch, as_table, from_table, marks, sketch
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mlops.stores.dataset_files import LoadedDataset
     from mlops.stores.object_store import ObjectStore
 
-SLICE = 1 << 17  # rows that are held at a time
+_SLICE = 1 << 17  # rows that are held at a time
 _SAMPLE = 1 << 17  # rows that say where to count
 _KEPT = 1 << 15  # of them; an Isolation Forest takes 256 of the rows for a tree
 _SEED = 7
@@ -66,7 +67,7 @@ def make(rows: pl.LazyFrame, dataset: Dataset) -> Made:
     times = [pl.col(EVENT_TIME)] if EVENT_TIME in rows.collect_schema().names() else []
     watched = rows.select(*comparable(dataset), *times)
     sample = _drawn(watched, _count(rows), _SAMPLE)
-    found = sketch(_slices(watched), marks(sample, scales(dataset)))
+    found = sketch(slices(watched), marks(sample, scales(dataset)))
     kept = sample[sorted(Random(_SEED).sample(range(len(sample)), min(_KEPT, len(sample))))]
     if EVENT_TIME in kept.columns:
         kept = kept.sort(EVENT_TIME, maintain_order=True).drop(EVENT_TIME)
@@ -91,22 +92,26 @@ def store_earliest(store: ObjectStore, dataset: Dataset, raw: LoadedDataset, fra
     return _store(store, dataset, raw, earliest(raw.table, fraction), {"fraction": fraction})
 
 
-def current(store: ObjectStore, dataset: Dataset, raw: LoadedDataset, fraction: float) -> Reference:
-    """The stored reference; it is made first, of `raw`, where there is none or a model was put into production since.
+def current(
+    store: ObjectStore, dataset: Dataset, read: Callable[[Dataset], LoadedDataset], fraction: float
+) -> Reference:
+    """The stored reference; it is made first where there is none, or where a model was put into production since.
 
-    fraction: of the rows, the earliest, that are the reference where no model is in production.
+    read: reads the whole set, which is asked for in that case alone. fraction: of the rows, the earliest, that are the
+    reference where no model is in production.
     Raises Refused where it lacks a column that has been declared since.
     """
-    trained_on, stored = TrainedOn.find(store, dataset.name), _stored(store, dataset)
-    if stored is not None and stored.about.get("promoted") == (trained_on.identity if trained_on else None):
+    trained_on = TrainedOn.find(store, dataset.name)
+    if (stored := _stored(store, dataset, trained_on)) is not None:
         return stored
     if trained_on is not None:
+        raw = read(dataset)
         rows = _of_training(raw, trained_on)
         made = _store(store, dataset, raw, rows, {"model": trained_on.model, "version": trained_on.version})
     elif former := _of_former_release(store, dataset):
         made = former
     else:
-        made = store_earliest(store, dataset, raw, fraction)
+        made = store_earliest(store, dataset, read(dataset), fraction)
     log.warning("the reference of dataset %s is made now: %s, %d rows", dataset.name, made.name, made.about["rows"])
     return Reference(made.about, made.sketches, made_now=True)
 
@@ -121,15 +126,18 @@ def _key(dataset: Dataset, part: str) -> str:
 
 
 def _former_key(dataset: Dataset) -> str:
-    """Where a release before 0.3 kept the rows of the reference themselves."""
+    """Where a release before this one kept the rows of the reference themselves."""
     return f"reference/{dataset.name}.parquet"
 
 
-def _stored(store: ObjectStore, dataset: Dataset) -> Reference | None:
+def _stored(store: ObjectStore, dataset: Dataset, trained_on: TrainedOn | None) -> Reference | None:
+    """The reference that was stored since this model was put into production."""
     key = _key(dataset, "sketch")
     if not store.keys(key):
         return None
     facts: dict[str, Any] = store.facts(key)
+    if facts["promoted"] != (trained_on.identity if trained_on else None):
+        return None
     columns = facts.pop("columns")
     _refuse_without(store, key, dataset, columns)
     found = from_table(store.scan(key).collect(), columns)
@@ -140,7 +148,7 @@ def _store(
     store: ObjectStore, dataset: Dataset, raw: LoadedDataset, rows: pl.LazyFrame, origin: Mapping[str, JSON]
 ) -> Reference:
     about = {**origin, "data_version": raw.data_version, "event_time_shift_seconds": raw.shift_seconds}
-    return _write(store, dataset, rows, {**about, **_span(rows)})
+    return _write(store, dataset, rows, {**about, **span(rows)})
 
 
 def _write(store: ObjectStore, dataset: Dataset, rows: pl.LazyFrame, about: Mapping[str, JSON]) -> Reference:
@@ -181,21 +189,13 @@ def _refuse_without(store: ObjectStore, key: str, dataset: Dataset, columns: Any
         )
 
 
-def _span(rows: pl.LazyFrame) -> dict[str, JSON]:
-    """How many rows there are, and the times of the first and the last event; None where no row has a time."""
-    if EVENT_TIME not in rows.collect_schema().names():
-        return {"rows": _count(rows), "start": None, "end": None}
-    times = pl.col(EVENT_TIME)
-    count, start, end = rows.select(pl.len(), times.min().alias("start"), times.max().alias("end")).collect().row(0)
-    return {"rows": count, "start": start and start.isoformat(), "end": end and end.isoformat()}
-
-
 def _count(rows: pl.LazyFrame) -> int:
     return int(rows.select(pl.len()).collect().item())
 
 
-def _slices(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    return iter(rows.collect_batches(chunk_size=SLICE, maintain_order=True, engine="streaming"))
+def slices(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """The rows in their order, some at a time."""
+    return iter(rows.collect_batches(chunk_size=_SLICE, maintain_order=True, engine="streaming"))
 
 
 def _drawn(rows: pl.LazyFrame, total: int, most: int) -> pl.DataFrame:
@@ -204,7 +204,7 @@ def _drawn(rows: pl.LazyFrame, total: int, most: int) -> pl.DataFrame:
         return rows.collect()
     chosen = pl.Series(sorted(Random(_SEED).sample(range(total), most)), dtype=pl.UInt32)
     parts, start = [], 0
-    for part in _slices(rows):
+    for part in slices(rows):
         first, last = (int(chosen.search_sorted(bound)) for bound in (start, start + len(part)))
         parts.append(part[chosen[first:last] - start])
         start += len(part)

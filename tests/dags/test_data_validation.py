@@ -22,6 +22,7 @@ def dag() -> DAG:
 
 def test_the_checks_run_in_order_and_the_report_after_all(dag: DAG) -> None:
     assert {task.task_id: task.downstream_task_ids for task in dag.tasks} == {
+        "select_window": {"validate_schema"},
         "validate_schema": {"check_quality"},
         "check_quality": {"detect_drift", "detect_anomalies"},
         "detect_drift": {"generate_report"},

@@ -76,7 +76,7 @@ def test_the_sample_is_of_rows_in_their_order_of_time(monkeypatch):
 
 def test_of_many_rows_a_part_says_where_to_count_and_all_are_counted(monkeypatch):
     monkeypatch.setattr(references, "_SAMPLE", 10_000)
-    monkeypatch.setattr(references, "SLICE", 7_000)
+    monkeypatch.setattr(references, "_SLICE", 7_000)
     table = shuttle(100_000).table
     made = make(table, SHUTTLE)
     f1 = made.sketches["f1"]
@@ -102,9 +102,9 @@ def test_what_is_held_of_the_rows_does_not_grow_with_them(tmp_path):
 
 
 def test_without_a_model_the_earliest_rows_are_stored_once_and_then_stay(store):
-    first = current(store, SHUTTLE, shuttle(1000), 0.6)
+    first = current(store, SHUTTLE, lambda _: shuttle(1000), 0.6)
     assert (first.made_now, first.name, first.about["rows"]) == (True, "the earliest 60% of the data", 600)
-    again = current(store, SHUTTLE, shuttle(5000), 0.6)
+    again = current(store, SHUTTLE, lambda _: shuttle(5000), 0.6)
     assert (again.made_now, again.about) == (False, first.about)
     assert again.sketches.keys() == first.sketches.keys()
     for name, one in first.sketches.items():
@@ -120,26 +120,28 @@ def test_without_a_model_the_earliest_rows_are_stored_once_and_then_stay(store):
 
 def test_the_reference_follows_the_model_in_production_forth_and_back(store):
     raw = shuttle(1000, shift=86_400)
-    current(store, SHUTTLE, raw, 0.6)
+    current(store, SHUTTLE, lambda _: raw, 0.6)
     MODEL.write(store, "shuttle")
-    followed = current(store, SHUTTLE, raw, 0.6)
+    followed = current(store, SHUTTLE, lambda _: raw, 0.6)
     assert (followed.made_now, followed.name) == (True, "the training data of sensor-failure version 3")
     assert followed.about["rows"] == 100, "up to the last event that it learned from, however times are shifted now"
-    assert current(store, SHUTTLE, raw, 0.6).made_now is False
+    assert current(store, SHUTTLE, lambda _: raw, 0.6).made_now is False
     TrainedOn("sensor-failure", "4", "run4", "d1", None, 800).write(store, "shuttle")
-    assert current(store, SHUTTLE, raw, 0.6).about["rows"] == 800, "as many as it learned from, where it tells no time"
+    assert current(store, SHUTTLE, lambda _: raw, 0.6).about["rows"] == 800, (
+        "as many as it learned from, where it tells no time"
+    )
     MODEL.write(store, "shuttle")
-    assert current(store, SHUTTLE, raw, 0.6).about["rows"] == 100
+    assert current(store, SHUTTLE, lambda _: raw, 0.6).about["rows"] == 100
     TrainedOn("sensor-failure", "5", "run5", "d1", None, 0).write(store, "shuttle")
-    assert current(store, SHUTTLE, raw, 0.6).about["rows"] == 1000, "a run of before, which tells nothing"
+    assert current(store, SHUTTLE, lambda _: raw, 0.6).about["rows"] == 1000, "a run of before, which tells nothing"
 
 
 def test_a_reference_made_by_hand_stays_until_the_next_model(store):
     MODEL.write(store, "shuttle")
     made = store_earliest(store, SHUTTLE, shuttle(1000), 0.5)
-    assert current(store, SHUTTLE, shuttle(1000), 0.6).about == made.about
+    assert current(store, SHUTTLE, lambda _: shuttle(1000), 0.6).about == made.about
     TrainedOn("sensor-failure", "4", "run4", "d1", None, 800).write(store, "shuttle")
-    assert current(store, SHUTTLE, shuttle(1000), 0.6).about["rows"] == 800
+    assert current(store, SHUTTLE, lambda _: shuttle(1000), 0.6).about["rows"] == 800
 
 
 def test_a_reference_of_rows_as_a_release_before_stored_it_is_counted_and_kept(store):
@@ -153,12 +155,12 @@ def test_a_reference_of_rows_as_a_release_before_stored_it_is_counted_and_kept(s
         "end": "e",
     }
     store.write_table("reference/shuttle.parquet", old)
-    found = current(store, SHUTTLE, shuttle(1000), 0.6)
+    found = current(store, SHUTTLE, lambda _: shuttle(1000), 0.6)
     assert (found.about["data_version"], found.about["rows"], found.sketches["f1"].rows) == ("d0", 300, 300)
     assert found.name == "the earliest 30% of the data"
-    assert current(store, SHUTTLE, shuttle(1000), 0.6).made_now is False
+    assert current(store, SHUTTLE, lambda _: shuttle(1000), 0.6).made_now is False
     MODEL.write(store, "shuttle")
-    assert current(store, SHUTTLE, shuttle(1000), 0.6).about["rows"] == 100
+    assert current(store, SHUTTLE, lambda _: shuttle(1000), 0.6).about["rows"] == 100
 
 
 @pytest.mark.parametrize("former", [True, False])
@@ -166,12 +168,12 @@ def test_a_reference_from_before_a_new_column_is_refused_with_the_remedy(store, 
     if former:
         store.write_table("reference/shuttle.parquet", shuttle(100).table.drop("f3").collect().to_pandas())
     else:
-        current(store, SHUTTLE, shuttle(100), 0.6)
+        current(store, SHUTTLE, lambda _: shuttle(100), 0.6)
         key = "reference/shuttle/sketch.parquet"
         facts, table = store.facts(key), store.scan(key).collect()
         del facts["columns"]["f3"]
         store.write(key, table.lazy(), facts)
     with pytest.raises(Refused, match="lacks f3: make the reference anew with 'python -m mlops drift reference"):
-        current(store, SHUTTLE, shuttle(100), 0.6)
+        current(store, SHUTTLE, lambda _: shuttle(100), 0.6)
     store_earliest(store, SHUTTLE, shuttle(100), 0.6)
-    assert current(store, SHUTTLE, shuttle(100), 0.6).about["rows"] == 60
+    assert current(store, SHUTTLE, lambda _: shuttle(100), 0.6).about["rows"] == 60
