@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from mlops.data_quality.window import span
@@ -68,7 +68,7 @@ def make(rows: pl.LazyFrame, dataset: Dataset) -> Made:
     watched = rows.select(*comparable(dataset), *times)
     sample = _drawn(watched, _count(rows), _SAMPLE)
     found = sketch(slices(watched), marks(sample, scales(dataset)))
-    kept = sample[sorted(Random(_SEED).sample(range(len(sample)), min(_KEPT, len(sample))))]
+    kept = _some(sample, _KEPT, np.random.default_rng(_SEED))
     if EVENT_TIME in kept.columns:
         kept = kept.sort(EVENT_TIME, maintain_order=True).drop(EVENT_TIME)
     return Made(found, kept)
@@ -202,10 +202,14 @@ def _drawn(rows: pl.LazyFrame, total: int, most: int) -> pl.DataFrame:
     """`most` rows drawn at random, or all, in the order in which they lie."""
     if total <= most:
         return rows.collect()
-    chosen = pl.Series(sorted(Random(_SEED).sample(range(total), most)), dtype=pl.UInt32)
-    parts, start = [], 0
+    generator, parts, left = np.random.default_rng(_SEED), [], most
     for part in slices(rows):
-        first, last = (int(chosen.search_sorted(bound)) for bound in (start, start + len(part)))
-        parts.append(part[chosen[first:last] - start])
-        start += len(part)
+        total -= len(part)
+        taken = int(generator.hypergeometric(len(part), total, left))
+        parts.append(_some(part, taken, generator))
+        left -= taken
     return pl.concat(parts)
+
+
+def _some(rows: pl.DataFrame, most: int, generator: np.random.Generator) -> pl.DataFrame:
+    return rows[np.sort(generator.choice(len(rows), min(most, len(rows)), replace=False))]

@@ -85,7 +85,7 @@ def test_of_many_rows_a_part_says_where_to_count_and_all_are_counted(monkeypatch
     exact = table.select(comparable(SHUTTLE)).collect()["f1"].to_numpy()
     np.testing.assert_array_equal(f1.below, np.searchsorted(np.sort(exact), f1.edges))
     cut = earliest(table, 0.6).collect().height
-    assert cut == pytest.approx(60_000, abs=500)
+    assert cut == pytest.approx(60_000, abs=2000)
 
 
 def test_what_is_held_of_the_rows_does_not_grow_with_them(tmp_path):
