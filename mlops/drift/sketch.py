@@ -141,7 +141,8 @@ def from_table(table: pl.DataFrame, columns: Mapping[str, Mapping[str, Any]]) ->
     for name, whole in columns.items():
         cells, size = table.filter(pl.col("column") == name), (whole["rows"], whole["missing"])
         if whole["scale"] == "number":
-            found[name] = Numbers(*(cells[part].to_numpy() for part in ("edge", "below", "rows")), *size)
+            edges, below, at = (cells[part].to_numpy() for part in ("edge", "below", "rows"))
+            found[name] = Numbers(edges, below, at, *size)
         else:
             found[name] = Categories(dict(cells.select("value", "rows").iter_rows()), *size)
     return found
