@@ -5,11 +5,12 @@ Takes the newest window out of a dataset, checks it against the declaration (sch
 stored reference (drift, anomalies), and writes one page of all of it, also when a check failed: the run fails after
 that. The window is read from the set once; the steps behind read the table that it was written to. Rows dated in the
 future are left out and counted. Drift, anomalies and such rows raise an alert and do not fail the run. People are told
-once of what is wrong with a window, however often it is looked at.
+when a problem begins, when it gets worse, and when it is over.
 
 Choose the dataset and the window in the trigger form. Thresholds are the Variables `data_max_age_hours` (`declared`:
-twice the cadence of the dataset), `drift_effect_threshold` and `anomaly_rate_threshold`. The reference is the earliest
-60 % of the set, stored at the first run; `python -m mlops drift reference` stores a new one.
+twice the cadence of the dataset), `drift_effect_threshold` and `anomaly_excess_threshold`. The reference is the
+training data of the model that was put into production last; before there is one, the earliest 60 % of the set.
+`python -m mlops drift reference` stores another one, until the next model.
 """
 
 from datetime import timedelta
@@ -36,7 +37,7 @@ with DAG(
             24, type="number", exclusiveMinimum=0, maximum=87_600, description="Hours before the newest event"
         ),
     },
-    # Of what it refuses, generate_report tells once a window.
+    # Of what it refuses, generate_report tells once.
     default_args={"on_failure_callback": task_broke},
     deadline=due_within(timedelta(minutes=15)),
     tags=["ml", "monitoring"],
@@ -47,7 +48,9 @@ with DAG(
     schema = look("validate_schema", "data-quality", "schema")
     quality = look("check_quality", "data-quality", "quality", max_age="{{ var.value.data_max_age_hours }}")
     drift = look("detect_drift", "drift", "compare", effect_threshold="{{ var.value.drift_effect_threshold }}")
-    anomalies = look("detect_anomalies", "drift", "anomalies", rate_threshold="{{ var.value.anomaly_rate_threshold }}")
+    anomalies = look(
+        "detect_anomalies", "drift", "anomalies", excess_threshold="{{ var.value.anomaly_excess_threshold }}"
+    )
     report = step(
         "generate_report",
         "data-quality",

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from mlops import datasets
 from mlops.config import RunIdentity
@@ -20,6 +21,9 @@ from mlops.datasets.declaration import EVENT_TIME
 from mlops.result import Failure, Refused, Result
 from mlops.stores.metrics import Statsd
 from mlops.stores.object_store import data_bucket, reports_bucket
+
+if TYPE_CHECKING:
+    from mlops.data_quality.ledger import Change
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +111,7 @@ def quality(*, dataset: str, data: str, max_age: float | None) -> Result:
 
 
 def report(*, dataset: str, states: Mapping[str, str | None]) -> Result:
-    """Writes one page and one JSON of what the steps of this run found, tells people once, and fails a bad run."""
+    """Writes one page and one JSON of what the steps of this run found, tells what has changed, and fails a bad run."""
     from mlops.data_quality import ledger
     from mlops.data_quality.report import as_html, as_json
     from mlops.data_quality.summary import Outcome
@@ -128,23 +132,24 @@ def report(*, dataset: str, states: Mapping[str, str | None]) -> Result:
     log.info("the report: %s", address)
 
     judged = next((findings.window for findings in outcome.found.values() if findings), f"unread-{identity.run_id}")
-    notified = ledger.notify_once(
+    told = ledger.notify_changes(
         store,
         outcome.alerts,
-        lambda new: _notify(new, dataset, address),
+        lambda changes: _notify(changes, dataset, address),
+        judged=outcome.judged,
         dataset=dataset,
         window=judged,
         run=f"{identity.dag_id}/{identity.run_id}",
         now=now,
     )
-    log.info("%d alerts, %d of them are new", len(outcome.alerts), len(notified))
+    log.info("%d alerts; people were told of %d changes", len(outcome.alerts), len(told))
     if outcome.causes:
         listed = "".join(f"\n- {cause}" for cause in outcome.causes)
         raise Refused(
             f"dataset {dataset}: the newest rows are not good{listed}\nReport: {address}. Correct the data, or the "
             f"declaration in mlops/datasets/{dataset}.py, and clear this run"
         )
-    return {**keys, "alerts": len(outcome.alerts), "notified": len(notified), "steps": outcome.states}
+    return {**keys, "alerts": len(outcome.alerts), "notified": len(told), "steps": outcome.states}
 
 
 def _leave_out_tutorials(site: Path) -> None:
@@ -162,15 +167,17 @@ def _refuse(batch: Batch, alerts: Sequence[Alert], what: str) -> None:
         )
 
 
-def _notify(alerts: Sequence[Alert], dataset: str, report: str) -> None:
+def _notify(changes: Sequence[Change], dataset: str, report: str) -> None:
     from mlops.notify.message import tell
 
     try:
-        tell("\n".join(alert.line(dataset, report) for alert in alerts))
+        tell("\n".join(change.line(dataset, report) for change in changes))
     except Failure as failure:
-        raise Failure(f"{failure}. Nobody was told of {len(alerts)} alerts; the report is there: {report}") from failure
+        raise Failure(
+            f"{failure}. Nobody was told of {len(changes)} changes; the report is there: {report}"
+        ) from failure
     metrics = Statsd.from_environment()
-    for alert in alerts:
+    for alert in (change.alert for change in changes if change.what != "over"):
         metrics.count("alerts", dataset=dataset, column=alert.column, kind=alert.kind)
 
 

@@ -123,7 +123,15 @@ def _quality(details: Mapping[str, Any]) -> str:
 
 def _drift(details: Mapping[str, Any]) -> str:
     rows = [
-        (c["column"], c["test"], _p(c["p"]), _p(c["p_adjusted"]), f"{c['effect']:.3f}", "yes" if c["drifted"] else "")
+        (
+            *(c["column"], f"{c['effect']:.1%}", "yes" if c["drifted"] else ""),
+            *(
+                _change(c["missing_reference"], c["missing_batch"]),
+                c["test"],
+                f"{c['p']:.2g}",
+                f"{c['p_adjusted']:.2g}",
+            ),
+        )
         for c in details["columns"]
     ]
     plots = [
@@ -132,10 +140,11 @@ def _drift(details: Mapping[str, Any]) -> str:
     ]
     return (
         f'<p class="note">{_reference(details["reference"])} Drift is what is significant at level '
-        f"{details['level']:g} for all columns together (Holm) and at least {details['effect_threshold']:g} away: by "
-        "the largest distance of the cumulative shares for numbers, by the population stability index for "
-        "categories.</p>"
-        + _table(("column", "test", "p", "p, corrected", "distance", "drifted"), rows)
+        f"{details['level']:g} for all columns together (Holm) and where at least {details['effect_threshold']:.1%} of "
+        "the rows lie elsewhere: on the other side of some value for numbers (Kolmogorov-Smirnov distance), in another "
+        "one for categories (total variation distance). A missing value is one of them. Distances of numbers are exact "
+        f"to {details['reference']['resolution']:.2%}.</p>"
+        + _table(("column", "elsewhere", "drifted", "missing", "test", "p", "p, corrected"), rows)
         + _KEY
         + "".join(plots)
     )
@@ -152,9 +161,13 @@ def _anomalies(details: Mapping[str, Any]) -> str:
         rows = [tuple(str(example[name]) for name in names) for example in examples]
         listed = "<h3>The strangest rows</h3>" + _table(names, rows)
     return (
-        f"<p>{details['rate']:.2%} of the rows are anomalous, {details['threshold']:.2%} raise an alert.{label_share}"
-        f'</p><p class="note">{_reference(details["reference"])} An Isolation Forest fitted on it takes '
-        f"{details['contamination']:.2%} of it as anomalous. Scores below 0 are anomalies.</p>"
+        f"<p>{details['rate']:.2%} of the rows are anomalous, {details['expected']:.2%} of the reference are "
+        f"(p {details['p']:.2g}). {details['threshold']:.2%} more than these, significant at level "
+        f"{details['level']:g}, raise an alert.{label_share}</p>"
+        f'<p class="note">{_reference(details["reference"])} An Isolation Forest fitted on a half of a sample of it '
+        f"takes {details['contamination']:.2%} of that half as anomalous; the batch is compared with the other half. "
+        f"Its rate varies {details['design_effect']:.1f} times as much as that of rows that do not depend on each "
+        "other. Scores below 0 are anomalies.</p>"
         + _KEY
         + histogram(labels, details["reference_scores"], details["batch_scores"], "scores")
         + listed
@@ -168,12 +181,12 @@ def _reference(reference: Mapping[str, Any]) -> str:
     times = f", {reference['start']} to {reference['end']}" if reference.get("start") else ""
     shift = reference.get("event_time_shift_seconds")
     shifted = f", shifted by {shift:,} seconds" if shift else ""
-    made = " It was made in this run, as there was none." if reference["made_now"] else ""
-    return escape(f"The reference has {reference['rows']:,} rows{times}{shifted}.{made}")
+    made = " It was made in this run." if reference["made_now"] else ""
+    return escape(f"The reference is {reference['name']}: {reference['rows']:,} rows{times}{shifted}.{made}")
 
 
-def _p(value: float | None) -> str:
-    return "not tested" if value is None else f"{value:.2g}"
+def _change(before: float, now: float) -> str:
+    return f"{before:.1%} to {now:.1%}" if before or now else ""
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -64,6 +64,11 @@ class Outcome:
         return listed
 
     @property
+    def judged(self) -> set[str]:
+        """The kinds of alerts that this run looked for: those of its steps, and whether a step left no findings."""
+        return {"missing", *("future" if step == "window" else step for step, one in self.found.items() if one)}
+
+    @property
     def causes(self) -> list[str]:
         """Why the run is not good, one line for each cause; empty where it is."""
         states = self.states

@@ -66,13 +66,6 @@ def latest(rows: pl.LazyFrame, dataset: Dataset, *, hours: float, fraction: floa
     return Window(_last(rows, total, fraction), future, {**about, "end": None})
 
 
-def earliest(rows: pl.LazyFrame, fraction: float) -> pl.LazyFrame:
-    """The first `fraction` of the rows by event time, or as they lie where no row has a time."""
-    if EVENT_TIME in rows.collect_schema():
-        rows = rows.sort(EVENT_TIME, nulls_last=True, maintain_order=True)
-    return rows.head(_part(int(rows.select(pl.len()).collect(engine="streaming").item()), fraction))
-
-
 def span(rows: pl.LazyFrame) -> dict[str, int | str | None]:
     """How many rows there are, and the times of the first and the last event; None where no row has a time."""
     time = pl.col(EVENT_TIME) if EVENT_TIME in rows.collect_schema() else pl.lit(None, pl.Datetime("us", "UTC"))

@@ -2,80 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import polars as pl
 from sklearn.ensemble import IsolationForest
 
-from mlops.datasets.declaration import Dataset
-from mlops.drift.columns import Scale, scales
+from mlops.datasets.declaration import Label
+from mlops.drift.columns import negated
+from mlops.drift.rates import Excess, excess
+from mlops.drift.sketch import Categories, Floats, Numbers, Sketch
 
 _SEED = 7
 _TREES = 200
 _BINS = 30
+_RARE = 0.1  # of the rows: a label as common as that is no anomaly but a class
+_LARGEST = 1e38  # that the forest can hold, whose numbers have 32 bits
+_USUAL = 0.05  # of the rows count as anomalous where no label says how many are
 
 
 @dataclass(frozen=True)
 class Detection:
-    """rate: the share of the batch's rows that score below what all but `contamination` of the reference score.
+    """excess: the batch's rate of anomalies beside that of reference rows which the forest was not fitted on.
 
-    scores: one a row, lower is stranger, below 0 is an anomaly. edges, reference, batch: bins of the scores, and the
-    share of the rows in each.
+    contamination: the share of the rows which it was fitted on that score below the bound of an anomaly.
+    scores: one a row of the batch, lower is stranger, below 0 is an anomaly. edges, reference, batch: bins of the
+    scores, and the share of the rows in each.
     """
 
-    rate: float
+    excess: Excess
     contamination: float
-    scores: pd.Series
+    scores: Floats
     edges: Sequence[float]
     reference: Sequence[float]
     batch: Sequence[float]
 
 
-def detect(reference: pd.DataFrame, batch: pd.DataFrame, dataset: Dataset, contamination: float) -> Detection:
-    """Fits on the reference and scores the batch; both hold the columns that `comparable` gives.
+def detect(
+    sample: pl.DataFrame, slices: Iterable[pl.DataFrame], sketches: Mapping[str, Sketch], label: Label
+) -> Detection:
+    """Fits on every second row of the sample, and scores the others and the batch.
 
-    The bound comes from the reference: a forest told of a contamination and asked about the rows it was fitted on
-    finds exactly that share, whatever the rows.
+    sample, slices: rows of the reference and of the batch in their order of time, with the columns of `sketches`, which
+    are of the whole reference. A forest finds in the rows that it was fitted on just the share that it is told of; how
+    many it finds in others of the same population, only others can say.
     """
-    features = {name: scale for name, scale in scales(dataset).items() if name != dataset.label.column}
-    known, new = (_encode(reference, table, features) for table in (reference, batch))
-    forest = IsolationForest(n_estimators=_TREES, contamination=contamination, random_state=_SEED).fit(known)
-    known_scores, scores = forest.decision_function(known), forest.decision_function(new)
-    edges = np.histogram_bin_edges(np.concatenate([known_scores, scores]), bins=_BINS)
+    features = {name: one for name, one in sketches.items() if name != label.column}
+    share = contamination(sketches[label.column], label)
+    rows = _encode(sample, features)
+    fitted, others = (rows[::2], rows[1::2]) if len(rows) > 1 else (rows, rows)
+    forest = IsolationForest(n_estimators=_TREES, contamination=share, random_state=_SEED).fit(fitted)
+    known = forest.decision_function(others)
+    scores = np.concatenate([forest.decision_function(_encode(part, features)) for part in slices])
+    edges = np.histogram_bin_edges(np.concatenate([known, scores]), bins=_BINS)
     return Detection(
-        rate=float(np.mean(scores < 0)),
-        contamination=contamination,
-        scores=pd.Series(scores, index=batch.index),
+        excess=excess(known < 0, scores < 0),
+        contamination=share,
+        scores=scores,
         edges=edges.tolist(),
-        reference=(np.histogram(known_scores, edges)[0] / len(known_scores)).tolist(),
+        reference=(np.histogram(known, edges)[0] / len(known)).tolist(),
         batch=(np.histogram(scores, edges)[0] / len(scores)).tolist(),
     )
 
 
-def contamination(labels: pd.Series, rate_threshold: float) -> float:
-    """The share of the reference that counts as anomalous: its positive labels (1, 0 or missing).
+def contamination(labels: Sketch, label: Label) -> float:
+    """The share of the reference that counts as anomalous: that of its positive labels where it is small."""
+    counts = labels.counts if isinstance(labels, Categories) else {}
+    positive, negative = counts.get(label.rule, 0), counts.get(negated(label), 0)
+    share = positive / max(1, positive + negative)
+    return share if 0 < share < _RARE else _USUAL
 
-    Where positives are as common as an alarm they are no anomalies but a class; then it is half the alarm's rate.
-    """
-    share = float(labels.astype("Float64").mean()) if labels.notna().any() else 0.0
-    return share if 0 < share < rate_threshold else rate_threshold / 2
 
-
-def _encode(
-    reference: pd.DataFrame, table: pd.DataFrame, features: dict[str, Scale]
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _encode(table: pl.DataFrame, features: Mapping[str, Sketch]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Numbers as they are, with the reference's median for a missing one; a category as its share in the reference.
 
     So a rare value lies at the edge, and one that the reference lacks beyond it, which is where a forest isolates.
     """
-    columns = []
-    for name, scale in features.items():
-        known, values = reference[name], table[name]
-        if scale == "number":
-            columns.append(values.fillna(known.median()).fillna(0.0))
-        else:
-            columns.append(values.map(known.value_counts(normalize=True)).fillna(0.0))
-    return np.column_stack([column.to_numpy(dtype=float) for column in columns])
+    columns = [
+        pl.col(name).fill_null(_median(one)).clip(-_LARGEST, _LARGEST)
+        if isinstance(one, Numbers)
+        else pl.col(name).replace_strict(
+            [*one.counts, None],
+            [rows / max(1, one.rows) for rows in (*one.counts.values(), one.missing)],
+            default=0.0,
+            return_dtype=pl.Float64,
+        )
+        for name, one in features.items()
+    ]
+    return table.select(columns).to_numpy()
+
+
+def _median(known: Numbers) -> float:
+    """Of the values that are there, as far as the edges tell it; 0 where there is none."""
+    if not len(known.edges):
+        return 0.0
+    middle = np.searchsorted(known.below + known.at, known.cuts[-1] / 2)
+    return float(known.edges[min(int(middle), len(known.edges) - 1)])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import pandas as pd
+import polars as pl
 
-from mlops.datasets.declaration import Dataset
+from mlops.datasets.declaration import Dataset, Label
 
 Scale = Literal["number", "category"]
 
@@ -21,18 +21,49 @@ def scales(dataset: Dataset) -> dict[str, Scale]:
         for column in dataset.features
         if column.name != dataset.entity
     }
-    return watched | {dataset.label.column: "category"}
+    numeric = dataset[dataset.label.column].numeric and not _has_rule(dataset.label)
+    return watched | {dataset.label.column: "number" if numeric else "category"}
 
 
-def comparable(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
-    """The columns of `scales`: numbers as float64, categories as they are, the label as its rule or not."""
-    columns = {}
-    for name, scale in scales(dataset).items():
-        if name == dataset.label.column:
-            rule = dataset.label.rule
-            columns[name] = dataset.label.of(table).map({1: rule, 0: f"not {rule}"}).astype(object)
-        elif scale == "number":
-            columns[name] = pd.to_numeric(table[name], errors="coerce").astype("float64")
-        else:
-            columns[name] = table[name].astype(object)
-    return pd.DataFrame(columns, index=table.index)
+def comparable(dataset: Dataset) -> list[pl.Expr]:
+    """The columns of `scales` out of a raw table: a number is Float64, a category String, the label its rule or not.
+
+    What is missing, NaN, and in a column of numbers what is none, is null.
+    """
+    return [
+        _label(dataset.label)
+        if name == dataset.label.column and _has_rule(dataset.label)
+        else _number(name)
+        if scale == "number"
+        else _text(name)
+        for name, scale in scales(dataset).items()
+    ]
+
+
+def _number(name: str) -> pl.Expr:
+    return pl.col(name).cast(pl.Float64, strict=False).fill_nan(None)
+
+
+def _text(name: str) -> pl.Expr:
+    return pl.col(name).cast(pl.String, strict=False)
+
+
+def _has_rule(label: Label) -> bool:
+    """Whether the label is what a rule says of its column, and not the column itself."""
+    return label.equals is not None or label.at_least is not None
+
+
+def _label(label: Label) -> pl.Expr:
+    if isinstance(label.equals, str):
+        positive = _text(label.column) == label.equals
+    elif label.at_least is None:
+        positive = _number(label.column) == label.equals
+    else:
+        positive = _number(label.column) >= label.at_least
+    rule, other = pl.lit(label.rule), pl.lit(negated(label))
+    return pl.when(positive).then(rule).when(~positive).then(other).alias(label.column)
+
+
+def negated(label: Label) -> str:
+    """What the rows are called that the label's rule does not hold for."""
+    return f"not {label.rule}"

@@ -9,122 +9,145 @@ from mlops import datasets
 from mlops.data_quality.batch import Batch, batch_options
 from mlops.data_quality.findings import ALL_COLUMNS, Alert
 from mlops.datasets.declaration import EVENT_TIME
-from mlops.drift import reference as references
 from mlops.result import Result
 from mlops.stores.dataset_files import DatasetFiles
 from mlops.stores.metrics import Statsd
 from mlops.stores.object_store import data_bucket
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import polars as pl
+
+    from mlops.drift.reference import Reference
 
 _EXAMPLES = 5  # strange rows that the report shows
+_FRACTION = 0.6  # of the rows, the earliest, are the reference until a model is put into production
 _LEAST_ROWS = 30  # of a batch; the share of strange rows among fewer says little
 
 
 def compare(*, dataset: str, data: str, level: float, effect_threshold: float) -> Result:
     """Compares the newest rows with the reference, column by column; what drifted is told of and fails nothing."""
     from mlops.drift import comparison
-    from mlops.drift.columns import comparable, scales
+    from mlops.drift.columns import comparable
+    from mlops.drift.reference import slices
+    from mlops.drift.sketch import marks_of, sketch
 
     batch = Batch.read(dataset, data)
-    newest = batch.table.collect().to_pandas()
-    reference, about = _reference(batch)
-    compared = comparison.compare(
-        comparable(reference, batch.declared),
-        comparable(newest, batch.declared),
-        scales(batch.declared),
-        level=level,
-        effect_threshold=effect_threshold,
-    )
-    alerts = [
-        Alert("drift", one.column, one.effect, effect_threshold, f"drifted by a {one.effect_name} of {one.effect:.3f}")
-        for one in compared
-        if one.drifted
-    ]
+    reference = _reference(batch)
+    counted = sketch(slices(batch.table.select(comparable(batch.declared))), marks_of(reference.sketches))
+    compared = comparison.compare(reference.sketches, counted, level=level, effect_threshold=effect_threshold)
+    alerts = [Alert("drift", one.column, one.effect, effect_threshold, one.text) for one in compared if one.drifted]
     details = {
         "level": level,
         "effect_threshold": effect_threshold,
-        "reference": about,
+        "reference": _about(reference),
         "columns": [one.as_json() for one in compared],
     }
     metrics = Statsd.from_environment()
     for one in compared:
         metrics.gauge("drift_effect", one.effect, dataset=dataset, column=one.column)
     result = batch.leave("drift", alerts, details)
-    return {**result, "drifted": [alert.column for alert in alerts], "tested": len(compared)}
+    drifted = [alert.column for alert in alerts]
+    return {**result, "drifted": drifted, "tested": len(compared), "reference": reference.name}
 
 
-def anomalies(*, dataset: str, data: str, rate_threshold: float) -> Result:
+def anomalies(*, dataset: str, data: str, level: float, excess_threshold: float) -> Result:
     """Scores the newest rows with an Isolation Forest of the reference; too many strange ones are told of."""
-    from mlops.drift.anomalies import contamination, detect
+    import polars as pl
+
+    from mlops.drift import reference as references
+    from mlops.drift.anomalies import detect
     from mlops.drift.columns import comparable
 
     batch = Batch.read(dataset, data)
-    newest = batch.table.collect().to_pandas()
-    declared = batch.declared
-    reference, about = _reference(batch)
-    share = contamination(declared.label.of(reference), rate_threshold)
-    found = detect(comparable(reference, declared), comparable(newest, declared), declared, share)
-    labels = declared.label.of(newest).dropna()
+    declared, reference, rows = batch.declared, _reference(batch), batch.table
+    if EVENT_TIME in rows.collect_schema():
+        rows = rows.sort(EVENT_TIME, maintain_order=True)
+    watched = rows.select(comparable(declared))
+    sample = references.sample(data_bucket(), declared)
+    found = detect(sample, references.slices(watched), reference.sketches, declared.label)
+    excess, count = found.excess, len(found.scores)
+    strangest = pl.Series(found.scores).arg_sort().head(_EXAMPLES)
+    labels = watched.select(declared.label.column).drop_nulls().collect()
     details = {
-        "rate": found.rate,
-        "threshold": rate_threshold,
+        "rate": excess.rate,
+        "expected": excess.expected,
+        "p": excess.p,
+        "level": level,
+        "threshold": excess_threshold,
+        "design_effect": excess.design_effect,
         "contamination": found.contamination,
-        "label_share": float(labels.mean()) if len(labels) else None,
-        "reference": about,
+        "label_share": len(labels.filter(pl.col(declared.label.column) == declared.label.rule)) / len(labels)
+        if len(labels)
+        else None,
+        "reference": _about(reference),
         "edges": found.edges,
         "reference_scores": found.reference,
         "batch_scores": found.batch,
-        "examples": _examples(newest.loc[found.scores.sort_values().index[:_EXAMPLES]]),
+        "examples": _examples(rows.select(pl.all().gather(strangest)).collect()),
     }
     alerts = []
-    if found.rate > rate_threshold and len(newest) >= _LEAST_ROWS:
-        text = f"{found.rate:.2%} of {len(newest):,} rows are anomalous"
-        alerts.append(Alert("anomalies", ALL_COLUMNS, found.rate, rate_threshold, text))
-    Statsd.from_environment().gauge("anomaly_rate", found.rate, dataset=dataset)
+    if excess.share >= excess_threshold and excess.p <= level and count >= _LEAST_ROWS:
+        text = f"{excess.rate:.2%} of {count:,} rows are anomalous, {excess.expected:.2%} of the reference are"
+        alerts.append(Alert("anomalies", ALL_COLUMNS, excess.share, excess_threshold, text))
+    metrics = Statsd.from_environment()
+    metrics.gauge("anomaly_rate", excess.rate, dataset=dataset)
+    metrics.gauge("anomaly_rate_expected", excess.expected, dataset=dataset)
     result = batch.leave("anomalies", alerts, details)
-    return {**result, "rate": round(found.rate, 6), "contamination": round(found.contamination, 6)}
+    rates = {"rate": round(excess.rate, 6), "expected": round(excess.expected, 6), "p": round(excess.p, 6)}
+    return {**result, **rates, "reference": reference.name}
 
 
 def reference(*, dataset: str, fraction: float) -> Result:
-    """Stores the earliest part of a dataset as what new rows are compared with from now on."""
+    """Stores the earliest part of a dataset as the reference, until another model of it is put into production."""
+    from mlops.drift import reference as references
+
     declared, store = datasets.get(dataset), data_bucket()
     raw = DatasetFiles(store).read(declared)
-    table = references.make(raw, declared, fraction)
-    references.write(store, table, declared)
-    return {"reference": references.key(declared), **references.about(table)}
+    made = references.store_earliest(store, declared, raw, fraction)
+    return {"reference": made.name, **_about(made)}
 
 
-def _reference(batch: Batch) -> tuple[pd.DataFrame, dict[str, Any]]:
-    table, made_now = references.stored(data_bucket(), batch.declared, DatasetFiles(data_bucket()).read)
-    return table, {**references.about(table), "made_now": made_now}
+def _reference(batch: Batch) -> Reference:
+    from mlops.drift import reference as references
+
+    store = data_bucket()
+    return references.current(store, batch.declared, DatasetFiles(store).read, _FRACTION)
 
 
-def _examples(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def _about(reference: Reference) -> dict[str, Any]:
+    resolution = max((getattr(one, "resolution", 0.0) for one in reference.sketches.values()), default=0.0)
+    return {**reference.about, "name": reference.name, "resolution": resolution, "made_now": reference.made_now}
+
+
+def _examples(rows: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON. Whatever a value is, it is shown as text."""
-    named = [EVENT_TIME, *(name for name in rows.columns if name != EVENT_TIME)] if EVENT_TIME in rows else rows.columns
-    return [{str(name): str(row[name]) for name in named} for _, row in rows.iterrows()]
+    named = [*([EVENT_TIME] if EVENT_TIME in rows.columns else []), *(n for n in rows.columns if n != EVENT_TIME)]
+    return [{name: str(value) for name, value in row.items()} for row in rows.select(named).iter_rows(named=True)]
 
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:
     batch_options(parser)
-    parser.add_argument("--level", type=float, default=0.01, help="of a false alarm in any column (%(default)s)")
+    _level_option(parser, "in any column")
     parser.add_argument(
-        "--effect-threshold", type=float, required=True, help="least KS distance or population stability index"
+        "--effect-threshold", type=float, required=True, help="the least share of rows that lie elsewhere to tell of"
     )
 
 
 def _anomalies_options(parser: argparse.ArgumentParser) -> None:
     batch_options(parser)
-    parser.add_argument("--rate-threshold", type=float, required=True, help="share of anomalous rows to tell of")
+    _level_option(parser, "where the rate is the reference's")
+    parser.add_argument(
+        "--excess-threshold", type=float, required=True, help="the least share of rows above the reference's to tell of"
+    )
+
+
+def _level_option(parser: argparse.ArgumentParser, where: str) -> None:
+    parser.add_argument("--level", type=float, default=0.01, help=f"of a false alarm {where} (%(default)s)")
 
 
 def _reference_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True)
-    parser.add_argument(
-        "--fraction", type=float, default=references.FRACTION, help="of the rows, the earliest (%(default)s)"
-    )
+    parser.add_argument("--fraction", type=float, default=_FRACTION, help="of the rows, the earliest (%(default)s)")
 
 
 COMMANDS = {

@@ -7,9 +7,11 @@ import logging
 from mlops import models
 from mlops.config import ModelServerSettings, ServedModelSettings
 from mlops.registry import aliases
+from mlops.registry.learned import keep_training_data
 from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED, Record
 from mlops.result import Result, Skip
 from mlops.stores.deployments import Deployment
+from mlops.stores.object_store import data_bucket
 from mlops.stores.tracking import Tracking
 
 _TIMEOUT = 600.0  # seconds; a pod of the model server is ready in about 20
@@ -34,16 +36,18 @@ def deploy(*, model: str, run_id: str, timeout: float) -> Result:
     version = tracking.register(model, run_id)
     example = _roll_out(tracking, model, version, fallback=champion, timeout=timeout)
     replaced = aliases.promote(tracking, model, version)  # not the champion, where an earlier try came as far as this
+    keep_training_data(tracking, declared, version, data_bucket())
     log.info("version %s of %s is in production, after version %s", version, model, replaced)
     return {"model": model, "version": version, "previous": replaced, "example": example}
 
 
 def rollback(*, model: str, timeout: float) -> Result:
     """Rolls the model server back to the previous version and swaps the aliases `production` and `previous`."""
-    model, tracking = models.get(model).name, Tracking.from_environment()
+    declared, tracking = models.get(model), Tracking.from_environment()
     version, replaced = aliases.previous(tracking, model), aliases.production(tracking, model)
     example = _roll_out(tracking, model, version, fallback=replaced, timeout=timeout)
     aliases.promote(tracking, model, version)
+    keep_training_data(tracking, declared, version, data_bucket())
     log.info("version %s of %s is in production again, after version %s", version, model, replaced)
     return {"model": model, "version": version, "previous": replaced, "example": example}
 

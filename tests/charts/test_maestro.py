@@ -492,6 +492,11 @@ def test_a_value_that_has_moved_is_refused_with_its_new_name(moved: dict[str, An
         render("maestro", {"airflow": {"statsd": moved}})
 
 
+def test_the_bound_of_anomalies_that_a_release_before_had_is_refused_with_its_new_name() -> None:
+    with pytest.raises(Refused, match=r"is no Variable any more.*set variables\.anomaly_excess_threshold"):
+        render("maestro", {"airflow": {"variables": {"anomaly_rate_threshold": "0.1"}}})
+
+
 @pytest.mark.parametrize("chart", SUBCHARTS.values())
 def test_every_chart_installs_alone_under_the_names_it_has_in_the_umbrella(chart: str) -> None:
     alone = {(entry["kind"], entry["metadata"]["name"]) for entry in render(chart) if entry["kind"] != "Job"}

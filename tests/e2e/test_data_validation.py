@@ -11,7 +11,7 @@ from tests.e2e.conftest import held
 from tests.e2e.runs import clear, finished, states, tasks
 
 DAG = "data_validation_pipeline"
-REFERENCE = "reference/adult.parquet"
+REFERENCE = "reference/adult/sketch.parquet"
 CONF = {"dataset": "adult"}  # which no schedule reads
 NEWEST = 0.2  # of the rows, where they have no times
 

@@ -76,7 +76,10 @@ MODULES = {
         ("mlops/training/gate.py", "mlops/training/score.py", "mlops/training/interval.py"),
         ("tests/unit/test_gate.py", "tests/unit/test_score.py"),
     ),
-    "drift": Module(("mlops/drift/comparison.py",), ("tests/unit/test_drift.py",)),
+    "drift": Module(
+        tuple(f"mlops/drift/{name}.py" for name in ("comparison", "rates", "sketch")),
+        ("tests/unit/test_drift.py", "tests/unit/test_drift_anomalies.py"),
+    ),
     "materialization": Module(
         ("mlops/features/materialization/*.py",), ("tests/unit/test_materialization.py",), _STORES
     ),

@@ -194,7 +194,7 @@ def settings_failures(variables: dict[str, str], capsys: pytest.CaptureFixture[s
 def test_variables_that_can_be_used_pass_and_others_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     good = {
         "model_accuracy_threshold": "0.85",
-        "anomaly_rate_threshold": "0.10",
+        "anomaly_excess_threshold": "0.03",
         "feature_materialization_days": "7",
         "alert_email": "",
         "own": "anything",

@@ -11,7 +11,7 @@ from mlops import datasets
 from mlops.data_quality import quality, schema
 from mlops.data_quality.findings import Alert
 from mlops.data_quality.quality import Check, freshness
-from mlops.data_quality.window import FUTURE, check_size, earliest, latest, span, window_name
+from mlops.data_quality.window import FUTURE, check_size, latest, span, window_name
 from mlops.datasets.declaration import EVENT_TIME, Dataset
 from mlops.result import Refused
 
@@ -43,23 +43,24 @@ def test_the_latest_window_is_all_rows_of_the_last_hours_and_no_other(values, wi
 
 
 @given(st.lists(st.none() | st.integers(0, 500), min_size=1, max_size=60), st.integers(1, 100), st.integers(-10, 510))
-def test_what_is_read_of_row_groups_is_what_is_read_of_all_rows(values, window, now):
-    """The seconds that event times are made of leave out what a scan need not read, and no row that it must."""
-    shift = timedelta(seconds=123)
-    seconds = [None if value is None else int((NOW + timedelta(hours=value)).timestamp()) for value in values]
-    table = pl.LazyFrame({"row": range(len(values)), "timestamp": seconds}, schema_overrides={"timestamp": pl.Int64})
-    time = pl.from_epoch("timestamp").dt.cast_time_unit("us").dt.replace_time_zone("UTC") + shift
+def test_what_is_read_of_row_groups_is_what_is_read_of_all_rows(tmp_path_factory, values, window, now):
+    """What a file says of its row groups leaves out what a scan need not read, and no row that it must."""
+    times = [None if value is None else NOW + timedelta(hours=value) for value in values]
+    table = pl.DataFrame(
+        {"row": range(len(values)), EVENT_TIME: times}, schema_overrides={EVENT_TIME: pl.Datetime("us", "UTC")}
+    )
+    file = tmp_path_factory.mktemp("groups") / "table.parquet"
+    table.write_parquet(file, row_group_size=5)
     at = NOW + timedelta(hours=now)
-    timed = table.with_columns(time.alias(EVENT_TIME))
-    of_groups, of_all = (outcome(timed, dataset, window, at) for dataset in (MOVIELENS, SHUTTLE))
+    of_groups, of_all = (outcome(rows, window, at) for rows in (pl.scan_parquet(file), table.lazy()))
     assert of_groups == of_all
 
 
-def outcome(table: pl.LazyFrame, dataset: Dataset, size: float, now: datetime) -> object:
+def outcome(table: pl.LazyFrame, size: float, now: datetime) -> object:
     try:
-        window = latest(table, dataset, hours=size, fraction=0.2, now=now, shift_seconds=123)
+        window = latest(table, SHUTTLE, hours=size, fraction=0.2, now=now)
     except Refused as refused:
-        return str(refused).replace("shuttle", "movielens")
+        return str(refused)
     return rows_of(window.rows), rows_of(window.future), window.about
 
 
@@ -95,19 +96,10 @@ def test_a_window_that_is_none_is_refused_with_the_reason(size):
         check_size(24, size)
 
 
-@given(moments, st.floats(0.05, 0.95))
-def test_no_row_of_the_reference_is_later_than_one_that_is_left(values, fraction):
-    taken = rows_of(earliest(hours(values), fraction))
-    left = [value for row, value in enumerate(values) if row not in taken]
-    assert len(taken) == max(1, round(len(values) * fraction))
-    assert not left or max(values[row] for row in taken) <= min(left)
-
-
 def test_rows_without_times_are_taken_as_they_lie():
     table = pl.LazyFrame({"row": range(10)})
     assert rows_of(newest(table)) == [8, 9]
     assert rows_of(newest(hours([None] * 10))) == [8, 9]
-    assert rows_of(earliest(table, 0.6)) == [0, 1, 2, 3, 4, 5]
     assert span(table) == {"rows": 10, "start": None, "end": None}
 
 

@@ -257,7 +257,7 @@ _VARIABLES: Mapping[str, Callable[[str], str]] = {
     "model_baseline_margin": _share,
     "model_confidence": _share,
     "drift_effect_threshold": _share,
-    "anomaly_rate_threshold": _share,
+    "anomaly_excess_threshold": _share,
     "feature_materialization_days": _days,
 }
 
