@@ -6,9 +6,10 @@ from mlops.datasets.declaration import EVENT_TIME, LABEL, Column, Dataset
 
 
 def preprocess(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
-    """Rows in order of time, of repeated ones the latest, with declared types and `fill` for what is missing.
+    """Rows in order of time, of repeated ones the latest, with declared types. What is missing stays so: what `fill` says
+    is part of the model.
 
-    Adds the column `label` (0 or 1) and drops the rows that have none. Columns: the declared ones, `event_time` where
+    Adds the column `label` (0 or 1, a class, or a number) and drops the rows that have none. Columns: the declared ones, `event_time` where
     the dataset has one, `label`.
     """
     ordered = table.sort_values(EVENT_TIME, kind="stable") if EVENT_TIME in table else table
@@ -19,10 +20,10 @@ def preprocess(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
         columns[EVENT_TIME] = ordered[EVENT_TIME]
     columns[LABEL] = dataset.label.of(ordered)
     clean = pd.DataFrame(columns).dropna(subset=[LABEL])
-    return clean.astype({LABEL: "int64"}).reset_index(drop=True)
+    dtype = {"binary": "int64", "multiclass": "object", "regression": "float64"}[dataset.label.kind]
+    return clean.astype({LABEL: dtype}).reset_index(drop=True)
 
 
 def _typed(values: pd.Series, column: Column) -> pd.Series:
     """Numbers as float64, which has a missing value; everything else as text or None."""
-    typed = values.astype("float64") if column.numeric else values.astype(object)
-    return typed if column.fill is None else typed.fillna(column.fill)
+    return values.astype("float64") if column.numeric else values.astype(object)

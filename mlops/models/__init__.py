@@ -6,7 +6,7 @@ from importlib import import_module
 from mlops.models.declaration import Model
 from mlops.result import Failure
 
-_NOT_MODELS = {"declaration"}
+_NOT_MODELS = {"declaration", "metrics"}
 
 
 def names() -> list[str]:
