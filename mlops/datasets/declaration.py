@@ -114,8 +114,9 @@ class Label:
         values = table[self.column]
         plain = values.astype("Float64" if values.dtype.kind in "biuf" else "string")  # of mixed ones polars takes none
         label = pl.from_pandas(plain, nan_to_null=True).to_frame(self.column).select(self.expression).to_series()
-        dtype = {"binary": "Int64", "multiclass": object, "regression": "Float64"}[self.kind]
-        return pd.Series(label.to_list(), index=table.index, name=LABEL, dtype=dtype)
+        dtype = {"binary": "Int64", "multiclass": "object", "regression": "Float64"}[self.kind]
+        made: pd.Series = pd.Series(label.to_list(), index=table.index, name=LABEL, dtype=dtype)
+        return made
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,8 @@ class Dataset:
         if unknown or len(set(names)) != len(names) or {LABEL, EVENT_TIME, GROUP} & set(names):
             raise ValueError(
                 f"dataset {self.name}: each column is declared once, {LABEL}, {EVENT_TIME} and {GROUP} are added and "
-                f"not declared, and label, key, entity, event time and what is split by name declared columns (unknown: {unknown})"
+                "not declared, and label, key, entity, event time and what is split by name declared columns "
+                f"(unknown: {unknown})"
             )
         if self[self.label.column].feature:
             raise ValueError(f"dataset {self.name}: column {self.label.column} is the label: declare feature=False")

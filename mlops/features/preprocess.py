@@ -6,11 +6,10 @@ from mlops.datasets.declaration import EVENT_TIME, LABEL, Column, Dataset
 
 
 def preprocess(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
-    """Rows in order of time, of repeated ones the latest, with declared types. What is missing stays so: what `fill` says
-    is part of the model.
+    """Rows in order of time, of repeated ones the latest, with declared types; what is missing stays missing.
 
-    Adds the column `label` (0 or 1, a class, or a number) and drops the rows that have none. Columns: the declared ones, `event_time` where
-    the dataset has one, `label`.
+    Adds the column `label` (0 or 1, a class, or a number) and drops the rows that have none. Columns: the declared
+    ones, `event_time` where the dataset has one, `label`.
     """
     ordered = table.sort_values(EVENT_TIME, kind="stable") if EVENT_TIME in table else table
     if dataset.duplicates is not None:

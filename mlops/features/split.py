@@ -30,7 +30,9 @@ def split(table: pl.LazyFrame, dataset: Dataset) -> tuple[pl.LazyFrame, pl.LazyF
             what = "values of the label" if kind == "regression" else "classes"
             raise _unusable(dataset, f"the {name} set has {rows:,} rows and {count} of the {what}, of two at least")
     if kind == "multiclass" and (unknown := set(parts[True][LABEL]) - set(parts[False][LABEL])):
-        raise _unusable(dataset, f"no row of the training set is of the class {min(unknown)!r}, and some of the test set")
+        raise _unusable(
+            dataset, f"no row of the training set is of the class {min(unknown)!r}, and some of the test set"
+        )
     if dataset.groups:
         table = table.with_columns(_hash_of(dataset.groups, dataset, 0).alias(GROUP))
     return table.filter(~in_test), table.filter(in_test)
@@ -56,17 +58,14 @@ def hashes(columns: Sequence[pl.Series], numeric: Sequence[bool], seed: int) -> 
     (G. L. Steele, D. Lea and C. H. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
 
     - A number is the bits of its IEEE 754 double, where -0 is 0.
-    - A text is the count of its bytes in UTF-8, then these, eight a word, the first one lowest, filled up with zeros. An
-      integer in its place is its decimal digits, and so is a double without a fraction: 5 and 5.0 are "5".
+    - A text is the count of its bytes in UTF-8, then these, eight a word, the first one lowest, filled up with zeros.
+      An integer in its place is its decimal digits, and so is a double without a fraction: 5 and 5.0 are "5".
     - A missing value is the word of 64 ones.
     """
     with np.errstate(over="ignore"):
         found = np.full(len(columns[0]), _mixed(np.array([seed], dtype=np.uint64))[0])
         for column, is_number in zip(columns, numeric, strict=True):
-            if is_number:
-                found = _mixed(found ^ _number_words(column))
-            else:
-                found = _with_text(found, _as_text(column))
+            found = _mixed(found ^ _number_words(column)) if is_number else _with_text(found, _as_text(column))
     return found
 
 
@@ -83,7 +82,8 @@ def _mixed(state: np.ndarray) -> np.ndarray:
     state = state + _GOLDEN
     state = (state ^ (state >> np.uint64(30))) * _FIRST
     state = (state ^ (state >> np.uint64(27))) * _SECOND
-    return state ^ (state >> np.uint64(31))
+    last: np.ndarray = state ^ (state >> np.uint64(31))
+    return last
 
 
 def _number_words(column: pl.Series) -> np.ndarray:

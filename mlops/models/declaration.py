@@ -20,7 +20,7 @@ class Model:
     metric: what it is judged by, and compared with the model in production by; see mlops/models/metrics.py. None: by
         average precision where its label is binary, by macro F1 where it has more classes, by R squared where it is a
         number.
-    threshold: what the metric must be better than on the test set, beside being better than the baseline; None: nothing.
+    threshold: what the metric must be better than on the test set, beside beating the baseline; None: nothing more.
     margin: by how much it must be better than the baseline; of an error, as a share of the baseline's error.
     """
 

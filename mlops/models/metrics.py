@@ -70,3 +70,8 @@ def get(name: str) -> Metric:
     precision = float(found.group(1))
     title = f"recall at a precision of {precision:g}"
     return Metric(name, title, ("binary",), _PRIOR, precision=precision)
+
+
+def shown(value: float) -> str:
+    """Four digits after the point; of a large number four that count."""
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"

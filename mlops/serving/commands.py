@@ -8,6 +8,7 @@ from mlops import models
 from mlops.config import ModelServerSettings, ServedModelSettings
 from mlops.registry import aliases
 from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED, Record
+from mlops.registry.registration import register
 from mlops.result import Result, Skip
 from mlops.stores.deployments import Deployment
 from mlops.stores.tracking import Tracking
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def deploy(*, model: str, run_id: str, timeout: float) -> Result:
-    """Registers a run's model, rolls the model server to it, and gives it the alias `production`.
+    """Registers a run's model with its card, rolls the model server to it, and gives it the alias `production`.
 
     Skipped where the gate did not pass, or compared the model with another champion than the one it would replace.
     Repeating it registers nothing twice. Where the rollout fails, the server goes back and the aliases stay as they
@@ -31,7 +32,7 @@ def deploy(*, model: str, run_id: str, timeout: float) -> Result:
         raise Skip(f"not deployed: {'; '.join(record.reasons)}")
     champion = aliases.production(tracking, model)
     _skip_unless_compared(tracking, model, record, champion)
-    version = tracking.register(model, run_id)
+    version = register(tracking, declared, record)
     example = _roll_out(tracking, model, version, fallback=champion, timeout=timeout)
     replaced = aliases.promote(tracking, model, version)  # not the champion, where an earlier try came as far as this
     log.info("version %s of %s is in production, after version %s", version, model, replaced)
