@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+import polars as pl
 import pytest
 
 from mlops import datasets
@@ -186,7 +187,8 @@ def tables(datasets_dir: Path) -> Callable[[str], Tables]:
             files = {file: (datasets_dir / name / file).read_bytes() for file in dataset.source.files}
             raw = read_dataset(dataset, files)
             clean = preprocess(raw, dataset)
-            train, test = (engineer(part, dataset) for part in split(clean, dataset))
+            parts = split(pl.from_pandas(clean).lazy(), dataset)
+            train, test = (engineer(part, dataset).collect().to_pandas() for part in parts)
             made[name] = Tables(raw, clean, train, test)
         return made[name]
 
