@@ -104,11 +104,11 @@ def _with_text(state: np.ndarray, texts: pl.Series) -> np.ndarray:
     array = texts.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
     _, offsets, content = array.buffers()
     bounds = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
-    lengths = np.diff(bounds)
+    missing = texts.is_null().to_numpy()
+    lengths = np.where(missing, 0, np.diff(bounds))  # bytes may stand where a missing text is none
     padded = np.frombuffer((content.to_pybytes() if content else b"") + bytes(8), dtype=np.uint8)
     # A word at every byte, as little-endian machines and only they read it without being told.
     words = np.ndarray((len(padded) - 7,), dtype="<u8", buffer=padded, strides=(1,))
-    missing = texts.is_null().to_numpy()
     state = _mixed(state ^ np.where(missing, _MISSING, lengths.astype(np.uint64)))
     order = np.argsort(-lengths, kind="stable")
     by_length, starts, longest_first = state[order], bounds[:-1][order], lengths[order]

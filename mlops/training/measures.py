@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import rankdata
 
 from mlops.datasets.declaration import Dataset
 from mlops.models.metrics import Metric
@@ -126,12 +125,6 @@ def levels(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(-score, kind="stable")
     falling = score[order]
     return order, np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)
-
-
-def ranks(score: np.ndarray) -> np.ndarray:
-    """(n,) of int: twice the mean rank, from 2 to 2n. Two models' ranks have one scale, which their scores have not."""
-    twice: np.ndarray = (2 * rankdata(score)).astype(np.int64)
-    return twice
 
 
 def measure(metric: Metric) -> Sums | Curve:

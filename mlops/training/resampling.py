@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import norm, t
 
 from mlops.models.metrics import Metric
-from mlops.training.measures import Answers, Curve, Rows, Sums, levels, measure, ranks
+from mlops.training.measures import Answers, Curve, Rows, Sums, levels, measure
 
 DRAWS = 999
 _SEED = 7  # the same rows and models give the same interval
@@ -61,8 +61,7 @@ def advantage(
     interval reaches as far to either side as the share `confidence` of them, the measured one counted among them. It
     leaves 0 out, whatever the metric and however few the rows, no more often than 1 - confidence where the two can be
     exchanged (R. A. Fisher's randomization test; E. W. Noreen, Computer-Intensive Methods for Testing Hypotheses, 1989;
-    with this metric-free form for classifiers A. Yeh, COLING 2000). Of a metric of ranks, ranks are swapped, since one
-    model's probabilities need not have the scale of the other's (E. S. Venkatraman, C. B. Begg, Biometrika 83, 1996).
+    for any metric of classifiers A. Yeh, COLING 2000). NaN where the metric is not a number.
     """
     measured = measure(metric)
     found = metric.gain(measured(rows, candidate), measured(rows, champion))
@@ -72,7 +71,7 @@ def advantage(
     if isinstance(measured, Sums):
         swapped = _swapped_sums(measured, rows, candidate, champion, draws, generator)
     else:
-        swapped = _swapped_ranks(measured, rows, candidate, champion, draws, generator)
+        swapped = _swapped_curves(measured, rows, candidate, champion, draws, generator)
     # Beyond as many of the draws + 1 as the confidence leaves over: the measured difference is one of them.
     place = ceil((draws + 1) * confidence - 1e-9)
     far = np.inf if place > draws else float(np.sort(np.abs(swapped))[place - 1])
@@ -130,19 +129,19 @@ def _swapped_sums(
     return np.concatenate(found)
 
 
-def _swapped_ranks(
+def _swapped_curves(
     measured: Curve, rows: Rows, first: Answers, second: Answers, draws: int, generator: np.random.Generator
 ) -> np.ndarray:
     """(draws,) differences."""
-    ours, theirs, levels_ = ranks(first.score), ranks(second.score), 2 * len(rows.truth) + 1
-    is_positive = rows.truth == 1
+    _, places = np.unique(np.concatenate([first.score, second.score]), return_inverse=True)
+    ours, theirs = np.split(places, 2)
+    is_positive, levels_of_both = rows.truth == 1, int(places.max()) + 1
 
-    def above(places: np.ndarray) -> np.ndarray:
-        return np.cumsum(np.bincount(places, minlength=levels_)[::-1])
+    def above(mixed: np.ndarray) -> np.ndarray:
+        return np.cumsum(np.bincount(mixed, minlength=levels_of_both)[::-1])
 
-    both_positive, both = (
-        above(ours[chosen]) + above(theirs[chosen]) for chosen in (is_positive, np.ones_like(is_positive))
-    )
+    both_positive = above(ours[is_positive]) + above(theirs[is_positive])
+    both = above(ours) + above(theirs)
     found = np.empty(draws)
     for index in range(draws):
         swap = generator.integers(0, 2, rows.number_of_groups, dtype=np.int8).astype(bool)[rows.groups]

@@ -14,7 +14,7 @@ from mlops import datasets
 from mlops.datasets.declaration import Column, Dataset, Label
 from mlops.models import metrics
 from mlops.training.families import Prediction
-from mlops.training.measures import Answers, Rows, measure, ranks
+from mlops.training.measures import Answers, Rows, measure
 from mlops.training.score import Scores, score
 from tests.unit.kinds import CLASSES, HOUSES
 
@@ -88,15 +88,6 @@ def test_binary_metrics_are_those_of_scikit_learn(drawn):
     precision, recall, _ = reference.precision_recall_curve(labels, probability)
     found = measure(metrics.get("recall_at_precision_0.75"))(rows, answers)
     assert found == pytest.approx(max(recall[:-1][precision[:-1] >= 0.75], default=0.0))
-
-
-@given(labelled())
-def test_a_curve_of_ranks_is_that_of_the_scores(drawn):
-    labels, probability = drawn
-    rows, answers = binary(labels, labels, probability)
-    _, of_ranks = binary(labels, labels, ranks(probability))
-    for name in ("auc", "average_precision"):
-        assert measure(metrics.get(name))(rows, of_ranks) == pytest.approx(measure(metrics.get(name))(rows, answers))
 
 
 @given(st.lists(st.tuples(st.sampled_from(CLASSES), st.sampled_from(CLASSES)), min_size=1, max_size=60), st.randoms())
