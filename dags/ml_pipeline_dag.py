@@ -3,12 +3,12 @@
 
 Downloads the dataset of a declared model, validates it, trains the model, compares it with what knows only the labels,
 with the threshold and with the model in production, and rolls the model server to it if it passed. Each task is a pod.
-Data passes between tasks as keys in the object store that are derived from the run, so a retry or a backfill overwrites
-its own data only.
+Data passes between tasks as keys in the object store that are derived from the run, so a retry or a backfill
+overwrites its own data only.
 
 Choose the model in the trigger form. What it is judged by stands in its declaration; the Variables
-`model_accuracy_threshold`, `model_f1_threshold`, `model_baseline_margin` and `model_confidence` override that where they
-are not empty.
+`model_accuracy_threshold`, `model_f1_threshold`, `model_baseline_margin` and `model_confidence` override that where
+they are not empty.
 """
 
 from datetime import timedelta

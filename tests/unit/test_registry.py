@@ -318,10 +318,10 @@ def test_a_card_without_times_or_features_says_so():
 def test_the_card_of_each_kind_says_what_it_estimates(monkeypatch):
     said = {
         "binary": ("Positive: price >= 100.", "how probable `price >= 100` is", "| rows | positive |"),
-        "multiclass": ("Classes of `type`: farm, flat, house.", "how probable each class of `type` is", "| macro F1 |"),
+        "multiclass": ("Classes of `type`: farm, flat, house.", "each class of `type` is", "| macro F1 |"),
         "regression": (
             "Estimated: the number `price`.",
-            "named above, `price` for a new row",
+            "`price` for a new row",
             "| mean absolute error |",
         ),
     }
