@@ -152,7 +152,8 @@ def _hits(rows: Rows, answers: Answers) -> np.ndarray:
 
 def _f1(sums: np.ndarray) -> np.ndarray:
     """Of the second class; 0 where there is none and none was found."""
-    return np.nan_to_num(_ratio(2 * sums[..., 1], sums[..., 3]))
+    found: np.ndarray = np.nan_to_num(_ratio(2 * sums[..., 1], sums[..., 3]))
+    return found
 
 
 def _f1_macro(sums: np.ndarray) -> np.ndarray:
@@ -207,13 +208,17 @@ def _recall_at(precision: float, positive: np.ndarray, negative: np.ndarray) -> 
 
 
 def _precision(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(_ratio(positive, positive + negative))
+    found: np.ndarray = np.nan_to_num(_ratio(positive, positive + negative))
+    return found
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """NaN where the whole is 0."""
     part, whole = np.asarray(part, dtype=float), np.asarray(whole, dtype=float)
-    return np.divide(part, whole, out=np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan), where=whole != 0)
+    found: np.ndarray = np.divide(
+        part, whole, out=np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan), where=whole != 0
+    )
+    return found
 
 
 _MEASURES: dict[str, Sums | Curve] = {

@@ -42,7 +42,7 @@ def test_equally_good_models_are_told_apart_no_more_often_than_the_level(name, s
         truth = (generator.random(300) < share).astype(int)
         truth[:2] = 0, 1
         pair = (noisy(truth, generator) for _ in range(2))
-        found.append(told_apart(advantage(metric, rows_of(truth), *pair, 1 - LEVEL, draws=DRAWS)))
+        found.append(told_apart(advantage(metric, rows_of(truth), *pair, confidence=1 - LEVEL, draws=DRAWS)))
     assert np.mean(found) <= MOST
 
 
@@ -60,7 +60,7 @@ def test_a_model_trained_again_that_differs_in_a_handful_of_rows_is_told_apart_n
         swap = np.isin(np.arange(300), odd) & (generator.random(300) < 0.5)
         pair = np.where(swap, second, first.values), np.where(swap, first.values, second)
         answers = (Answers(values, first.probabilities) for values in pair)
-        found.append(told_apart(advantage(metric, rows_of(truth), *answers, 1 - LEVEL, draws=DRAWS)))
+        found.append(told_apart(advantage(metric, rows_of(truth), *answers, confidence=1 - LEVEL, draws=DRAWS)))
     assert np.mean(found) <= MOST
 
 
@@ -70,7 +70,7 @@ def test_equally_good_models_of_numbers_are_told_apart_no_more_often(name):
     for _ in range(PAIRS):
         truth = generator.normal(size=100)
         pair = (Answers(truth + generator.standard_t(3, 100)) for _ in range(2))
-        found.append(told_apart(advantage(metric, rows_of(truth), *pair, 1 - LEVEL, draws=DRAWS)))
+        found.append(told_apart(advantage(metric, rows_of(truth), *pair, confidence=1 - LEVEL, draws=DRAWS)))
     assert np.mean(found) <= MOST
 
 
@@ -83,7 +83,7 @@ def test_rows_that_belong_together_count_as_one():
         right = (generator.random((2, 20)) < 0.5)[:, groups]
         pair = [Answers(np.where(knows, truth, 1 - truth), np.zeros((500, 2))) for knows in right]
         for name, rows in (("rows", rows_of(truth)), ("groups", rows_of(truth, groups))):
-            found[name].append(told_apart(advantage(metric, rows, *pair, 1 - LEVEL, draws=DRAWS)))
+            found[name].append(told_apart(advantage(metric, rows, *pair, confidence=1 - LEVEL, draws=DRAWS)))
     assert np.mean(found["rows"]) > 0.3, "as if they were 500 independent ones"
     assert np.mean(found["groups"]) <= MOST
 
@@ -118,7 +118,7 @@ def test_models_whose_probabilities_have_another_scale_are_told_apart_no_more_of
         first, second = (noisy(truth, generator) for _ in range(2))
         odds = np.log(second.score) - np.log(1 - second.score)
         pair = first, classes(truth, 3 * odds - 1)
-        found.append(told_apart(advantage(metric, rows_of(truth), *pair, 1 - LEVEL, draws=DRAWS)))
+        found.append(told_apart(advantage(metric, rows_of(truth), *pair, confidence=1 - LEVEL, draws=DRAWS)))
     assert np.mean(found) <= MOST
 
 

@@ -426,7 +426,7 @@ def test_each_kind_of_model_goes_from_its_table_to_a_judged_and_registered_one(p
     result = platform.result_of(*evaluated)
     assert result["passed"], result["reasons"]
     metric = result["metric"]
-    assert metric == metrics.DEFAULT[kind] and result[metric] > 0.85 > result[f"baseline_{metric}"]
+    assert metric == metrics.DEFAULT[kind] and result[metric] > 0.75 > result[f"baseline_{metric}"]
     assert result[metric] - result[f"baseline_{metric}"] == pytest.approx(result["gain"], abs=1e-5)
     assert platform.tracking.run(run_id).data.tags["maestro.kind"] == kind
     registered = platform.result_of("registry", "register", *line, "--run-id", run_id)
