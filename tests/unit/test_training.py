@@ -24,6 +24,8 @@ from mlops.result import Failure, Refused
 from mlops.training.columns import columns_of, features_of, filled
 from mlops.training.families import sklearn
 from mlops.training.hyperparameters import Hyperparameters
+from mlops.training.measures import Answers, Rows
+from mlops.training.resampling import advantage
 from tests.unit import small_models
 from tests.unit.kinds import HOUSES, houses
 
@@ -477,3 +479,30 @@ def test_a_run_without_a_model_is_named(platform, keys):
         *("training", "evaluate", "--model", MODEL, "--run-id", run_id, "--test", keys["test"]),
     )
     assert f"runs:/{run_id}/model" in cause
+
+
+def test_a_better_challenger_is_not_refused_for_what_the_champion_had_trained_on(tables):
+    """A set of 4,000 rows grew to 7,000. Drawn anew, as before, most of its test rows are those of the champion."""
+    adult, metric = datasets.get("adult"), metrics.get("average_precision")
+    kept = {"drawn anew": 0, "by key": 0}
+    for seed in range(8):
+        grown = pl.from_pandas(tables("adult").clean).sample(7000, seed=seed, shuffle=True)
+        for name in kept:
+
+            def halves(table, name=name, seed=seed):
+                if name == "by key":
+                    return [engineer(part, adult).collect().to_pandas() for part in split(table.lazy(), adult)]
+                chosen = np.random.default_rng(seed + len(table)).random(len(table)) < 0.2
+                parts = (table.filter(pl.Series(~chosen)), table.filter(pl.Series(chosen)))
+                return [engineer(part.lazy(), adult).collect().to_pandas() for part in parts]
+
+            (before, _), (train, test) = halves(grown.head(4000)), halves(grown)
+            rows = Rows.of(test[LABEL], adult)
+            eager, careful = Hyperparameters(learning_rate=0.3, max_iter=100), Hyperparameters(max_iter=40)
+            champion, challenger = (
+                Answers.of(sklearn.predict(sklearn.fit(*parts(of), adult, how), parts(test)[0]), rows)
+                for of, how in ((before, eager), (train, careful))
+            )
+            kept[name] += advantage(metric, rows, challenger, champion, 0.95, draws=199).upper < 0
+    assert kept["drawn anew"] >= 7
+    assert kept["by key"] == 0
