@@ -126,7 +126,9 @@ def test_models_whose_probabilities_have_another_scale_are_told_apart_no_more_of
 def test_more_confidence_asks_for_more(confidence):
     truth = np.array([0, 1] * 200)
     pair = [noisy(truth, np.random.default_rng(seed)) for seed in (1, 2)]
-    narrow, wide = (advantage(metrics.get("auc"), rows_of(truth), *pair, level) for level in (confidence, 0.995))
+    narrow, wide = (
+        advantage(metrics.get("auc"), rows_of(truth), *pair, confidence=level) for level in (confidence, 0.995)
+    )
     assert wide.lower <= narrow.lower < narrow.value < narrow.upper <= wide.upper
 
 
