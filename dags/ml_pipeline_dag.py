@@ -1,13 +1,14 @@
 """
 ### From raw data to a served model, every night
 
-Downloads the dataset of a declared model, validates it, trains the model, compares it with the majority class, the
-thresholds and the model in production, and rolls the model server to it if it passed. Each task is a pod. Data passes
-between tasks as keys in the object store that are derived from the run, so a retry or a backfill overwrites its own
-data only.
+Downloads the dataset of a declared model, validates it, trains the model, compares it with what knows only the labels,
+with the threshold and with the model in production, and rolls the model server to it if it passed. Each task is a pod.
+Data passes between tasks as keys in the object store that are derived from the run, so a retry or a backfill
+overwrites its own data only.
 
-Choose the model in the trigger form. Thresholds are the Variables `model_accuracy_threshold`, `model_f1_threshold`,
-`model_baseline_margin` and `model_confidence`.
+Choose the model in the trigger form. What it is judged by stands in its declaration; the Variables
+`model_accuracy_threshold`, `model_f1_threshold`, `model_baseline_margin` and `model_confidence` override that where
+they are not empty.
 """
 
 from datetime import timedelta
@@ -79,14 +80,13 @@ with DAG(
         identity="deployer",
         pool="deployment",
     )
-    score = evaluate.result
     notify = task_pod(
         "send_notification",
         "notify",
         "send",
         text=[
             "{{ dag.dag_id }}, {{ params.model }}, run {{ run_id }}",
-            f"accuracy {score('accuracy')}, majority class {score('baseline_accuracy')}, F1 {score('f1')}",
+            evaluate.result("summary"),
             DEPLOYED,
         ],
         trigger_rule="none_failed",  # a model that is not deployed is news as well

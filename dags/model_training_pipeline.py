@@ -2,13 +2,14 @@
 ### A model from the feature store, every Sunday
 
 Waits until the online features are fresh, validates the dataset of a declared model, has Feast join each row with the
-features as they were known at its event, trains, and judges the model on the test set by the one gate of this platform:
-accuracy and F1 above their thresholds, and accuracy better than the majority class's by a margin, with a confidence
+features as they were known at its event, trains, and judges the model on the test set by the one gate of this
+platform: its metric better than its threshold, and than what knows only the labels by a margin, with a confidence
 interval. A model that passes is registered with a card and the alias `staging`; otherwise the reasons stand in the log
 and the result of `skip_registration` and in the tags of the MLflow run.
 
-Choose the model in the trigger form. Thresholds are the Variables `model_accuracy_threshold`, `model_f1_threshold`,
-`model_baseline_margin` and `model_confidence`.
+Choose the model in the trigger form. What it is judged by stands in its declaration; the Variables
+`model_accuracy_threshold`, `model_f1_threshold`, `model_baseline_margin` and `model_confidence` override that where
+they are not empty.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Declarations as TOML and as Python: the words are those of the dataclasses, and reading them runs nothing.
 
 A table has the fields of its class. Where a field may be of one of several classes, `type` names which. A duration is a
-number of seconds.
+number of seconds. `"none"` is None, where that is possible and not the default.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from mlops.result import Refused
 
 T = TypeVar("T")
-_TYPE = "type"
+_TYPE, _NONE = "type", "none"
 _WIDTH = 120
 _INDENT = "    "
 _BARE = {"column", "kind", "name"}
@@ -55,7 +55,7 @@ def classes(declaration: Any) -> set[str]:
 def _read(value: Any, kind: Any, place: str) -> Any:
     origin, options = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return _read_one_of(value, [option for option in options if option is not NoneType], place)
+        return _read_one_of(value, options, place)
     if is_dataclass(kind):
         return _read_fields(value, kind, place)
     if origin is Literal:
@@ -90,7 +90,10 @@ def _read_plain(value: Any, kind: Any, place: str) -> Any:
     return value
 
 
-def _read_one_of(value: Any, options: list[Any], place: str) -> Any:
+def _read_one_of(value: Any, union: tuple[Any, ...], place: str) -> Any:
+    if value == _NONE and NoneType in union and str not in union:
+        return None
+    options = [option for option in union if option is not NoneType]
     named = {str(getattr(option, "__name__", option)): option for option in options if is_dataclass(option)}
     if named and isinstance(value, dict) and len(named) > 1:
         if value.get(_TYPE) not in named:
@@ -169,6 +172,8 @@ def _named_in_union(hint: Any, value: Any) -> str | None:
 
 def _toml_value(value: Any) -> str:
     match value:
+        case None:
+            return f'"{_NONE}"'
         case bool():
             return str(value).lower()
         case str():

@@ -156,9 +156,12 @@ def _of_values(expectation: Expectation, column: str, wrong: pl.Expr | None) -> 
 
 def _of_classes(expectation: Expectation, values: Values, dataset: Dataset) -> _Check:
     label = dataset.label
-    positive = values.meets(equals=label.equals, at_least=label.at_least)
-    classes = {1: positive, 0: ~positive}
-    counts = {f"class {value}": classes[value] for value in expectation.kwargs["value_set"]}
+    if label.kind == "binary":
+        positive = values.meets(equals=label.equals, at_least=label.at_least)
+        rows_of: Mapping[Any, pl.Expr] = {1: positive, 0: ~positive}
+    else:
+        rows_of = {name: pl.col(label.column) == name for name in expectation.kwargs["value_set"]}
+    counts = {f"class {value}": rows_of[value] for value in expectation.kwargs["value_set"]}
 
     def conclude(seen: _Seen) -> _Conclusion:
         lacking = [value for value in expectation.kwargs["value_set"] if not seen.counts[f"class {value}"]]

@@ -42,7 +42,7 @@ def of_table(dataset: Dataset) -> list[Expectation]:
             for column in dataset.columns
             for expectation in (*of_presence(column), *of_values(column), *_of_any_value(column))
         ),
-        Expectation("expect_column_distinct_values_to_contain_set", {"column": LABEL, "value_set": [0, 1]}),
+        *_of_classes(dataset),
         *of_rows(dataset),
     ]
 
@@ -82,6 +82,15 @@ def of_rows(dataset: Dataset) -> list[Expectation]:
     if len(key) == 1:
         return [Expectation("expect_column_values_to_be_unique", {"column": key[0], "mostly": mostly})]
     return [Expectation("expect_compound_columns_to_be_unique", {"column_list": key, "mostly": mostly})]
+
+
+def _of_classes(dataset: Dataset) -> list[Expectation]:
+    """Each class occurs: none is learned of which there is no row."""
+    label = dataset.label
+    if label.kind == "regression":
+        return []
+    classes = [0, 1] if label.kind == "binary" else list(dataset[label.column].values)
+    return [Expectation("expect_column_distinct_values_to_contain_set", {"column": LABEL, "value_set": classes})]
 
 
 def _of_any_value(column: Column) -> list[Expectation]:

@@ -65,7 +65,10 @@ def sentence(judgement: Judgement, dataset: Dataset) -> str:
         case "expect_column_proportion_of_non_null_values_to_be_between":
             return f"column {expectation.columns[0]!r} holds no value: deliver it, or take it out of the declaration"
         case "expect_column_distinct_values_to_contain_set":
-            return f"the label has one class only: both of {dataset.label.rule} and its opposite must occur"
+            if dataset.label.kind == "binary":
+                return f"the label has one class only: both of {dataset.label.rule} and its opposite must occur"
+            lacking = ", ".join(map(repr, result["partial_missing_list"]))
+            return f"the label has no row of {lacking}: deliver some, or declare values that occur"
         case "expect_column_values_to_be_unique" | "expect_compound_columns_to_be_unique":
             key, allowed = _listed(expectation.columns), f"{dataset.duplicates or 0:.1%}"
             count, rows = result["unexpected_count"], result["element_count"]

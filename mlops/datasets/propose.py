@@ -21,8 +21,8 @@ from mlops.datasets.declaration import (
     EventTime,
     Label,
     Source,
+    SplitByKey,
     SplitByTime,
-    SplitStratified,
     Timestamp,
 )
 from mlops.datasets.parsing.columns import EXACT, NULLS, canonical, number, without_missing
@@ -205,7 +205,7 @@ def _dataset(name: str, source: Source, rows: pl.LazyFrame, doubts: list[str]) -
         source=source,
         columns=columns,
         label=label,
-        split=SplitByTime() if event_time else SplitStratified(),
+        split=SplitByTime() if event_time else SplitByKey(),
         rows=(max(1, count // 10), max(10_000_000, 10 * count)),
         event_time=event_time,
         duplicates=None if repeats else 0.0,

@@ -21,7 +21,7 @@ def scales(dataset: Dataset) -> dict[str, Scale]:
         for column in dataset.features
         if column.name != dataset.entity
     }
-    numeric = dataset[dataset.label.column].numeric and not _has_rule(dataset.label)
+    numeric = dataset.label.kind == "regression"
     return watched | {dataset.label.column: "number" if numeric else "category"}
 
 
@@ -32,7 +32,7 @@ def comparable(dataset: Dataset) -> list[pl.Expr]:
     """
     return [
         _label(dataset.label)
-        if name == dataset.label.column and _has_rule(dataset.label)
+        if name == dataset.label.column and dataset.label.kind == "binary"
         else _number(name)
         if scale == "number"
         else _text(name)
@@ -48,20 +48,9 @@ def _text(name: str) -> pl.Expr:
     return pl.col(name).cast(pl.String, strict=False)
 
 
-def _has_rule(label: Label) -> bool:
-    """Whether the label is what a rule says of its column, and not the column itself."""
-    return label.equals is not None or label.at_least is not None
-
-
 def _label(label: Label) -> pl.Expr:
-    if isinstance(label.equals, str):
-        positive = _text(label.column) == label.equals
-    elif label.at_least is None:
-        positive = _number(label.column) == label.equals
-    else:
-        positive = _number(label.column) >= label.at_least
-    rule, other = pl.lit(label.rule), pl.lit(negated(label))
-    return pl.when(positive).then(rule).when(~positive).then(other).alias(label.column)
+    holds = {1: label.rule, 0: negated(label)}
+    return label.expression.replace_strict(holds, default=None, return_dtype=pl.String).alias(label.column)
 
 
 def negated(label: Label) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlops import datasets
 from mlops.data_quality.batch import Batch, batch_options
 from mlops.data_quality.findings import ALL_COLUMNS, Alert
-from mlops.datasets.declaration import EVENT_TIME
+from mlops.datasets.declaration import EVENT_TIME, Label
 from mlops.result import Result
 from mlops.stores.dataset_files import DatasetFiles
 from mlops.stores.metrics import Statsd
@@ -67,7 +67,6 @@ def anomalies(*, dataset: str, data: str, level: float, excess_threshold: float)
     found = detect(sample, references.slices(watched), reference.sketches, declared.label)
     excess, count = found.excess, len(found.scores)
     strangest = pl.Series(found.scores).arg_sort().head(_EXAMPLES)
-    labels = watched.select(declared.label.column).drop_nulls().collect()
     details = {
         "rate": excess.rate,
         "expected": excess.expected,
@@ -76,9 +75,7 @@ def anomalies(*, dataset: str, data: str, level: float, excess_threshold: float)
         "threshold": excess_threshold,
         "design_effect": excess.design_effect,
         "contamination": found.contamination,
-        "label_share": len(labels.filter(pl.col(declared.label.column) == declared.label.rule)) / len(labels)
-        if len(labels)
-        else None,
+        "label_share": _positive_share(watched, declared.label),
         "reference": _about(reference),
         "edges": found.edges,
         "reference_scores": found.reference,
@@ -117,6 +114,16 @@ def _reference(batch: Batch) -> Reference:
 def _about(reference: Reference) -> dict[str, Any]:
     resolution = max((getattr(one, "resolution", 0.0) for one in reference.sketches.values()), default=0.0)
     return {**reference.about, "name": reference.name, "resolution": resolution, "made_now": reference.made_now}
+
+
+def _positive_share(watched: pl.LazyFrame, label: Label) -> float | None:
+    """Of the rows that have a label, those of which its rule holds; None where there are none, or no rule."""
+    import polars as pl
+
+    if label.kind != "binary":
+        return None
+    share: float | None = watched.select((pl.col(label.column) == label.rule).mean()).collect().item()
+    return share
 
 
 def _examples(rows: pl.DataFrame) -> list[dict[str, Any]]:

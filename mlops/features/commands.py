@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def preprocess(*, dataset: str, data: str) -> Result:
-    """Drops repeated rows, sets types, and fills missing values as the dataset declares."""
+    """Drops repeated rows and sets types as the dataset declares."""
     import polars as pl
 
     from mlops.features.preprocess import preprocess as clean
@@ -40,17 +40,20 @@ def preprocess(*, dataset: str, data: str) -> Result:
 
 def engineer(*, dataset: str, data: str) -> Result:
     """Splits a clean table as the dataset declares and keeps the columns that the model sees."""
+    import polars as pl
+
     from mlops.features.engineer import engineer as features_of
     from mlops.features.split import split
 
     declared, identity = datasets.get(dataset), RunIdentity.from_environment()
     store = data_bucket()
-    train, test = split(store.read_table(data), declared)
-    keys = {"train": identity.key("train"), "test": identity.key("test")}
-    for name, part in (("train", train), ("test", test)):
-        store.write_table(keys[name], features_of(part, declared))
-    log.info("%d rows to train on, %d to test on", len(train), len(test))
-    return {**keys, "features": len(declared.features), "train_rows": len(train), "test_rows": len(test)}
+    keys, rows = {}, {}
+    for name, part in zip(("train", "test"), split(store.scan(data), declared), strict=True):
+        keys[name] = identity.key(name)
+        store.write(keys[name], features_of(part, declared))
+        rows[f"{name}_rows"] = store.scan(keys[name]).select(pl.len()).collect().item()
+    log.info("%d rows to train on, %d to test on", *rows.values())
+    return {**keys, "features": len(declared.features), **rows}
 
 
 def build(*, dataset: str) -> Result:
@@ -112,17 +115,20 @@ def historical(*, model: str, data: str) -> Result:
         changes = definitions.changes(store, config)
         if changes:
             raise Failure(_not_applied(changes))
-        cleaned = clean(pl.from_pandas(raw).lazy(), declared).collect().to_pandas()
-        table = retrieve(store, service, cleaned)
-    train, test = split(table, declared)
+        rows = clean(pl.from_pandas(raw).lazy(), declared).collect().to_pandas()
+        table = retrieve(store, service, rows)
+    # The split asks for columns that the service may not have.
+    beside = {name: rows[name].to_numpy() for name in declared.split_key if name not in table}
+    parts = split(pl.from_pandas(table.assign(**beside)).lazy(), declared)
+    train, test = (part.drop(beside).collect().to_pandas() for part in parts)
     shift = EventTimeShift(raw.attrs.get(SHIFT_FIELD, 0)).note
     keys = {"train": identity.key("train"), "test": identity.key("test")}
     for name, part in (("train", train), ("test", test)):
         part.attrs.update(feature_service=service.name, feature_schema=service.schema, **shift)
         bucket.write_table(keys[name], part)
     log.info("%d features, %d rows to train on, %d to test on", len(service.features), len(train), len(test))
-    rows = {"train_rows": len(train), "test_rows": len(test)}
-    return {**keys, "features": len(service.features), **rows, "feature_service": service.name, **shift}
+    counts = {"train_rows": len(train), "test_rows": len(test)}
+    return {**keys, "features": len(service.features), **counts, "feature_service": service.name, **shift}
 
 
 def validate_store() -> Result:

@@ -8,10 +8,11 @@ _ROW, _HASH = "row", "hash"  # columns that are added and taken away again
 
 
 def preprocess(rows: pl.LazyFrame, dataset: Dataset) -> pl.LazyFrame:
-    """Rows in order of time, of repeated ones the latest, with declared types and `fill` for what is missing.
+    """Rows in order of time, of repeated ones the latest, with declared types; what is missing stays missing.
 
-    Adds the column `label` (0 or 1) and drops the rows that have none. Columns: the declared ones, `event_time` where
-    the dataset has one, `label`. Rows that lie in order of time and do not repeat are not held at once.
+    Adds the column `label` (0 or 1, a class, or a number) and drops the rows that have none. Columns: the declared
+    ones, `event_time` where the dataset has one, `label`. Rows that lie in order of time and do not repeat are not held
+    at once.
     """
     ordered = _in_order(rows)
     if dataset.duplicates is not None:
@@ -45,6 +46,5 @@ def _latest(rows: pl.LazyFrame, key: list[str]) -> pl.LazyFrame:
 
 
 def _typed(column: Column) -> pl.Expr:
-    """Numbers as Float64, everything else as String, with null for what is missing and has no `fill`."""
-    values = pl.col(column.name).cast(pl.Float64 if column.numeric else pl.String)
-    return values if column.fill is None else values.fill_null(column.fill)
+    """Numbers as Float64, everything else as String, with null for what is missing."""
+    return pl.col(column.name).cast(pl.Float64 if column.numeric else pl.String)

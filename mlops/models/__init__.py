@@ -14,7 +14,7 @@ from mlops.result import Failure
 
 GROUP = "maestro.models"
 OF_MODEL = "@"  # before the name of a model: its dataset
-_NOT_MODELS = {"declaration"}
+_NOT_MODELS = {"declaration", "metrics"}
 _elsewhere: list[Callable[[str], Model | None]] = []
 
 

@@ -6,4 +6,6 @@ MODEL = Model(
     name="click-through",
     description="Estimates whether a user gives a film four or five stars.",
     dataset="movielens",
+    metric="auc",
+    threshold=0.75,
 )

@@ -7,4 +7,6 @@ MODEL = Model(
     description="Estimates whether a user gives a film four or five stars, from the activity of both.",
     dataset="movielens",
     feature_service="click_through_v1",
+    metric="auc",
+    threshold=0.75,
 )

@@ -6,4 +6,6 @@ MODEL = Model(
     name="income",
     description="Estimates whether somebody earns more than 50,000 dollars a year.",
     dataset="adult",
+    metric="average_precision",
+    threshold=0.7,
 )

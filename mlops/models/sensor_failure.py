@@ -6,4 +6,6 @@ MODEL = Model(
     name="sensor-failure",
     description="Finds readings of a radiator that is not in its normal state.",
     dataset="shuttle",
+    metric="f1",
+    threshold=0.8,
 )

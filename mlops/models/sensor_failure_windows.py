@@ -7,4 +7,6 @@ MODEL = Model(
     description="Finds readings of a radiator that is not in its normal state, beside those before them.",
     dataset="shuttle",
     feature_service="sensor_failure_v1",
+    metric="f1",
+    threshold=0.8,
 )

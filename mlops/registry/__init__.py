@@ -1,1 +1,1 @@
-"""The registered models: which version is in production, and which one was before."""
+"""The registered models: what is said of each version, which one is in production, and which one was before."""

@@ -5,13 +5,17 @@ from datetime import timedelta
 from itertools import groupby
 
 from mlops.datasets.declaration import Dataset, SplitByTime
+from mlops.models import metrics
 from mlops.models.declaration import Model
+from mlops.models.metrics import shown
 from mlops.registry.record import (
+    CHAMPION,
     DAG_ID,
     DAG_RUN_ID,
     DESCRIPTION,
     EVENT_TIME_SHIFT,
     FEATURE_SERVICE,
+    METRIC,
     TEST,
     TRAIN,
     Record,
@@ -40,7 +44,7 @@ def _card(model: Model, record: Record, *, named: bool) -> str:
         f"# {model.name}": f"{model.description}\n\n{_origin(record)}",
         "## Data": _data(dataset, record),
         "## Features": _features(dataset, record, named=named),
-        "## Quality": _quality(record),
+        "## Quality": _quality(model, record),
         "## Intended use": _use(dataset, record),
         "## Limits": _limits(dataset),
     }
@@ -57,18 +61,17 @@ def _origin(record: Record) -> str:
 
 
 def _data(dataset: Dataset, record: Record) -> str:
+    binary = dataset.label.kind == "binary"
     rows = [
-        "| | rows | positive | events |",
-        "|---|---:|---:|---|",
-        *(_part(record, name, part) for name, part in (("training set", TRAIN), ("test set", TEST))),
+        f"| | rows |{' positive |' if binary else ''} events |",
+        f"|---|---:|{'---:|' if binary else ''}---|",
+        *(_part(record, name, part, binary=binary) for name, part in (("training set", TRAIN), ("test set", TEST))),
     ]
     lines = [
-        f"`{dataset.name}`: {dataset.description} Positive: {dataset.label.rule}.",
+        f"`{dataset.name}`: {dataset.description} {_label(dataset)}.",
         f"Version of its files: `{record.params.get('data_version', _UNKNOWN)}`.",
         "\n" + "\n".join(rows) + "\n",
-        f"The test set is the latest {dataset.split.test_fraction:.0%} of the rows."
-        if isinstance(dataset.split, SplitByTime)
-        else f"The test set is {dataset.split.test_fraction:.0%} of the rows, drawn at random within each class.",
+        f"The test set is {_split(dataset)}.",
     ]
     shift = float(record.tags.get(EVENT_TIME_SHIFT, 0))
     if shift:
@@ -79,15 +82,30 @@ def _data(dataset: Dataset, record: Record) -> str:
     return "\n".join(lines)
 
 
-def _part(record: Record, name: str, part: str) -> str:
-    counts = {
-        key: record.metrics.get(f"{part}_{key}", 0.0)
-        for key in ("true_positives", "false_negatives", "true_negatives", "false_positives")
-    }
-    rows, positives = sum(counts.values()), counts["true_positives"] + counts["false_negatives"]
-    share = f"{positives / rows:.2%}" if rows else _UNKNOWN
+def _label(dataset: Dataset) -> str:
+    match dataset.label.kind:
+        case "binary":
+            return f"Positive: {dataset.label.rule}"
+        case "multiclass":
+            return f"Classes of `{dataset.label.column}`: {', '.join(dataset[dataset.label.column].values)}"
+        case "regression":
+            return f"Estimated: the number `{dataset.label.column}`"
+
+
+def _split(dataset: Dataset) -> str:
+    share = f"{dataset.split.test_fraction:.0%} of the rows"
+    if isinstance(dataset.split, SplitByTime):
+        return f"the latest {share}"
+    together = f", and all rows of one {' and '.join(dataset.groups)} lie in the same part" if dataset.groups else ""
+    return f"about {share}, drawn by a hash of what names a row{together}"
+
+
+def _part(record: Record, name: str, part: str, *, binary: bool) -> str:
+    rows = record.metrics.get(f"{part}_rows", 0.0)
+    positives = sum(record.metrics.get(f"{part}_{key}", 0.0) for key in ("true_positives", "false_negatives"))
+    share = f" {positives / rows:.2%} |" if rows else f" {_UNKNOWN} |"
     period = record.tags.get(period_tag(part), _UNKNOWN).replace("/", " to ")
-    return f"| {name} | {rows:,.0f} | {share} | {period} |"
+    return f"| {name} | {rows:,.0f} |{share if binary else ''} {period} |"
 
 
 def _features(dataset: Dataset, record: Record, *, named: bool) -> str:
@@ -107,39 +125,57 @@ def _features(dataset: Dataset, record: Record, *, named: bool) -> str:
     return "\n".join(lines)
 
 
-def _quality(record: Record) -> str:
-    def shown(name: str) -> str:
+def _quality(model: Model, record: Record) -> str:
+    def found(name: str) -> str:
         value = record.metrics.get(f"{TEST}_{name}")
-        return _UNKNOWN if value is None else f"{value:.4f}"
+        return _UNKNOWN if value is None else shown(value)
 
-    thresholds = record.thresholds
-    confidence = f"{100 * thresholds['confidence']:g} %" if "confidence" in thresholds else "stated"
+    judged = metrics.get(record.tags.get(METRIC, model.judged_by.name))
+    listed = dict.fromkeys([judged, *metrics.of_kind(model.data.label.kind)])
     rows = [
-        "| on the test set | model | always the larger class |",
-        "|---|---:|---:|",
-        f"| accuracy | {shown('accuracy')} | {shown('baseline_accuracy')} |",
-        f"| F1 | {shown('f1')} | {shown('baseline_f1')} |",
-        f"| AUC | {shown('auc')} | 0.5000 |",
+        f"| {each.title} | {found(each.name)} | {found(f'baseline_{each.name}')} | {each.baseline} |" for each in listed
     ]
+    criteria = record.criteria
+    confidence = f"{100 * criteria['confidence']:g} %" if "confidence" in criteria else "stated"
     lines = [
-        "\n".join(rows),
+        "| on the test set | model | baseline | which knows only |",
+        "|---|---:|---:|---|",
+        *rows,
         "",
-        f"Accuracy gained over always guessing the larger class: {shown('gain')}, with {confidence} confidence",
-        f"between {shown('gain_lower')} and {shown('gain_upper')} (paired by row: Bonett and Price, 2012).",
+        f"It is judged by {judged.title}, by which it gained {found('gain')} over the baseline: with {confidence}",
+        f"confidence between {found('gain_lower')} and {found('gain_upper')} (paired bootstrap, percentile interval).",
     ]
-    if thresholds:
-        lines.append(
-            f"The gate asked for accuracy above {thresholds['accuracy']:g}, F1 above {thresholds['f1']:g}, and that "
-            f"the whole interval lies above {thresholds['required_gain']:.4f}."
-        )
-    return "\n".join(lines)
+    if "required_gain" in criteria:
+        asked = [
+            f"{metrics.get(name).title} {'below' if metrics.get(name).error else 'above'} {threshold:g}"
+            for name, threshold in criteria.get("thresholds", {}).items()
+        ]
+        asked.append(f"that the whole interval lies above {shown(criteria['required_gain'])}")
+        lines.append(f"The gate asked for {', and '.join(asked)}.")
+    return "\n".join([*lines, *_champion(record)])
+
+
+def _champion(record: Record) -> list[str]:
+    ahead = record.advantage
+    if not ahead:
+        return []
+    lower, upper = (shown(ahead[f"advantage_{end}"]) for end in ("lower", "upper"))
+    gained = f"better by {shown(ahead['advantage'])}, between {lower} and {upper} (randomization test)"
+    return [f"On the same rows as version {record.tags.get(CHAMPION, _UNKNOWN)}, then in production, it is {gained}."]
 
 
 def _use(dataset: Dataset, record: Record) -> str:
     served = record.tags.get(FEATURE_SERVICE)
     source = f"features read from the feature service `{served}`" if served else "the columns named above"
+    match dataset.label.kind:
+        case "binary":
+            what = f"how probable `{dataset.label.rule}` is"
+        case "multiclass":
+            what = f"how probable each class of `{dataset.label.column}` is"
+        case "regression":
+            what = f"`{dataset.label.column}`"
     return (
-        f"To estimate, from {source}, how probable `{dataset.label.rule}` is for a new row of the same kind of data. "
+        f"To estimate, from {source}, {what} for a new row of the same kind of data. "
         "The alias `staging` means that it passed the gate, not that anybody looked at it: read this card before "
         "giving it the alias `production`."
     )
@@ -147,10 +183,19 @@ def _use(dataset: Dataset, record: Record) -> str:
 
 def _limits(dataset: Dataset) -> str:
     unknown = f" Of a `{dataset.entity}` that it has not met it knows what the features say." if dataset.entity else ""
+    together = " and ".join(dataset.groups)
+    independent = (
+        f"The intervals take what has another {together} as independent."
+        if together
+        else "The intervals take the rows as independent. Rows that follow one another closely, or are about the same\n"
+        "  thing, are not quite so: the true intervals may be wider."
+    )
+    numbers = dataset.label.kind == "regression"
+    answer = (
+        "" if numbers else "\n- Its probabilities have not been calibrated; a prediction is the most probable class."
+    )
     return f"""\
 - It knows the data above and no other: where the data drifts, these scores no longer hold. `data_validation_pipeline`
   watches for that.{unknown}
-- The interval takes the rows as independent. Rows that follow one another closely, or are about the same thing, are
-  not quite so: the true interval may be wider.
-- Its probabilities have not been calibrated; a prediction cuts them at one half.
+- {independent}{answer}
 - Nobody has checked that it treats groups of people alike: it must not decide about a person by itself."""

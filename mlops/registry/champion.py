@@ -1,4 +1,4 @@
-"""Whether a new model may take the place of the one that is served: the one rule of all of them."""
+"""Whether a model of the sensor trainer may take the place of the one that is served."""
 
 from collections.abc import Mapping
 

@@ -7,7 +7,7 @@ from mlops import models
 from mlops.registry.aliases import STAGING
 from mlops.registry.card import FILE
 from mlops.registry.record import FEATURE_SERVICE, Record
-from mlops.registry.staging import stage
+from mlops.registry.registration import stage
 from mlops.result import Refused, Result
 from mlops.stores.tracking import Tracking
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mlops.result import Refused
 
@@ -20,6 +20,9 @@ DAG_RUN_ID = "maestro.dag_run_id"
 GATE = "maestro.gate"  # PASSED or REFUSED
 GATE_REASONS = "maestro.gate.reasons"  # a JSON list
 GATE_THRESHOLDS = "maestro.gate.thresholds"  # a JSON object
+KIND = "maestro.kind"  # of the label: binary, multiclass, regression
+METRIC = "maestro.metric"  # what decides
+ADVANTAGE = "maestro.champion.advantage"  # over the champion, with its interval: a JSON object
 CHAMPION = "maestro.champion"  # the version that the gate compared it with, NO_CHAMPION or NOT_ASKED
 FEATURE_SERVICE = "maestro.feature_service"
 FEATURE_SCHEMA = "maestro.feature_schema"  # a JSON object, {"view:feature": type}
@@ -27,6 +30,11 @@ EVENT_TIME_SHIFT = "maestro.event_time_shift_seconds"
 DATASET = "maestro.dataset"
 DATA_VERSION = "maestro.data_version"
 CODE_VERSION = "maestro.code_version"
+
+# Parameters of a run, which those of before 0.2 lack.
+SPLIT = "split"  # how its rows were split, in words
+FILL = "fill"  # IN_THE_MODEL; before, missing values were filled in before the model saw them
+IN_THE_MODEL = "in the model"
 
 GATE_PASSED, GATE_REFUSED = "passed", "refused"
 NO_CHAMPION, NOT_ASKED = "none", "not asked for"
@@ -72,9 +80,18 @@ class Record:
         return [str(reason) for reason in json.loads(self.tags.get(GATE_REASONS, "[]"))]
 
     @property
-    def thresholds(self) -> dict[str, float]:
-        """What the gate compared with."""
-        return {name: float(value) for name, value in json.loads(self.tags.get(GATE_THRESHOLDS, "{}")).items()}
+    def criteria(self) -> dict[str, Any]:
+        """What the gate asked for: `metric`, `thresholds` by metric, `required_gain`, `confidence`; empty before that.
+
+        A run of before 0.2 has the last two of them.
+        """
+        criteria: dict[str, Any] = json.loads(self.tags.get(GATE_THRESHOLDS, "{}"))
+        return criteria
+
+    @property
+    def advantage(self) -> dict[str, float]:
+        """By how much it was better than the champion, `advantage`, and with `_lower` and `_upper` between what."""
+        return {name: float(value) for name, value in json.loads(self.tags.get(ADVANTAGE, "{}")).items()}
 
     @property
     def feature_schema(self) -> dict[str, str]:
@@ -84,7 +101,17 @@ class Record:
     @property
     def version_tags(self) -> dict[str, str]:
         """What the registered version is tagged with: its origin, its feature contract, its scores on the test set."""
-        copied = (DAG_ID, DAG_RUN_ID, FEATURE_SERVICE, FEATURE_SCHEMA, EVENT_TIME_SHIFT)
+        copied = (
+            DAG_ID,
+            DAG_RUN_ID,
+            FEATURE_SERVICE,
+            FEATURE_SCHEMA,
+            EVENT_TIME_SHIFT,
+            KIND,
+            METRIC,
+            CHAMPION,
+            ADVANTAGE,
+        )
         params = {DATASET: "dataset", DATA_VERSION: "data_version", CODE_VERSION: "code_version"}
         return {
             **{tag: self.params[param] for tag, param in params.items() if param in self.params},

@@ -9,6 +9,7 @@ from mlops.config import ModelServerSettings, ServedModelSettings
 from mlops.registry import aliases
 from mlops.registry.learned import keep_training_data
 from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED, Record
+from mlops.registry.registration import register
 from mlops.result import Result, Skip
 from mlops.stores.deployments import Deployment
 from mlops.stores.object_store import data_bucket
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def deploy(*, model: str, run_id: str, timeout: float) -> Result:
-    """Registers a run's model, rolls the model server to it, and gives it the alias `production`.
+    """Registers a run's model with its card, rolls the model server to it, and gives it the alias `production`.
 
     Skipped where the gate did not pass, or compared the model with another champion than the one it would replace.
     Repeating it registers nothing twice. Where the rollout fails, the server goes back and the aliases stay as they
@@ -33,7 +34,7 @@ def deploy(*, model: str, run_id: str, timeout: float) -> Result:
         raise Skip(f"not deployed: {'; '.join(record.reasons)}")
     champion = aliases.production(tracking, model)
     _skip_unless_compared(tracking, model, record, champion)
-    version = tracking.register(model, run_id)
+    version = register(tracking, declared, record)
     example = _roll_out(tracking, model, version, fallback=champion, timeout=timeout)
     replaced = aliases.promote(tracking, model, version)  # not the champion, where an earlier try came as far as this
     keep_training_data(tracking, declared, version, data_bucket())

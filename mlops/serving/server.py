@@ -14,7 +14,8 @@ from types import FrameType
 from mlops.config import MLflowSettings, ServedModelSettings
 from mlops.registry.aliases import PRODUCTION, production
 from mlops.retry import once_started
-from mlops.stores.tracking import Tracking, health_check, scoring_command
+from mlops.serving import answers
+from mlops.stores.tracking import Tracking, health_check, load_through, scoring_command
 from mlops.training import families
 
 log = logging.getLogger(__name__)
@@ -29,9 +30,10 @@ def serve(settings: ServedModelSettings, host: str, port: int, patience: float) 
     if version is None:
         wait_for_a_model(host, port, model)
     else:
-        family = families.of(tracking.run(tracking.made_by(model, version)).data.params)
+        family = families.name_of(tracking.run(tracking.made_by(model, version)).data.params)
         folder = Path(tempfile.mkdtemp(prefix="model-"))
-        path = tracking.download_model(f"models:/{model}/{version}", folder, family.verify)
+        path = tracking.download_model(f"models:/{model}/{version}", folder, families.get(family).verify)
+        load_through(path, answers.__name__, {"family": family}, answers.PROBABILITIES)
         run_scoring_server(path, host, port)
 
 

@@ -13,11 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mlops.config import MLflowSettings
-from mlops.result import Failure
+from mlops.result import JSON, Failure
 from mlops.stores.http import HttpService
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from mlflow.entities import Run
 
@@ -44,6 +43,21 @@ class Saved(NamedTuple):
 
     flavor: str
     arguments: Mapping[str, Any]
+
+
+class Input(NamedTuple):
+    """A column that a model reads. optional: whether its values may be missing."""
+
+    name: str
+    numeric: bool
+    optional: bool
+
+
+class Signature(NamedTuple):
+    """What a model reads and what it answers. output: long, string or double."""
+
+    inputs: Sequence[Input]
+    output: str
 
 
 class AliasedVersion(NamedTuple):
@@ -120,18 +134,24 @@ class Tracking:
             for key, value in (tags or {}).items():
                 self._client.set_tag(run_id, key, value)
 
-    def log_model(self, saved: Saved, example: pd.DataFrame, predictions: np.ndarray, packages: Sequence[str]) -> None:
+    def log_model(self, saved: Saved, example: pd.DataFrame, signature: Signature, packages: Sequence[str]) -> None:
         """Logs a model to the run of the enclosing `new_run`, with its signature and `example` as input example.
 
         packages: what it needs to run, pinned to the versions that are installed here.
         """
-        import mlflow
+        from mlflow.models import ModelSignature
+        from mlflow.types.schema import ColSpec, Schema, TensorSpec
+
+        inputs: list[ColSpec | TensorSpec] = [
+            ColSpec("double" if column.numeric else "string", column.name, required=not column.optional)
+            for column in signature.inputs
+        ]
 
         with self._explained():
             import_module(saved.flavor).log_model(
                 **saved.arguments,
                 name=MODEL_ARTIFACT,
-                signature=mlflow.models.infer_signature(example, predictions),
+                signature=ModelSignature(Schema(inputs), Schema([ColSpec(signature.output)])),
                 input_example=example,
                 pip_requirements=[f"{package}=={metadata.version(package)}" for package in packages],
             )
@@ -159,13 +179,14 @@ class Tracking:
         with self._explained():
             self._client.log_text(run_id, text, file)
 
-    def input_columns(self, model_uri: str) -> list[str]:
-        """The names of the columns in the model's signature; empty where it has none."""
+    def input_columns(self, model_uri: str) -> dict[str, str]:
+        """The type of each column in the model's signature, in order, empty where it is any; no column without one."""
         import mlflow
 
         with self._explained(model_uri):
             signature = mlflow.models.get_model_info(model_uri).signature
-        return [] if signature is None else [str(name) for name in signature.inputs.input_names()]
+        inputs = [] if signature is None else signature.inputs.inputs
+        return {str(column.name): getattr(column.type, "name", "") for column in inputs}
 
     def input_example(self, model_uri: str) -> bytes:
         """The model's input example as the JSON body of a request to a scoring server."""
@@ -288,6 +309,24 @@ def health_check(settings: MLflowSettings, timeout: float = _HEALTH_TIMEOUT) -> 
     """
     service = HttpService("MLflow", settings.tracking_uri, "global.services.mlflow", timeout=timeout)
     return partial(service.ask, "GET", "/api/2.0/mlflow/experiments/search?max_results=1")
+
+
+def load_through(model: Path, loader: str, config: Mapping[str, JSON], switch: str) -> None:
+    """Has MLflow load a downloaded model through the module `loader`, and take the parameter `switch`, true or false.
+
+    Its function `_load_pyfunc(path, config)` is told of the config and, as `columns`, of those of the signature.
+    """
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types.schema import ParamSchema, ParamSpec
+
+    meta, file = Model.load(str(model)), model / "MLmodel"
+    signature = meta.signature
+    columns = [] if signature is None else signature.inputs.input_names()
+    meta.flavors["python_function"] |= {"loader_module": loader, "config": {**config, "columns": columns}}
+    if signature is not None:
+        params = ParamSchema([ParamSpec(switch, "boolean", False)])
+        meta.signature = ModelSignature(signature.inputs, signature.outputs, params)
+    meta.save(str(file))
 
 
 def scoring_command(model: Path, host: str, port: int) -> tuple[list[str], dict[str, str]]:

@@ -5,34 +5,43 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from math import isfinite, nan
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlops import models
 from mlops.config import CodeSettings, RunIdentity
-from mlops.datasets.declaration import LABEL
+from mlops.datasets.declaration import GROUP, LABEL, SplitByTime
+from mlops.models import metrics
+from mlops.models.metrics import Metric, shown
 from mlops.registry.aliases import PRODUCTION, production
 from mlops.registry.record import (
+    ADVANTAGE,
     CHAMPION,
     DAG_ID,
     DAG_RUN_ID,
     DESCRIPTION,
+    FILL,
     GATE,
     GATE_PASSED,
     GATE_REASONS,
     GATE_REFUSED,
     GATE_THRESHOLDS,
+    IN_THE_MODEL,
+    KIND,
+    METRIC,
     NO_CHAMPION,
     NOT_ASKED,
     RUN_KEY,
+    SPLIT,
     TEST,
     TRAIN,
     Record,
 )
 from mlops.registry.runs import finished_run
-from mlops.result import JSON, Refused, Result
+from mlops.result import Refused, Result
 from mlops.stores.object_store import data_bucket
 from mlops.stores.tracking import MODEL_ARTIFACT, Tracking
 from mlops.training.hyperparameters import Hyperparameters
@@ -41,10 +50,15 @@ from mlops.training.provenance import feature_contract, period
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mlops.datasets.declaration import Dataset
+    from mlops.models.declaration import Model
     from mlops.training.families import Family
+    from mlops.training.measures import Answers, Rows
+    from mlops.training.resampling import Interval
     from mlops.training.score import Scores
 
 _EXAMPLE_ROWS = 5
+_CONFIDENCE = 0.95
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +78,14 @@ def fit(
     made from something else.
     """
     from mlops.training import families
-    from mlops.training.columns import features_of
+    from mlops.training.columns import features_of, signature_of
+    from mlops.training.measures import Answers, Rows
     from mlops.training.score import score
 
     declared, identity = models.get(model), RunIdentity.from_environment()
-    dataset, family = declared.data, families.get(declared.family)
+    dataset, family, metric = declared.data, families.get(declared.family), declared.judged_by
+    if dataset.label.kind not in family.KINDS:
+        raise Refused(f"model {model}: family {declared.family} learns no {dataset.label.kind} label: use another one")
     table, hyperparameters = data_bucket().read_table(train), Hyperparameters(learning_rate, max_iter)
     features, labels = features_of(table, dataset), table[LABEL]
     contract = feature_contract(table, train, declared.feature_service)
@@ -80,6 +97,8 @@ def fit(
         "code_version": CodeSettings.from_environment().version,
         "train_key": train,
         "features": features.shape[1],
+        SPLIT: dataset.split_rule,
+        FILL: IN_THE_MODEL,
         **({"feature_service": declared.feature_service} if declared.feature_service else {}),
         **asdict(hyperparameters),
     }
@@ -95,19 +114,22 @@ def fit(
         DAG_ID: identity.dag_id,
         DAG_RUN_ID: identity.run_id,
         DESCRIPTION: family.describe(hyperparameters),
+        KIND: dataset.label.kind,
+        METRIC: metric.name,
         "maestro.try_number": identity.try_number,
         **contract,
         **period(table, TRAIN),
     }
     with tracking.new_run(dataset.name, f"{model} {identity.run_id}", tags) as run_id:
         tracking.log(run_id, params=params)
-        fitted = family.fit(features, labels, dataset, hyperparameters)
-        metrics = score(family, fitted, features, labels).metrics(TRAIN) | {f"{TRAIN}_rows": float(len(table))}
-        tracking.log(run_id, metrics=metrics)
+        fitted, rows = family.fit(features, labels, dataset, hyperparameters), Rows.of(labels, dataset)
+        scores = score(rows, Answers.of(family.predict(fitted, features), rows), dataset.label.kind)
+        logged = scores.logged(TRAIN)
+        tracking.log(run_id, metrics=logged)
         example = features.head(_EXAMPLE_ROWS)
-        tracking.log_model(family.save(fitted), example, family.predict(fitted, example)[0], family.PACKAGES)
-    log.info("run %s: %s", run_id, metrics)
-    return _fitted(run_id, metrics)
+        tracking.log_model(family.save(fitted), example, signature_of(features, dataset), family.PACKAGES)
+    log.info("run %s: %s", run_id, logged)
+    return _fitted(run_id, logged)
 
 
 def evaluate(
@@ -115,98 +137,132 @@ def evaluate(
     model: str,
     run_id: str,
     test: str,
-    accuracy_threshold: float,
-    f1_threshold: float,
-    baseline_margin: float,
-    confidence: float,
+    accuracy_threshold: float | None,
+    f1_threshold: float | None,
+    baseline_margin: float | None,
+    confidence: float | None,
     champion: str,
 ) -> Result:
     """Scores a run's model on the test set and says whether it passes the gate, and if not, why.
 
-    It is compared with the thresholds, with always guessing the larger class, and with the champion, where one is
-    asked for and there is one.
+    It is compared with what the model declares, with what knows only the labels, and with the champion, where one is
+    asked for and there is one. A champion that cannot be scored fails the command: nobody could say which is better.
     """
     from mlops.training.columns import features_of
-    from mlops.training.gate import Thresholds, gain, refusals, required_gain
+    from mlops.training.gate import Criteria, refusals
+    from mlops.training.measures import Answers, Rows
+    from mlops.training.resampling import advantage, gain
+    from mlops.training.score import score
 
     declared, tracking = models.get(model), Tracking.from_environment()
-    record = Record.read(tracking, run_id, declared)
-    table = data_bucket().read_table(test)
-    features, labels = features_of(table, declared.data), table[LABEL]
-    model_uri = f"runs:/{run_id}/{MODEL_ARTIFACT}"
-    candidate, error = _try_to_score(tracking, run_id, model_uri, features, labels)
-    if candidate is None:
-        raise Refused(
-            f"{model_uri} cannot score {test} ({error}): give the test set that was made with its training set"
-        )
-    champion_version = production(tracking, model) if champion == PRODUCTION else None
-    rival = None
-    if champion_version is not None:
-        champion_uri = f"models:/{model}/{champion_version}"
-        made_by = tracking.made_by(model, champion_version)
-        rival, error = _try_to_score(tracking, made_by, champion_uri, features, labels)
-    thresholds = Thresholds(accuracy_threshold, f1_threshold, baseline_margin, confidence)
-    reasons = refusals(candidate, thresholds, rival, _training_scores(record))
-    gained, interval = candidate.accuracy - candidate.baseline_accuracy, gain(candidate, confidence)
-    compared = {**asdict(thresholds), "required_gain": required_gain(candidate.baseline_accuracy, baseline_margin)}
+    dataset, record = declared.data, Record.read(tracking, run_id, declared)
+    overrides = {"accuracy": accuracy_threshold, "f1": f1_threshold}
+    criteria = Criteria.of(declared, overrides, baseline_margin, confidence or _CONFIDENCE)
+    metric, table = criteria.metric, data_bucket().read_table(test)
+    features, rows = features_of(table, dataset), Rows.of(table[LABEL], dataset, table.get(GROUP))
+    remedy = "give the test set that was made with its training set"
+    answers = _answers(tracking, run_id, f"runs:/{run_id}/{MODEL_ARTIFACT}", features, rows, remedy)
+    scores = score(rows, answers, dataset.label.kind, criteria.measured)
+    gained = gain(metric, rows, answers, Answers.baseline(rows), criteria.confidence)
+    version = production(tracking, model) if champion == PRODUCTION else None
+    rival = None if version is None else _rival(tracking, declared, version, features, rows)
+    ahead = None if rival is None else advantage(metric, rows, answers, rival.answers, criteria.confidence)
+    counts = None if rival is None or rival.has_seen else ahead
+    reasons = refusals(
+        scores.model, scores.baseline[metric.name], gained, criteria, counts, _training_scores(record, declared)
+    )
+    compared = {
+        "metric": metric.name,
+        "thresholds": dict(criteria.thresholds),
+        "required_gain": metric.required_gain(scores.baseline[metric.name], criteria.margin),
+        "confidence": criteria.confidence,
+    }
     tracking.log(
         run_id,
         metrics={
-            **candidate.metrics(TEST),
-            f"{TEST}_rows": float(candidate.rows),
-            f"{TEST}_baseline_f1": candidate.baseline_f1,
-            f"{TEST}_gain": gained,
-            f"{TEST}_gain_lower": interval.lower,
-            f"{TEST}_gain_upper": interval.upper,
+            **scores.logged(TEST),
+            **{f"{TEST}_{name}": value for name, value in _rounded("gain", gained).items() if value is not None},
         },
         tags={
             GATE: GATE_REFUSED if reasons else GATE_PASSED,
             GATE_REASONS: json.dumps(reasons),
             GATE_THRESHOLDS: json.dumps(compared),
-            CHAMPION: (champion_version or NO_CHAMPION) if champion == PRODUCTION else NOT_ASKED,
+            METRIC: metric.name,
+            CHAMPION: (version or NO_CHAMPION) if champion == PRODUCTION else NOT_ASKED,
+            **({} if ahead is None else {ADVANTAGE: json.dumps(_rounded("advantage", ahead))}),
             **period(table, TEST),
         },
     )
-    log.info("candidate: %s", candidate)
-    if champion_version is not None:
-        log.info("production model, version %s: %s", champion_version, rival or error)
+    log.info("candidate: %s", scores)
     log.info("gate: %s", "; ".join(reasons) or "passed")
     return {
         "passed": not reasons,
         "reasons": reasons,
-        **_shown(candidate),
-        "gain": round(gained, 6),
-        "gain_lower": round(interval.lower, 6),
-        "gain_upper": round(interval.upper, 6),
-        "confidence": confidence,
-        "champion": None
-        if champion_version is None
-        else {"version": champion_version, **(_shown(rival) if rival else {"error": error})},
+        "summary": _summary(metric, scores, gained, criteria.confidence),
+        "metric": metric.name,
+        **{name: _number(value) for name, value in scores.model.items()},
+        **{f"baseline_{name}": _number(value) for name, value in scores.baseline.items()},
+        **_rounded("gain", gained),
+        "confidence": criteria.confidence,
+        "champion": None if rival is None or ahead is None else rival.told(metric, rows, ahead),
     }
 
 
-def _training_scores(record: Record) -> dict[str, float]:
-    """The scores on the training set; NaN for one that was not logged, because it is none."""
-    return {name: record.metrics.get(name, nan) for name in (f"{TRAIN}_accuracy", f"{TRAIN}_f1", f"{TRAIN}_auc")}
+class _Rival(NamedTuple):
+    """The champion. has_seen: whether rows of this test set may have been in its training set."""
+
+    version: str
+    answers: "Answers"
+    has_seen: bool
+
+    def told(self, metric: Metric, rows: "Rows", ahead: "Interval") -> Result:
+        from mlops.training.measures import measure
+
+        note = {"note": "it may have trained on rows of this test set, so it is not a reason"} if self.has_seen else {}
+        found = measure(metric)(rows, self.answers)
+        return {"version": self.version, metric.name: _number(found), **_rounded("advantage", ahead), **note}
 
 
-def _fitted(run_id: str, metrics: Mapping[str, float]) -> Result:
-    """Later steps log metrics to the same run: only those of this step are handed back."""
-    return {"run_id": run_id, **{name: value for name, value in metrics.items() if name.startswith(TRAIN)}}
+def _rival(tracking: Tracking, declared: "Model", version: str, features: "pd.DataFrame", rows: "Rows") -> _Rival:
+    """What the champion says of the rows. Refused where it can say nothing, as where it reads other columns."""
+    from mlops.training.columns import filled
+
+    made_by = tracking.made_by(declared.name, version)
+    params = tracking.run(made_by).data.params
+    if params.get(FILL) != IN_THE_MODEL:
+        features = filled(features, declared.data)
+    remedy = (
+        f"give the alias {PRODUCTION!r} of {declared.name} to a version that can, or take it away, and the next model "
+        "that passes is compared with none"
+    )
+    answers = _answers(tracking, made_by, f"models:/{declared.name}/{version}", features, rows, remedy)
+    rival = _Rival(version, answers, _may_have_seen(params, declared.data))
+    if rival.has_seen:
+        log.warning("version %s was split otherwise and may have trained on rows of this test set", version)
+    return rival
 
 
-def _try_to_score(
-    tracking: Tracking, run_id: str, model_uri: str, features: "pd.DataFrame", labels: "pd.Series"
-) -> tuple["Scores | None", str | None]:
-    """The scores of a run's model, or why it cannot score these rows: it was made for other columns or values."""
-    from mlops.training.score import score
+def _may_have_seen(params: Mapping[str, str], dataset: "Dataset") -> bool:
+    """Whether a run with these parameters may have trained on what is now the test set.
+
+    A run of before 0.2 does not say how its rows were split: by time it was as it is now, and by chance otherwise.
+    """
+    if SPLIT in params:
+        return params[SPLIT] != dataset.split_rule
+    return not isinstance(dataset.split, SplitByTime)
+
+
+def _answers(
+    tracking: Tracking, run_id: str, model_uri: str, features: "pd.DataFrame", rows: "Rows", remedy: str
+) -> "Answers":
+    """What a run's model says of the rows. Refused, with the remedy, where it was made for other columns or values."""
+    from mlops.training.measures import Answers
 
     family, model = _load(tracking, run_id, model_uri)
     try:
-        return score(family, model, features, labels), None
+        return Answers.of(family.predict(model, features), rows)
     except (KeyError, TypeError, ValueError) as error:
-        log.warning("%s cannot score this test set: %s", model_uri, error)
-        return None, str(error)[:200]
+        raise Refused(f"{model_uri} cannot score this test set ({str(error)[:200]}): {remedy}") from error
 
 
 def _load(tracking: Tracking, run_id: str, model_uri: str) -> "tuple[Family, Any]":
@@ -218,16 +274,44 @@ def _load(tracking: Tracking, run_id: str, model_uri: str) -> "tuple[Family, Any
         return family, family.load(tracking.download_model(model_uri, Path(folder), family.verify))
 
 
-def _shown(scores: "Scores") -> dict[str, JSON]:
-    names = ("accuracy", "f1", "auc", "baseline_accuracy")
-    return {name: round(value, 6) if isfinite(value := getattr(scores, name)) else None for name in names}
+def _training_scores(record: Record, declared: "Model") -> dict[str, float]:
+    """The scores on the training set; NaN for one that was not logged, because it is none."""
+    names = (f"{TRAIN}_{metric.name}" for metric in metrics.of_kind(declared.data.label.kind))
+    return {name: record.metrics.get(name, nan) for name in names}
 
 
-def _confidence(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
+def _fitted(run_id: str, logged: Mapping[str, float]) -> Result:
+    """Later steps log metrics to the same run: only those of this step are handed back."""
+    return {"run_id": run_id, **{name: value for name, value in logged.items() if name.startswith(TRAIN)}}
+
+
+def _summary(metric: Metric, scores: "Scores", gained: "Interval", confidence: float) -> str:
+    value, baseline = scores.model[metric.name], scores.baseline[metric.name]
+    return (
+        f"{metric.title} {shown(value)}, {metric.baseline} {shown(baseline)}, gain between {shown(gained.lower)} and "
+        f"{shown(gained.upper)} ({100 * confidence:g} % confidence)"
+    )
+
+
+def _rounded(name: str, interval: "Interval") -> dict[str, float | None]:
+    ends = {name: interval.value, f"{name}_lower": interval.lower, f"{name}_upper": interval.upper}
+    return {end: _number(value) for end, value in ends.items()}
+
+
+def _number(value: float) -> float | None:
+    return round(value, 6) if isfinite(value) else None
+
+
+def _confidence_or_none(text: str) -> float | None:
+    value = _number_or_none(text)
+    if value is not None and not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
     return value
+
+
+def _number_or_none(text: str) -> float | None:
+    """An empty text, as that of a Variable that nobody set, is None."""
+    return float(text) if text.strip() else None
 
 
 def _fit_options(parser: argparse.ArgumentParser) -> None:
@@ -243,20 +327,21 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a declared model")
     parser.add_argument("--run-id", required=True, help="the MLflow run whose model is evaluated")
     parser.add_argument("--test", required=True, metavar="KEY", help="the test set's key in the data bucket")
-    parser.add_argument("--accuracy-threshold", required=True, type=float)
-    parser.add_argument("--f1-threshold", required=True, type=float)
-    parser.add_argument("--baseline-margin", required=True, type=float, help="above the majority class's accuracy")
+    optional = partial(parser.add_argument, type=_number_or_none, metavar="NUMBER")
+    optional("--accuracy-threshold", help="instead of the declared one, for labels of classes")
+    optional("--f1-threshold", help="instead of the declared one, for binary labels")
+    optional("--baseline-margin", help="instead of the declared one")
     parser.add_argument(
         "--confidence",
-        type=_confidence,
-        default=0.95,
-        help="of the interval that must lie above the margin (%(default)s)",
+        type=_confidence_or_none,
+        metavar="NUMBER",
+        help=f"of the intervals of the gain over the baseline and of the comparison ({_CONFIDENCE})",
     )
     parser.add_argument(
         "--champion",
         choices=(PRODUCTION, "none"),
         default=PRODUCTION,
-        help="the alias of the model that it must not be worse than (%(default)s)",
+        help="the alias of the model that it must not be told to be worse than (%(default)s)",
     )
 
 

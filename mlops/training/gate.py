@@ -1,4 +1,4 @@
-"""Whether a classifier is good enough: the one gate of every pipeline that trains one from a data set."""
+"""Whether a model is good enough: the one gate of every pipeline that trains one from a data set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,82 +6,103 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Protocol
 
-from mlops.registry.champion import worse
-from mlops.training.interval import Interval, paired_difference
+from mlops.models import metrics
+from mlops.models.declaration import Model
+from mlops.models.metrics import Metric, shown
 
 _NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
-class TestScores(Protocol):
-    """What the gate looks at; see mlops.training.score.Scores."""
+class Interval(Protocol):
+    """Where a difference lies; see mlops.training.resampling.Interval."""
 
     @property
-    def accuracy(self) -> float: ...
+    def value(self) -> float: ...
     @property
-    def f1(self) -> float: ...
+    def lower(self) -> float: ...
     @property
-    def auc(self) -> float: ...
-    @property
-    def baseline_accuracy(self) -> float: ...
-    @property
-    def rows(self) -> int: ...
-    @property
-    def gained(self) -> int: ...
-    @property
-    def lost(self) -> int: ...
+    def upper(self) -> float: ...
 
 
 @dataclass(frozen=True)
-class Thresholds:
-    """accuracy and f1 must lie above these; so must, above this margin, what accuracy gains over the majority class.
+class Criteria:
+    """What a model has to show on its test set.
 
-    confidence: the gain's interval at this level must lie above the margin as a whole.
+    metric: what decides beside the baseline and the champion. thresholds: of any metrics by name, each of which must be
+    better than its own. margin: see `Metric.required_gain`; confidence: of both intervals.
     """
 
-    accuracy: float
-    f1: float
-    baseline_margin: float
+    metric: Metric
+    thresholds: Mapping[str, float]
+    margin: float
     confidence: float = 0.95
+
+    @classmethod
+    def of(
+        cls, model: Model, overrides: Mapping[str, float | None], margin: float | None, confidence: float
+    ) -> "Criteria":
+        """Those that the model declares, but for what is overridden.
+
+        overrides: thresholds by metric; None leaves what is declared, and one of a metric that the kind of label does
+        not have says nothing.
+        """
+        metric, kind = model.judged_by, model.data.label.kind
+        declared = {} if model.threshold is None else {metric.name: model.threshold}
+        set_ = {name: each for name, each in overrides.items() if each is not None and kind in metrics.get(name).kinds}
+        thresholds = {**declared, **set_}
+        return cls(metric, thresholds, model.margin if margin is None else margin, confidence)
+
+    @property
+    def measured(self) -> tuple[Metric, ...]:
+        """The metrics that it asks for."""
+        return (self.metric, *(metrics.get(name) for name in self.thresholds if name != self.metric.name))
 
 
 def refusals(
-    candidate: TestScores, thresholds: Thresholds, champion: TestScores | None, metrics: Mapping[str, float] = _NOTHING
+    scores: Mapping[str, float],
+    baseline: float,
+    gain: Interval,
+    criteria: Criteria,
+    advantage: Interval | None,
+    others: Mapping[str, float] = _NOTHING,
 ) -> list[str]:
-    """Why the candidate is not good enough; empty where it is.
+    """Why a model with these scores on its test set is not good enough; empty where it is.
 
-    champion: the production model's scores on the same rows; the candidate must not have a lower F1. None where there
-    is no such model. metrics: what else must be a number, such as the scores on the training set.
+    baseline, gain: of the metric that decides, what the baseline reaches, and by how much the model is better.
+    advantage: by how much it is better than the champion on the same rows; None where it is compared with none. others:
+    what else must be a number, such as the scores on the training set.
     """
-    scores = {name: getattr(candidate, name) for name in ("accuracy", "f1", "auc")}
-    undefined = [name for name, value in {**scores, **metrics}.items() if not isfinite(value)]
+    undefined = [name for name, value in {**scores, **others}.items() if not isfinite(value)]
     if undefined:
         return [f"{name} is not a number: the model or its data is broken" for name in undefined]
     reasons = []
-    # Asked this way round, a threshold that is not a number lets nothing pass.
-    if not candidate.accuracy > thresholds.accuracy:
-        reasons.append(f"accuracy {candidate.accuracy:.4f} is not above the threshold {thresholds.accuracy:g}")
-    if not candidate.f1 > thresholds.f1:
-        reasons.append(f"F1 {candidate.f1:.4f} is not above the threshold {thresholds.f1:g}")
-    required = required_gain(candidate.baseline_accuracy, thresholds.baseline_margin)
-    found = gain(candidate, thresholds.confidence)
-    if not found.lower > required:
+    for name, threshold in criteria.thresholds.items():
+        asked = metrics.get(name)
+        # Asked this way round, a threshold that is not a number lets nothing pass.
+        if not asked.better(scores[name], threshold):
+            reasons.append(f"{_title(asked)} {shown(scores[name])} is not {_side(asked)} the threshold {threshold:g}")
+    metric = criteria.metric
+    value, required = scores[metric.name], metric.required_gain(baseline, criteria.margin)
+    if not gain.lower > required:
         reasons.append(
-            f"accuracy {candidate.accuracy:.4f} is not above the majority baseline {candidate.baseline_accuracy:.4f} "
-            f"by a margin of {required:.4f}: the gain lies between {found.lower:.4f} and {found.upper:.4f} with "
-            f"{100 * thresholds.confidence:g} % confidence"
+            f"{_title(metric)} {shown(value)} is not {_side(metric)} {shown(baseline)}, that of {metric.baseline}, by "
+            f"a margin of {shown(required)}: the gain {_between(gain, criteria.confidence)}"
         )
-    if champion is not None and worse({"f1": candidate.f1}, {"f1": champion.f1}, {"f1": 0.0}):
+    if advantage is not None and not advantage.upper >= 0:
         reasons.append(
-            f"F1 {candidate.f1:.4f} is below that of the production model on the same rows, {champion.f1:.4f}"
+            f"{_title(metric)} {shown(value)} is worse than that of the production model on the same rows: the "
+            f"difference of {shown(advantage.value)} {_between(advantage, criteria.confidence)}"
         )
     return reasons
 
 
-def gain(quality: TestScores, confidence: float) -> Interval:
-    """By how much accuracy lies above that of always guessing the larger class of the same rows."""
-    return paired_difference(quality.gained, quality.lost, quality.rows, confidence)
+def _title(metric: Metric) -> str:
+    return metric.title[0].upper() + metric.title[1:]
 
 
-def required_gain(baseline: float, margin: float) -> float:
-    """The margin, but never more than half of what the baseline leaves to 1, so that a good model can pass."""
-    return min(margin, (1 - baseline) / 2)
+def _side(metric: Metric) -> str:
+    return "below" if metric.error else "above"
+
+
+def _between(interval: Interval, confidence: float) -> str:
+    return f"lies between {shown(interval.lower)} and {shown(interval.upper)} with {100 * confidence:g} % confidence"

@@ -1,82 +1,50 @@
-"""How well a model does on labelled rows, beside what always guessing the larger class would reach."""
+"""How well a model does on labelled rows, beside what knows only their labels."""
 
-import warnings
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
-from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
 
-from mlops.training.families import Family
+from mlops.datasets.declaration import LabelKind
+from mlops.models import metrics
+from mlops.models.metrics import Metric
+from mlops.training.measures import Answers, Rows, measure
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All of the positive class; NaN where undefined. Counts: what was predicted, and whether that was right."""
+    """Metrics by name, NaN where undefined. counts: of a binary label, what was predicted and whether it was right."""
 
-    accuracy: float
-    f1: float
-    auc: float
-    baseline_accuracy: float
-    true_positives: int
-    false_positives: int
-    true_negatives: int
-    false_negatives: int
+    rows: int
+    model: Mapping[str, float]
+    baseline: Mapping[str, float]
+    counts: Mapping[str, int] = field(default_factory=dict)
 
-    @property
-    def rows(self) -> int:
-        return self.true_positives + self.false_positives + self.true_negatives + self.false_negatives
-
-    @property
-    def gained(self) -> int:
-        """Rows that the model gets right and the majority class does not: the found ones of the smaller class."""
-        return self.true_negatives if self._mostly_positive else self.true_positives
-
-    @property
-    def lost(self) -> int:
-        """Rows that the majority class gets right and the model does not."""
-        return self.false_negatives if self._mostly_positive else self.false_positives
-
-    @property
-    def baseline_f1(self) -> float:
-        """The F1 of always guessing the larger class, whose recall is 1 or 0."""
-        positives = self.true_positives + self.false_negatives
-        return 2 * positives / (self.rows + positives) if self._mostly_positive else 0.0
-
-    @property
-    def _mostly_positive(self) -> bool:
-        return 2 * (self.true_positives + self.false_negatives) > self.rows
-
-    def metrics(self, prefix: str) -> dict[str, float]:
-        """The finite ones, as MLflow metrics."""
-        return {f"{prefix}_{name}": float(value) for name, value in asdict(self).items() if np.isfinite(value)}
+    def logged(self, part: str) -> dict[str, float]:
+        """The finite ones, as MLflow metrics of the training or the test set."""
+        named = {**self.model, **{f"baseline_{name}": value for name, value in self.baseline.items()}, **self.counts}
+        found = {"rows": self.rows, **named}
+        return {f"{part}_{name}": float(value) for name, value in found.items() if np.isfinite(value)}
 
 
-def score(family: Family, model: Any, features: pd.DataFrame, labels: pd.Series) -> Scores:
-    """The scores of a family's model on (n, features) rows with (n,) labels of 0 and 1."""
-    predicted, probability = family.predict(model, features)
-    return score_predictions(labels.to_numpy(), predicted, probability)
-
-
-def score_predictions(labels: np.ndarray, predicted: np.ndarray, probability: np.ndarray) -> Scores:
-    """labels and predicted: (n,) of 0 and 1; probability: (n,), that of class 1."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UndefinedMetricWarning)
-        f1 = float(f1_score(labels, predicted, zero_division=0.0))
-        auc = float("nan") if np.isnan(probability).any() else float(roc_auc_score(labels, probability))
-    true_negatives, false_positives, false_negatives, true_positives = confusion_matrix(
-        labels, predicted, labels=[0, 1]
-    ).ravel()
-    share = float(np.mean(labels))
+def score(rows: Rows, answers: Answers, kind: LabelKind, beside: Iterable[Metric] = ()) -> Scores:
+    """All metrics of the kind of label, and those `beside` them that take a number of their own."""
+    baseline = Answers.baseline(rows)
+    wanted = {metric.name: metric for metric in (*metrics.of_kind(kind), *beside)}
+    found = {name: (measure(metric)(rows, answers), measure(metric)(rows, baseline)) for name, metric in wanted.items()}
     return Scores(
-        accuracy=float(accuracy_score(labels, predicted)),
-        f1=f1,
-        auc=auc,
-        baseline_accuracy=max(share, 1 - share),
-        true_positives=int(true_positives),
-        false_positives=int(false_positives),
-        true_negatives=int(true_negatives),
-        false_negatives=int(false_negatives),
+        len(rows.truth),
+        {name: ours for name, (ours, _) in found.items()},
+        {name: theirs for name, (_, theirs) in found.items()},
+        _counts(rows, answers) if kind == "binary" else {},
     )
+
+
+def _counts(rows: Rows, answers: Answers) -> dict[str, int]:
+    right, said = rows.truth == answers.values, answers.values == 1
+    return {
+        "true_positives": int((right & said).sum()),
+        "false_positives": int((~right & said).sum()),
+        "true_negatives": int((right & ~said).sum()),
+        "false_negatives": int((~right & ~said).sum()),
+    }

@@ -20,7 +20,7 @@ from mlops.stores.object_store import ObjectStore
 from tests.servers import ACCESS_KEY, S3, SECRET_KEY
 
 PART = 500_000  # rows that are made at a time
-DECLARATION = """from mlops.datasets.declaration import Column, Dataset, Label, Source, SplitStratified
+DECLARATION = """from mlops.datasets.declaration import Column, Dataset, Label, Source, SplitByKey
 
 DATASET = Dataset(
     name="{name}",
@@ -34,7 +34,7 @@ DATASET = Dataset(
         Column("sold", "integer", feature=False),
     ),
     label=Label("sold", equals=1),
-    split=SplitStratified(),
+    split=SplitByKey(),
     rows=(1, 1_000_000_000),
 )
 """

@@ -19,7 +19,7 @@ import polars as pl
 
 from mlops.data_quality.checks import judge
 from mlops.data_quality.expectations import Expectation, of_rows, of_values
-from mlops.datasets.declaration import Column, Dataset, Label, Source, SplitStratified
+from mlops.datasets.declaration import Column, Dataset, Label, Source, SplitByKey
 
 MILLION = 1_000_000
 RUNS = 5
@@ -37,7 +37,7 @@ DATASET = Dataset(
         Column("hit", "integer", low=0, high=1, nullable=True, feature=False),
     ),
     label=Label("hit", equals=1),
-    split=SplitStratified(),
+    split=SplitByKey(),
     rows=(1, 10**9),
     key=("id",),
 )

@@ -38,8 +38,9 @@ def execute(self, context):
     }
 
 PodTask.execute = execute
-for name in ("model_accuracy_threshold", "model_f1_threshold", "model_baseline_margin", "model_confidence"):
+for name in ("model_f1_threshold", "model_baseline_margin", "model_confidence"):
     Variable.set(name, "0.5")
+Variable.set("model_accuracy_threshold", "")
 with create_session() as session:
     asset = AssetModel(name="online-features", uri="online-features")
     session.add(asset)
@@ -95,7 +96,7 @@ def test_each_pod_is_asked_with_what_the_one_before_it_handed_back(outcome: dict
         "get_features": ["features", "historical", model, "--data=raw"],
         "train_model": ["training", "fit", model, "--train=tr", "--data-version=v"],
         "evaluate_model": [
-            *("training", "evaluate", model, "--run-id=r", "--test=te", "--accuracy-threshold=0.5"),
+            *("training", "evaluate", model, "--run-id=r", "--test=te", "--accuracy-threshold="),
             *("--f1-threshold=0.5", "--baseline-margin=0.5", "--confidence=0.5", "--champion=none"),
         ],
         "register_model": ["registry", "register", model, "--run-id=r"],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+import polars as pl
 import pytest
 
 from mlops import datasets
@@ -183,7 +184,8 @@ def tables(datasets_dir: Path) -> Callable[[str], Tables]:
             dataset = datasets.get(name)
             raw = raw_rows(dataset, datasets_dir / name).to_pandas()
             clean = cleaned(raw, dataset)
-            train, test = (engineer(part, dataset) for part in split(clean, dataset))
+            parts = split(pl.from_pandas(clean).lazy(), dataset)
+            train, test = (engineer(part, dataset).collect().to_pandas() for part in parts)
             made[name] = Tables(raw, clean, train, test)
         return made[name]
 

@@ -9,13 +9,23 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from mlops import datasets
+from mlops.datasets.declaration import Dataset
+from mlops.registry.record import FILL, IN_THE_MODEL, SPLIT
 from mlops.stores.tracking import Tracking
+from mlops.training.columns import signature_of
 from mlops.training.families import sklearn
 from mlops.training.hyperparameters import Hyperparameters
+from mlops.training.measures import Answers, Rows
+from mlops.training.score import Scores, score
 
 
 def fitted(features: pd.DataFrame, labels: pd.Series, dataset: str = "shuttle", max_iter: int = 2) -> Pipeline:
     return sklearn.fit(features, labels, datasets.get(dataset), Hyperparameters(max_iter=max_iter))
+
+
+def scores_of(model: Any, features: pd.DataFrame, labels: pd.Series, dataset: Dataset) -> Scores:
+    rows = Rows.of(labels, dataset)
+    return score(rows, Answers.of(sklearn.predict(model, features), rows), dataset.label.kind)
 
 
 def log(
@@ -24,11 +34,15 @@ def log(
     example: pd.DataFrame,
     tags: Mapping[str, str] | None = None,
     packages: Sequence[str] = ("scikit-learn",),
+    dataset: str = "shuttle",
+    params: Mapping[str, str] | None = None,
 ) -> str:
-    """The run that the model is logged to."""
-    with tracking.new_run("shuttle", "test", dict(tags or {})) as run_id:
-        tracking.log(run_id, params={"dataset": "shuttle"})
-        tracking.log_model(sklearn.save(model), example, model.predict(example), packages)
+    """The run that the model is logged to, as `training fit` would. params: of the run, instead of a new one's."""
+    declared = datasets.get(dataset)
+    said = {SPLIT: declared.split_rule, FILL: IN_THE_MODEL} if params is None else params
+    with tracking.new_run(dataset, "test", dict(tags or {})) as run_id:
+        tracking.log(run_id, params={"dataset": dataset, **said})
+        tracking.log_model(sklearn.save(model), example, signature_of(example, declared), packages)
     return run_id
 
 

@@ -1,4 +1,4 @@
-"""The one rule by which a model takes the place of another."""
+"""The rule by which a model of the sensor trainer takes the place of another."""
 
 from math import nan
 

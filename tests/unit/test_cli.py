@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from mlops.result import LIMIT, Failure, Skip
 
 COMMANDS = {
     "datasets list": {},
+    "datasets propose f.csv --toml": {"file": Path("f.csv"), "name": None, "toml": True},
     "sensor-trainer check-mlflow": {"patience": 90.0},
     "sensor-trainer check-trainer": {"patience": 90.0},
     "sensor-trainer trigger --minimum-new-readings None": {"minimum_new_readings": None},
@@ -27,8 +29,9 @@ COMMANDS = {
     "training fit --model m --train k --data-version v --learning-rate 0.5 --max-iter 3": {"learning_rate": 0.5},
     "training evaluate --model m --run-id r --test k --accuracy-threshold 0.85 --f1-threshold 0.8 "
     "--baseline-margin 0.02": {"f1_threshold": 0.8, "baseline_margin": 0.02, "champion": "production"},
-    "data-quality schema --dataset s": {"window_hours": 24.0, "latest_fraction": 0.2},
-    "data-quality quality --dataset s --max-age 6": {"max_age": 6.0},
+    "data-quality window --dataset s": {"window_hours": 24.0, "latest_fraction": 0.2},
+    "data-quality schema --dataset s --data k": {"data": "k"},
+    "data-quality quality --dataset s --data k --max-age 6": {"max_age": 6.0},
     "drift compare --dataset s --data k --effect-threshold 0.04": {"level": 0.01},
     "drift anomalies --dataset s --data k --excess-threshold 0.03": {"level": 0.01, "excess_threshold": 0.03},
     "drift reference --dataset s": {"fraction": 0.6},

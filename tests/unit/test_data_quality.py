@@ -8,16 +8,18 @@ import pytest
 
 from mlops import datasets
 from mlops.data_quality.validate import check
-from mlops.datasets.declaration import Column, Dataset, Label, Source, SplitStratified
+from mlops.datasets.declaration import Column, Dataset, Label, Source, SplitByKey
 from mlops.result import EXIT_REFUSED
 from tests.conftest import raw_rows
+from tests.unit.kinds import HOUSES, houses
 
 SHUTTLE = datasets.get("shuttle")
 ROWS = 49_097
 
 
-def failures(table: pd.DataFrame, dataset: Dataset = SHUTTLE) -> tuple[str, ...]:
-    return check(pl.from_pandas(table).lazy(), dataset).failures
+def failures(table: pd.DataFrame | pl.DataFrame, dataset: Dataset = SHUTTLE) -> tuple[str, ...]:
+    rows = table if isinstance(table, pl.DataFrame) else pl.from_pandas(table)
+    return check(rows.lazy(), dataset).failures
 
 
 @pytest.mark.parametrize("name", ["shuttle", "movielens", "adult"])
@@ -68,7 +70,6 @@ BAD = {
         with_value("f1", 7, "201"),
         ["column 'f1' must lie in [0, 200]: 1 of 49,097 values do not, such as '201'"],
     ),
-    "an empty table": (lambda table: table.head(0), ["the table is empty: 0 rows, at least 1,000 expected"]),
     "too few rows": (
         lambda table: table.head(900),
         ["the table has 900 rows: 1,000 to 10,000,000 expected"],
@@ -97,6 +98,10 @@ def spoiled(datasets_dir, change: Callable[[pd.DataFrame], pd.DataFrame]) -> byt
 def test_bad_data_is_described_by_its_cause_and_nothing_else(datasets_dir, tmp_path, change, expected):
     (tmp_path / "shuttle.csv.gz").write_bytes(spoiled(datasets_dir, change))
     assert sorted(failures(raw_rows(SHUTTLE, tmp_path))) == sorted(expected)
+
+
+def test_of_an_empty_table_nothing_else_is_said(tables):
+    assert failures(tables("shuttle").raw.head(0)) == ("the table is empty: 0 rows, at least 1,000 expected",)
 
 
 def test_a_value_outside_of_a_category_is_shown(tables):
@@ -131,7 +136,7 @@ ORDERS = Dataset(
         Column("returned", "integer", low=0, high=1, feature=False),
     ),
     label=Label("returned", equals=1),
-    split=SplitStratified(),
+    split=SplitByKey(),
     rows=(2, 1000),
     key=("order_id",),
 )
@@ -236,3 +241,11 @@ def test_good_data_passes_with_a_report(platform, datasets_dir):
 def report_page(platform, key: str) -> str:
 
     return platform.reports.read_bytes(key).decode()
+
+
+def test_each_declared_class_of_several_must_occur_and_a_number_may_be_any():
+    assert failures(houses(500), HOUSES["multiclass"]) == failures(houses(500), HOUSES["regression"]) == ()
+    no_flats = houses(500).query("type != 'flat'")
+    (failure,) = failures(no_flats, HOUSES["multiclass"])
+    assert failure == "the label has no row of 'flat': deliver some, or declare values that occur"
+    assert failures(no_flats, HOUSES["regression"]) == ()

@@ -12,10 +12,10 @@ import polars as pl
 
 from mlops import datasets
 from mlops.data_quality.window import latest
-from mlops.datasets.declaration import EVENT_TIME, Dataset
+from mlops.datasets.declaration import EVENT_TIME
 from mlops.stores.object_store import ObjectStore
 
-MOVIELENS = datasets.get("movielens")  # whose event times are seconds in a column
+SHUTTLE = datasets.get("shuttle")
 ROWS = 3 * 365 * 1440  # a row a minute
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -63,34 +63,23 @@ def counted(endpoint: str) -> Iterator[tuple[str, Wire]]:
 
 def test_to_judge_the_last_day_of_three_years_one_row_group_is_read_and_the_window_once(platform):
     """A row group is 131,072 rows, 91 of these days: of the rest not even the times are read."""
-    seconds = int(NOW.timestamp()) - 60 * np.arange(ROWS, dtype=np.int64)[::-1]
+    times = pl.Series(np.arange(1 - ROWS, 1)) * timedelta(minutes=1) + NOW.replace(tzinfo=None)
     noise = np.random.default_rng(0)
-    columns = {"timestamp": seconds, **{f"f{number}": noise.normal(size=ROWS) for number in range(12)}}
-    platform.data.write("history.parquet", pl.DataFrame(columns).lazy())
+    columns = {EVENT_TIME: times, **{f"f{number}": noise.normal(size=ROWS) for number in range(12)}}
+    table = pl.DataFrame(columns).with_columns(pl.col(EVENT_TIME).dt.replace_time_zone("UTC"))
+    platform.data.write("history.parquet", table.lazy())
+    platform.data.write("unordered.parquet", table.sample(fraction=1, shuffle=True, seed=1).lazy())
     size = platform.data._client.head_object(Bucket=platform.data.bucket, Key="history.parquet")["ContentLength"]
     with counted(platform.s3.endpoint) as (address, wire):
-        platform.monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)  # polars asks the environment first
         store = ObjectStore(replace(platform.s3, endpoint=address), platform.data.bucket)
-        window = latest(history(store), MOVIELENS, hours=24, fraction=0.2, now=NOW)
+        window = latest(store.scan("history.parquet"), SHUTTLE, hours=24, fraction=0.2, now=NOW)
         store.write("window.parquet", window.rows)
         to_take, wire.received = wire.received, 0
         assert store.scan("window.parquet").collect().height == 1440
-        to_judge = wire.received
-        wire.received = 0
-        latest(history(store), without_seconds(), hours=24, fraction=0.2, now=NOW).rows.collect()
+        to_judge, wire.received = wire.received, 0
+        latest(store.scan("unordered.parquet"), SHUTTLE, hours=24, fraction=0.2, now=NOW).rows.collect()
         unpruned = wire.received
     # The last group has 3,936 rows, in which the day lies.
     assert to_take < size / ROWS * 3936 * 2
     assert to_judge < size / ROWS * 1440 * 3, "the day, and what the table says of itself"
-    assert unpruned > size, "a set whose rows say nothing of their times is read as a whole"
-
-
-def history(store: ObjectStore) -> pl.LazyFrame:
-    time = pl.from_epoch("timestamp").dt.cast_time_unit("us").dt.replace_time_zone("UTC")
-    return store.scan("history.parquet").with_columns(time.alias(EVENT_TIME))
-
-
-def without_seconds() -> Dataset:
-    from mlops.datasets.declaration import Clock
-
-    return replace(MOVIELENS, event_time=Clock(NOW - timedelta(days=1095), timedelta(minutes=1)))
+    assert unpruned > size, "where the day may lie in each group, each is read"

@@ -20,7 +20,7 @@ from mlops.data_quality import uniqueness
 from mlops.data_quality.checks import Judgement, judge
 from mlops.data_quality.expectations import Expectation, of_table
 from mlops.data_quality.uniqueness import KeyHashes, hash_of, repeated
-from mlops.datasets.declaration import LABEL, Column, Dataset, Label, Source, SplitStratified
+from mlops.datasets.declaration import LABEL, Column, Dataset, Label, Source, SplitByKey
 
 NAMES = ["shuttle", "movielens", "adult"]
 SMALL = Dataset(
@@ -31,11 +31,11 @@ SMALL = Dataset(
         Column("id", "identifier"),
         Column("whole", "integer", low=-3, high=3, nullable=True),
         Column("number", "number", high=2.5, nullable=True),
-        Column("kind", "category", values=("a", "b")),
+        Column("kind", "category", values=("a", "b", "d")),
         Column("hit", "integer", low=0, high=1, feature=False),
     ),
     label=Label("hit", equals=1),
-    split=SplitStratified(),
+    split=SplitByKey(),
     rows=(2, 8),
 )
 
@@ -155,9 +155,11 @@ cells = {
     st.lists(st.fixed_dictionaries(cells), max_size=10),
     st.sampled_from([0.0, 0.25, 0.5]),
     st.sampled_from([(), ("id",)]),
+    st.sampled_from([SMALL.label, Label("kind", kind="multiclass"), Label("number", kind="regression")]),
 )
-def test_of_any_small_table_both_say_the_same(rows, duplicates, key):
-    dataset = replace(SMALL, duplicates=duplicates, key=key)
+def test_of_any_small_table_both_say_the_same(rows, duplicates, key, label):
+    columns = tuple(replace(column, feature=column.name != label.column) for column in SMALL.columns)
+    dataset = replace(SMALL, duplicates=duplicates, key=key, columns=columns, label=label)
     types = {"id": pl.String, "whole": pl.Int64, "number": pl.Float64, "kind": pl.String, "hit": pl.Int64}
     table = pl.DataFrame(rows, schema=types)
     theirs = table.to_pandas().astype({"id": object, "kind": object})

@@ -61,6 +61,10 @@ def test_the_first_deployment_registers_rolls_and_moves_the_alias(platform, clus
     assert cluster.version == "1"
     assert cluster.requests == 1
     assert production(platform.tracking, MODEL) == "1"
+    version = mlflow.MlflowClient(platform.mlflow.tracking_uri).get_model_version(MODEL, "1")
+    assert version.description.startswith(f"# {MODEL}\n")
+    assert version.tags["maestro.dataset"] == "shuttle"
+    assert mlflow.artifacts.load_text(f"runs:/{version.run_id}/model_card.md").startswith(f"# {MODEL}\n")
 
 
 def test_the_next_one_keeps_the_version_before_it(platform, cluster, train):
@@ -94,6 +98,8 @@ def test_a_deployment_that_dies_after_any_write_is_completed_by_a_retry(platform
         assert production(tracking, MODEL) in ("1", "2")
         assert tracking.aliased(MODEL, PREVIOUS) in (None, "1")
         assert cluster.version == "2" or production(tracking, MODEL) == "1", "no model is promoted and not served"
+        if production(tracking, MODEL) == "2":
+            assert client.get_model_version(MODEL, "2").description, "it has its card by then"
 
     def end():
         made_by = sorted(version.run_id for version in client.search_model_versions(f"name = '{MODEL}'"))

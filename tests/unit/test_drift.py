@@ -15,6 +15,7 @@ from mlops.drift.columns import Scale, comparable, scales
 from mlops.drift.comparison import Comparison, compare, holm
 from mlops.drift.reference import earliest
 from mlops.drift.sketch import marks, marks_of, sketch
+from tests.unit.kinds import HOUSES, houses
 
 LEVEL, EFFECT = 0.01, 0.04  # those of the DAG
 RESAMPLES = 200
@@ -373,3 +374,19 @@ def test_what_is_no_number_or_not_there_is_missing_and_the_label_is_its_rule():
     read = pl.DataFrame({c.name: [">50K", "<=50K", None] for c in adult.columns}).select(comparable(adult))
     assert read["income"].to_list() == ["income = >50K", "not income = >50K", None]
     assert set(read.columns) == set(scales(adult))
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "later"),
+    [
+        ("binary", "price", pl.col("price") == "price >= 100"),
+        ("multiclass", "type", pl.col("type") == "flat"),
+        ("regression", "price", pl.col("price") > 100),
+    ],
+)
+def test_the_label_is_watched_of_whatever_kind_it_is(kind, column, later):
+    dataset = HOUSES[kind]
+    rows = pl.from_pandas(houses(4_000), nan_to_null=True).select(comparable(dataset))
+    found = {one.column: one for one in compared(rows, rows.filter(later), scales(dataset))}
+    assert found[column].drifted
+    assert found[column].effect > 0.2

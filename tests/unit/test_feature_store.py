@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pandas as pd
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -400,7 +401,7 @@ def test_historical_features_are_those_known_at_each_rows_time(built):
             assert list(part.columns) == [*service.features, EVENT_TIME, LABEL]
             assert part.attrs["feature_service"] == service.name
             assert part.attrs["feature_schema"] == service.schema
-        expected = split(clean, dataset)
+        expected = [part.collect().to_pandas() for part in split(pl.from_pandas(clean).lazy(), dataset)]
         for found, part in zip(parts, expected, strict=True):
             assert found[LABEL].tolist() == part[LABEL].tolist()
             assert found[EVENT_TIME].tolist() == part[EVENT_TIME].tolist()

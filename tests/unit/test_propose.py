@@ -178,8 +178,10 @@ words = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=
         st.builds(Timestamp, st.just("x"), zone=st.none() | words),
         st.builds(Clock, st.datetimes(timezones=st.just(UTC)), st.timedeltas(timedelta(seconds=1), timedelta(days=99))),
     ),
+    st.none() | st.floats(0, 1),
+    st.none() | st.timedeltas(timedelta(seconds=1), timedelta(days=99)).map(lambda d: timedelta(seconds=d.seconds + 1)),
 )
-def test_any_declaration_is_the_same_as_toml(values, renames, event_time):
+def test_any_declaration_is_the_same_as_toml(values, renames, event_time, duplicates, cadence):
     shuttle = datasets.get("shuttle")
     columns = Column("x", "category", values=values), Column("y", "integer", feature=False)
     source = Source(file=values[:2], format="csv", rename=renames)
@@ -187,7 +189,7 @@ def test_any_declaration_is_the_same_as_toml(values, renames, event_time):
         event_time = replace(event_time, every=timedelta(seconds=event_time.every // timedelta(seconds=1)))
     made = replace(
         shuttle, columns=columns, source=source, label=Label("y", equals=1), event_time=event_time, entity=None,
-        split=shuttle.split if event_time else datasets.get("adult").split,
+        split=shuttle.split if event_time else datasets.get("adult").split, duplicates=duplicates, cadence=cadence,
     )  # fmt: skip
     assert from_toml(to_toml(made), Dataset) == made
 

@@ -23,7 +23,7 @@ from mlops.datasets.declaration import (
     Join,
     Label,
     Source,
-    SplitStratified,
+    SplitByKey,
     Timestamp,
 )
 from mlops.datasets.parsing.columns import number
@@ -51,7 +51,7 @@ def houses(columns=HOUSES, event_time=None, file="houses.csv", form="csv", **sou
         source=Source(file=file, format=form, **source),
         columns=columns,
         label=Label("sold", equals=1),
-        split=SplitStratified(),
+        split=SplitByKey(),
         rows=(1, 100),
         event_time=event_time,
     )

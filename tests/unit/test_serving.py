@@ -8,16 +8,25 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 
 from mlops.config import ServedModelSettings
 from mlops.datasets.declaration import LABEL
+from mlops.features.preprocess import preprocess
 from mlops.registry.aliases import promote
 from mlops.result import Failure
-from mlops.serving import server
-from tests.conftest import answers, free_ports, running
+from mlops.serving import answers, server
+from mlops.stores.tracking import load_through
+from mlops.training.columns import features_of, signature_of
+from mlops.training.families import sklearn
+from mlops.training.hyperparameters import Hyperparameters
+from tests.conftest import answers as answering
+from tests.conftest import free_ports, running
 from tests.unit import small_models, trainer_api
+from tests.unit.kinds import HOUSES, houses
 
 MODEL = "sensor-failure"
 
@@ -33,7 +42,7 @@ def model_server(platform, tmp_path, version: str = ""):
     with running(
         command,
         tmp_path / "server.log",
-        lambda: answers(f"{address}/ping"),
+        lambda: answering(f"{address}/ping"),
         {**environment, "MODEL_VERSION": version, "PATH": path},
     ) as process:
         yield process, address
@@ -97,6 +106,55 @@ def test_the_production_model_predicts_the_label_of_real_rows(production, tables
     status, answer = request(f"{address}/invocations", b'{"dataframe_records": [{"f1": 50}]}')
     assert status == 400
     assert "f2" in json.dumps(answer)
+
+
+def test_who_asks_gets_the_probability_of_each_class_beside_the_prediction(production, tables):
+    _, address = production
+    body = json.loads(as_body(tables("shuttle").test.drop(columns=LABEL).head(50)))
+    plain = request(f"{address}/invocations", json.dumps(body).encode())[1]["predictions"]
+    status, answer = request(f"{address}/invocations", json.dumps({**body, "params": {"probabilities": True}}).encode())
+    assert status == 200
+    assert [each["prediction"] for each in answer["predictions"]] == plain
+    for each in answer["predictions"]:
+        assert set(each["probabilities"]) == {"0", "1"}
+        assert sum(each["probabilities"].values()) == pytest.approx(1)
+        assert (each["probabilities"]["1"] > 0.5) == (each["prediction"] == 1)
+    status, answer = request(
+        f"{address}/invocations", json.dumps({**body, "params": {"probabilities": "yes"}}).encode()
+    )
+    assert status == 400 and "probabilities" in json.dumps(answer)
+
+
+def test_a_model_answers_raw_rows_integers_and_missing_columns(module_platform, tmp_path):
+    """Through the loader of the server: texts that are missing, whole numbers, a column that nobody sent."""
+    dataset = HOUSES["multiclass"]
+    table = preprocess(houses(600), dataset)
+    features = features_of(table, dataset)
+    model = sklearn.fit(features, table[LABEL], dataset, Hyperparameters(max_iter=5))
+    with module_platform.tracking.new_run("shuttle", "houses", {}) as run_id:
+        example, signature = features.head(3), signature_of(features, dataset)
+        module_platform.tracking.log_model(sklearn.save(model), example, signature, sklearn.PACKAGES)
+    path = module_platform.tracking.download_model(f"runs:/{run_id}/model", tmp_path, sklearn.verify)
+    load_through(path, answers.__name__, {"family": "sklearn"}, answers.PROBABILITIES)
+    served = mlflow.pyfunc.load_model(str(path))
+    assert served.predict(features).tolist() == model.predict(features).tolist()
+    sent = features.drop(columns="heating").assign(street=None).head(4)
+    rows = sent.assign(heating=None)[list(features)]
+    assert served.predict(sent).tolist() == model.predict(rows).tolist()
+    found = served.predict(sent, params={"probabilities": True})
+    np.testing.assert_allclose(
+        [list(each.values()) for each in found["probabilities"]], model.predict_proba(rows), rtol=1e-12
+    )
+    assert list(found["probabilities"][0]) == sorted(set(table[LABEL]))
+
+
+def test_a_number_has_no_probabilities():
+    dataset = HOUSES["regression"]
+    table = preprocess(houses(300), dataset)
+    features = features_of(table, dataset)
+    model = sklearn.fit(features, table[LABEL], dataset, Hyperparameters(max_iter=5))
+    served = answers.ServedModel(sklearn, model, list(features))
+    np.testing.assert_array_equal(served.predict(features, {"probabilities": True}), model.predict(features))
 
 
 def test_the_version_of_the_pod_template_wins_over_the_alias(module_platform, versions, tables, tmp_path):

@@ -58,6 +58,5 @@ def test_the_dataset_of_the_tutorial_goes_from_its_file_to_a_model_that_passes(p
     )
     result = platform.result_of(
         *("training", "evaluate", *model, "--run-id", str(fitted["run_id"]), "--test", str(made["test"])),
-        *("--accuracy-threshold", "0.85", "--f1-threshold", "0.80", "--baseline-margin", "0.02"),
     )
     assert result["passed"], result["reasons"]

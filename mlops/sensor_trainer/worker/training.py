@@ -17,6 +17,7 @@ from mlops.sensor_trainer.model.clusters import FEWEST_ROWS, Fitted, fit, judge
 from mlops.sensor_trainer.model.comparison import Decision, Evaluation, Flagged, auc_and_f1, not_worse, quality, rivals
 from mlops.sensor_trainer.model.scoring import ClusterModel, Numbers
 from mlops.sensor_trainer.model.served import FILE, MODEL, load, served_version
+from mlops.stores.tracking import Input, Signature
 from mlops.training.families import sklearn
 
 if TYPE_CHECKING:
@@ -199,7 +200,8 @@ def _beside_champion(
 
 def _log(tracking: Tracking, run_id: str, fitted: Fitted, known: pd.DataFrame, metrics: dict[str, float]) -> None:
     example = known[list(fitted.model.columns)].head(_EXAMPLE_ROWS)
-    tracking.log_model(sklearn.save(fitted.pipeline), example, fitted.pipeline.predict(example), sklearn.PACKAGES)
+    signature = Signature([Input(column, numeric=True, optional=False) for column in fitted.model.columns], "long")
+    tracking.log_model(sklearn.save(fitted.pipeline), example, signature, sklearn.PACKAGES)
     tracking.log_text(run_id, FILE, fitted.model.to_json())
     chosen = {"davies_bouldin_by_clusters": fitted.criterion, "metrics": metrics}
     tracking.log_text(run_id, "comparison.json", json.dumps(chosen, indent=2))

@@ -6,7 +6,7 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from mlops.result import Failure
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from mlops.datasets.declaration import Dataset
+    from mlops.datasets.declaration import Dataset, LabelKind
     from mlops.stores.tracking import Saved
     from mlops.training.hyperparameters import Hyperparameters
 
@@ -22,19 +22,29 @@ if TYPE_CHECKING:
 FIRST = "sklearn"
 
 
+class Prediction(NamedTuple):
+    """values: (n,) of 0 and 1, of classes, or of numbers; classes: (k,) and probabilities: (n, k), None of numbers."""
+
+    values: np.ndarray
+    classes: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+
+
 class Family(Protocol):
     """How models of one kind are fitted, asked, stored, and told from what only looks like one."""
 
     PACKAGES: Sequence[str]  # what a stored model needs to run
+    KINDS: Sequence[LabelKind]  # the labels that it can learn
 
     def fit(self, features: pd.DataFrame, labels: pd.Series, dataset: Dataset, hyperparameters: Hyperparameters) -> Any:
-        """The fitted model; the same input gives the same model.
+        """The fitted model, which reads features with missing values; the same input gives the same model.
 
-        features: (n, number of features), as columns.features_of gives them; labels: (n,) of 0 and 1.
+        features: (n, number of features), as columns.features_of gives them; labels: (n,) of 0 and 1, of classes, or of
+        numbers, as the dataset's label says.
         """
 
-    def predict(self, model: Any, features: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """((n,) of 0 and 1, (n,) probabilities of 1)."""
+    def predict(self, model: Any, features: pd.DataFrame) -> Prediction:
+        """What the model says of (n, number of features) rows."""
 
     def save(self, model: Any) -> Saved:
         """What the tracking server is to log. Raises Failure for a model that could not be loaded safely."""
@@ -51,7 +61,12 @@ class Family(Protocol):
 
 def of(params: Mapping[str, str]) -> Family:
     """The family of the run with these parameters."""
-    return get(params.get("family", FIRST))
+    return get(name_of(params))
+
+
+def name_of(params: Mapping[str, str]) -> str:
+    """What the family of the run with these parameters is called."""
+    return params.get("family", FIRST)
 
 
 def get(name: str) -> Family:

@@ -8,19 +8,22 @@ import numpy as np
 import pandas as pd
 import skops.io
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.model_selection import StratifiedKFold
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
 
-from mlops.datasets.declaration import Column, Dataset
+from mlops.datasets.declaration import Column, Dataset, LabelKind
 from mlops.result import Failure
 from mlops.stores.tracking import Saved
 from mlops.training.columns import columns_of
+from mlops.training.families import Prediction
 from mlops.training.hyperparameters import Hyperparameters
 from mlops.training.threads import threads_for
 
 PACKAGES = ("scikit-learn", "skops", "pandas", "numpy")
+KINDS: Sequence[LabelKind] = ("binary", "multiclass", "regression")
 SEED = 7
 # All that a stored model may hold beside what skops trusts by itself. A model is read from the artifact store, which
 # more people can write to than can change this code; skops builds these types and no other, where (cloud)pickle runs
@@ -28,7 +31,9 @@ SEED = 7
 TRUSTED_TYPES = frozenset(
     {
         "functools.partial",
+        "numpy.dtype",
         "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.model_selection._split.KFold",
         "sklearn.model_selection._split.StratifiedKFold",
         "sklearn.utils.validation.check_array",
     }
@@ -38,15 +43,15 @@ TRUSTED_TYPES = frozenset(
 def fit(features: pd.DataFrame, labels: pd.Series, dataset: Dataset, hyperparameters: Hyperparameters) -> Pipeline:
     """The fitted pipeline."""
     with threads_for(len(features)):
-        return build(columns_of(features, dataset), hyperparameters).fit(features, labels)
+        return build(columns_of(features, dataset), dataset.label.kind, hyperparameters).fit(features, labels)
 
 
-def build(columns: Sequence[Column], hyperparameters: Hyperparameters) -> Pipeline:
-    """The unfitted pipeline. Missing numbers and unknown categories are handled by the trees.
+def build(columns: Sequence[Column], kind: LabelKind, hyperparameters: Hyperparameters) -> Pipeline:
+    """The unfitted pipeline: what `fill` says, an encoding, trees. These handle what is still missing or unknown.
 
     A category's values are declared, so the trees split on them directly. An identifier has too many, so it is
     replaced by the mean label of its rows, cross-fitted and shrunk to the overall mean (Micci-Barreca, 2001): learned
-    from the training set, and for an identifier never seen the overall mean.
+    from the training set, and for an identifier never seen the overall mean. Of several classes it is one mean each.
     """
     categories = [column for column in columns if column.kind == "category"]
     identifiers = [column.name for column in columns if column.kind == "identifier"]
@@ -57,9 +62,8 @@ def build(columns: Sequence[Column], hyperparameters: Hyperparameters) -> Pipeli
         unknown_value=np.nan,
         encoded_missing_value=np.nan,
     )
-    encode_identifiers = TargetEncoder(
-        target_type="binary", cv=StratifiedKFold(n_splits=5, shuffle=True, random_state=SEED)
-    )
+    folds, target = (KFold, "continuous") if kind == "regression" else (StratifiedKFold, kind)
+    encode_identifiers = TargetEncoder(target_type=target, cv=folds(n_splits=5, shuffle=True, random_state=SEED))
     encode = ColumnTransformer(
         [
             ("categories", encode_categories, [column.name for column in categories]),
@@ -68,19 +72,58 @@ def build(columns: Sequence[Column], hyperparameters: Hyperparameters) -> Pipeli
         ],
         verbose_feature_names_out=False,
     )
-    classify = HistGradientBoostingClassifier(
+    trees = HistGradientBoostingRegressor if kind == "regression" else HistGradientBoostingClassifier
+    predict_label = trees(
         learning_rate=hyperparameters.learning_rate,
         max_iter=hyperparameters.max_iter,
         categorical_features=list(range(len(categories))),
         random_state=SEED,
     )
-    return Pipeline([("encode", encode), ("classify", classify)])
+    fills = [column for column in columns if column.fill is not None or column.kind == "identifier"]
+    fill = [("fill", _fill(fills))] if fills else []
+    return Pipeline([*fill, ("encode", encode), ("predict", predict_label)])
 
 
-def predict(model: Pipeline, features: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """((n,) of 0 and 1, (n,) probabilities of 1)."""
+def _fill(columns: Sequence[Column]) -> ColumnTransformer:
+    each = [(column.name, _fill_number(column) if column.numeric else _fill_text(column)) for column in columns]
+    return ColumnTransformer(
+        [(name, fill, [name]) for name, fill in each], remainder="passthrough", verbose_feature_names_out=False
+    ).set_output(transform="pandas")
+
+
+def _fill_number(column: Column) -> SimpleImputer:
+    return SimpleImputer(strategy="constant", fill_value=float(column.fill or 0), keep_empty_features=True)
+
+
+def _fill_text(column: Column) -> Pipeline:
+    """A missing text is None here and in JSON, and NaN in a table of pandas; an imputer knows one of them.
+
+    Without a `fill` it becomes the empty text, which no identifier is, and thereby an identifier like any other.
+    """
+    either = ((name, missing) for name, missing in (("nan", np.nan), ("none", None)))
+    return Pipeline(
+        [
+            (
+                name,
+                SimpleImputer(
+                    missing_values=missing,
+                    strategy="constant",
+                    fill_value="" if column.fill is None else str(column.fill),
+                    keep_empty_features=True,
+                ),
+            )
+            for name, missing in either
+        ]
+    )
+
+
+def predict(model: Pipeline, features: pd.DataFrame) -> Prediction:
+    """What the pipeline says of the rows, whose missing values stand for themselves."""
     with threads_for(len(features)):
-        return model.predict(features), model.predict_proba(features)[:, 1]
+        if not hasattr(model, "predict_proba"):
+            return Prediction(model.predict(features))
+        probabilities = model.predict_proba(features)[:, : len(model.classes_)]  # two also of a single class
+    return Prediction(model.classes_[probabilities.argmax(axis=1)], model.classes_, probabilities)
 
 
 def save(model: Pipeline) -> Saved:

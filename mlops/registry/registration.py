@@ -1,0 +1,62 @@
+"""From a run to a version that can be read, compared and served: with its card, its tags and its description."""
+
+from mlops.models.declaration import Model
+from mlops.registry.aliases import PRODUCTION, STAGING
+from mlops.registry.card import FILE, card
+from mlops.registry.record import Record
+from mlops.result import Refused
+from mlops.stores.tracking import DESCRIPTION_LIMIT, MODEL_ARTIFACT, Tracking
+
+
+def register(tracking: Tracking, model: Model, record: Record) -> str:
+    """The version of a run's model, complete before anybody gives it an alias. Repeating it registers nothing twice.
+
+    Raises Refused for a model without a signature, whose inputs nobody could check, and for one that reads other
+    columns than the version that is in use under its name.
+    """
+    columns = tracking.input_columns(f"runs:/{record.run_id}/{MODEL_ARTIFACT}")
+    if not columns:
+        raise Refused(
+            f"the model of run {record.run_id} has no signature: log it with 'python -m mlops training fit', which "
+            "gives it one"
+        )
+    _refuse_another_contract(tracking, model.name, record.run_id, columns)
+    tracking.log_text(record.run_id, FILE, card(model, record))
+    version = tracking.register(model.name, record.run_id)
+    tracking.describe(model.name, version, card(model, record, limit=DESCRIPTION_LIMIT), record.version_tags)
+    return version
+
+
+def stage(tracking: Tracking, model: Model, record: Record) -> str:
+    """Registers a run's model and gives it the alias `staging`: passed the gate last, for people and tests to look at.
+
+    The alias is set last: a process that dies before leaves the old version in staging.
+    """
+    version = register(tracking, model, record)
+    tracking.set_alias(model.name, STAGING, version)
+    return version
+
+
+def _refuse_another_contract(tracking: Tracking, name: str, run_id: str, columns: dict[str, str]) -> None:
+    """Compares with the version in production, or else in staging: whoever asks a model by its name asks that one."""
+    for alias in (PRODUCTION, STAGING):
+        version = tracking.aliased(name, alias)
+        if version is not None:
+            break
+    else:
+        return
+    known = tracking.input_columns(f"models:/{name}/{version}")
+    # Of a column that was missing in all rows of its example, a version of before 0.2 knows no type.
+    same = {
+        column for column, dtype in known.items() if columns.get(column) == dtype or (column in columns and not dtype)
+    }
+    lines = [f"- {column} {dtype}" for column, dtype in known.items() if column not in same]
+    lines += [f"+ {column} {dtype}" for column, dtype in columns.items() if column not in same]
+    if known and lines:
+        raise Refused(
+            f"the model of run {run_id} reads other columns than version {version} of {name!r}, which has the alias "
+            f"{alias!r}:\n"
+            + "\n".join(lines)
+            + "\nOne name stands for one contract: declare it under a name of its own "
+            f"in mlops/models, or take the alias away where nobody asks {name!r} for the old columns"
+        )
