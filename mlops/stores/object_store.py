@@ -281,7 +281,7 @@ def bucket(name: str) -> ObjectStore:
 
 def _polars_options(settings: S3Settings) -> dict[str, str]:
     return {
-        "aws_endpoint_url": settings.endpoint,
+        "aws_endpoint_url_s3": settings.endpoint,  # of all its names the only one before that in the environment
         "aws_region": settings.region,
         "aws_access_key_id": settings.access_key,
         "aws_secret_access_key": settings.secret_key,
