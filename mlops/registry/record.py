@@ -23,6 +23,7 @@ GATE_THRESHOLDS = "maestro.gate.thresholds"  # a JSON object
 CHAMPION = "maestro.champion"  # the version that the gate compared it with, NO_CHAMPION or NOT_ASKED
 FEATURE_SERVICE = "maestro.feature_service"
 FEATURE_SCHEMA = "maestro.feature_schema"  # a JSON object, {"view:feature": type}
+SERVED_AGE = "maestro.served_age"  # how old the values were that it was trained and judged on, in words
 EVENT_TIME_SHIFT = "maestro.event_time_shift_seconds"
 DATASET = "maestro.dataset"
 DATA_VERSION = "maestro.data_version"
@@ -84,7 +85,7 @@ class Record:
     @property
     def version_tags(self) -> dict[str, str]:
         """What the registered version is tagged with: its origin, its feature contract, its scores on the test set."""
-        copied = (DAG_ID, DAG_RUN_ID, FEATURE_SERVICE, FEATURE_SCHEMA, EVENT_TIME_SHIFT)
+        copied = (DAG_ID, DAG_RUN_ID, FEATURE_SERVICE, FEATURE_SCHEMA, SERVED_AGE, EVENT_TIME_SHIFT)
         params = {DATASET: "dataset", DATA_VERSION: "data_version", CODE_VERSION: "code_version"}
         return {
             **{tag: self.params[param] for tag, param in params.items() if param in self.params},

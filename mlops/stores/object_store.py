@@ -6,7 +6,7 @@ import io
 import json
 import mimetypes
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -105,12 +105,22 @@ class ObjectStore:
 
         Once looked at, an object is to stay as it is: `write` and a task's own key see to that.
         """
-        import polars as pl
-
         with self._explained(key):
             self._client.head_object(Bucket=self.bucket, Key=key)
+        return self._scan([key])
+
+    def scan_parts(self, prefix: str) -> pl.LazyFrame:
+        """The rows of all tables whose keys begin with the prefix, of one schema, as `scan` reads those of one."""
+        keys = [key for key in self.keys(prefix) if key.endswith(".parquet")]
+        if not keys:
+            raise Failure(f"no table in {self._address(prefix)} at {self._endpoint}: run the step that writes it")
+        return self._scan(keys)
+
+    def _scan(self, keys: Sequence[str]) -> pl.LazyFrame:
+        import polars as pl
+
         return pl.scan_parquet(
-            self._address(key),
+            [self._address(key) for key in keys],
             glob=False,
             hive_partitioning=False,
             credential_provider=None,
@@ -178,6 +188,11 @@ class ObjectStore:
                 return None
         digest: str | None = head["Metadata"].get(_DIGEST)
         return digest
+
+    def delete(self, key: str) -> None:
+        """Removes an object; one that is not there is no error."""
+        with self._explained(key):
+            self._client.delete_object(Bucket=self.bucket, Key=key)
 
     def upload_folder(self, folder: Path, prefix: str) -> None:
         """Writes each file below `folder` to the same place below `prefix`."""

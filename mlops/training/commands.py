@@ -36,7 +36,7 @@ from mlops.result import JSON, Refused, Result
 from mlops.stores.object_store import data_bucket
 from mlops.stores.tracking import MODEL_ARTIFACT, Tracking
 from mlops.training.hyperparameters import Hyperparameters
-from mlops.training.provenance import feature_contract, period
+from mlops.training.provenance import check_served_age, feature_contract, period
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,6 +132,7 @@ def evaluate(
     declared, tracking = models.get(model), Tracking.from_environment()
     record = Record.read(tracking, run_id, declared)
     table = data_bucket().read_table(test)
+    check_served_age(table, test, record)
     features, labels = features_of(table, declared.data), table[LABEL]
     model_uri = f"runs:/{run_id}/{MODEL_ARTIFACT}"
     candidate, error = _try_to_score(tracking, run_id, model_uri, features, labels)
