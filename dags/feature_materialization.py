@@ -3,9 +3,9 @@
 
 Runs when feature_engineering_pipeline has updated the asset `offline-features`, and at 2 in any case. Looks whether the
 feature store is set up as the code says, puts each entity's newest values of the last `feature_materialization_days`
-days (a Variable) that had events from the offline store into Redis, and compares what is served of sampled entities with
-the offline store. A value is never replaced by an older one, so this may be repeated, overlap with another run, or end
-half way. Where nothing new has come, the values of before are still the newest, and the run ends well.
+days (a Variable) that had events from the offline store into Redis, and compares what is served of sampled entities
+with the offline store. A value is never replaced by an older one, so this may be repeated, overlap with another run, or
+end half way. Where nothing new has come, the values of before are still the newest, and the run ends well.
 
 Its last task updates the asset `online-features`, which a DAG that needs fresh features can wait for.
 """

@@ -2,8 +2,8 @@
 ### Features of new readings into the online store, every ten minutes
 
 Collects the readings that the sensor trainer has taken in since the last time, computes the features of their
-machines, and writes them to the offline and to the online store, without waiting for the night. Where no reading is new,
-all of it is skipped. The feature service of `sensor-failure-windows` promises values of that age: a model of it is
+machines, and writes them to the offline and to the online store, without waiting for the night. Where no reading is
+new, all of it is skipped. The feature service of `sensor-failure-windows` promises values of that age: a model of it is
 trained and judged on them, so pause this DAG only with a service of nightly values in its place.
 """
 

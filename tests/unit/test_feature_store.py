@@ -1,6 +1,5 @@
 """The feature store on real servers: PostgreSQL, Redis, S3 and MLflow."""
 
-import io
 import json
 import math
 import os
@@ -11,16 +10,20 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pandas as pd
+import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from mlops import datasets, models
 from mlops.datasets.declaration import EVENT_TIME, LABEL
-from mlops.features import definitions, repository
+from mlops.features import definitions, repository, update
 from mlops.features.preprocess import preprocess
-from mlops.features.repository import SERVICES, VIEWS, service_of
+from mlops.features.repository import NIGHTLY, SERVICES, VIEWS, service_of
 from mlops.features.retrieve import retrieve
+from mlops.features.served_age import Pushed
 from mlops.features.split import split
 from mlops.result import Failure
+from mlops.stores.collected_readings import CollectedReadings
 from mlops.stores.dataset_files import DatasetFiles
 from mlops.stores.feature_store import (
     FeatureStoreConfig,
@@ -31,6 +34,7 @@ from mlops.stores.feature_store import (
 from tests.conftest import answers, eventually, free_ports, running
 from tests.servers import PASSWORD, Redis, execute, new_database
 from tests.unit.conftest import new_platform, set_environment
+from tests.unit.feature_files import rows_of
 from tests.unit.test_feature_contract import tags_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -38,9 +42,20 @@ CREATED = pd.Timestamp("2026-03-01", tz="UTC")
 
 
 @pytest.fixture(scope="module")
-def redis_port(run_folder):
+def redis_server(run_folder):
     with Redis(run_folder) as server:
-        yield server.port
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redis_port(redis_server):
+    return redis_server.port
+
+
+@pytest.fixture
+def redis_client(redis_server):
+    """For a test that wants an online store without what other tests have put there."""
+    return redis_server.client
 
 
 @pytest.fixture(autouse=True)
@@ -101,14 +116,88 @@ def built(feature_store, module_store, monkeypatch):
 
 def test_building_writes_each_view_once_and_again_only_for_other_data_or_code(loaded, monkeypatch):
     first = loaded.result_of("features", "build", "--dataset", "all")
-    assert first["shuttle"] == {"rows": {"sensor_windows": 49_097}, "unchanged": False}
+    assert first["shuttle"] == {"rows": {"sensor_windows": 49_097}, "partitions": 35, "unchanged": False}
     assert set(first["movielens"]["rows"]) == {"user_activity", "item_activity", "user_profile"}
+    assert first["movielens"]["partitions"] == 3 * 8
+    before = versions(loaded, "")
     second = loaded.result_of("features", "build", "--dataset", "all")
-    assert [entry["unchanged"] for entry in second.values()] == [True, True]
+    assert [(entry["unchanged"], entry["partitions"]) for entry in second.values()] == [(True, 0), (True, 0)]
+    assert versions(loaded, "") == before
     monkeypatch.setenv("MAESTRO_CODE_VERSION", "another")
-    assert not loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]["unchanged"]
-    content = loaded.offline.read_bytes("sensor_windows/shuttle.parquet")
-    assert len(pd.read_parquet(io.BytesIO(content))) == 49_097
+    again = loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]
+    assert not again["unchanged"] and again["partitions"] == 35
+    assert len(loaded.offline.scan_parts("sensor_windows/").collect()) == 49_097
+
+
+def versions(platform, prefix):
+    """When each object of the offline store was last written."""
+    listed = platform.offline._client.list_objects_v2(Bucket=platform.offline.bucket, Prefix=prefix)
+    return {entry["Key"]: (entry["ETag"], entry["LastModified"]) for entry in listed["Contents"]}
+
+
+def test_a_reading_that_comes_late_changes_its_day_and_what_it_reaches(loaded):
+    first = loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]
+    before = versions(loaded, "sensor_windows/")
+    late = START + timedelta(days=9, hours=23, minutes=30, seconds=30)
+    readings(loaded).add(reading_rows([late], value=7.0), 1, late)
+    found = loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]
+    after = versions(loaded, "sensor_windows/")
+    changed = sorted(key for key in after if after[key] != before.get(key))
+    assert changed == [f"sensor_windows/shuttle/2026-01-{day}.parquet" for day in (10, 11)], (
+        "an hour reaches the next day"
+    )
+    assert found["partitions"] == 2 and found["rows"]["sensor_windows"] == first["rows"]["sensor_windows"] + 1
+    whole = rows_of(VIEWS[0], events(loaded, "shuttle")).drop("created")
+    stored = loaded.offline.scan_parts("sensor_windows/").collect().drop("created")
+    assert_frame_equal(stored.sort("event_timestamp"), whole)
+
+
+def test_a_build_that_ended_half_way_is_completed_by_the_next(loaded, monkeypatch):
+    loaded.result_of("features", "build", "--dataset", "shuttle")
+    late = START + timedelta(days=9)
+    readings(loaded).add(reading_rows([late + timedelta(seconds=30)], value=7.0), 1, late)
+    with monkeypatch.context() as broken:
+        broken.setattr(update, "write_build_record", lambda *_: (_ for _ in ()).throw(Failure("the pod was killed")))
+        assert "killed" in loaded.failure_of("features", "build", "--dataset", "shuttle")
+    assert loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]["partitions"] == 1
+    assert loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]["unchanged"]
+
+
+def test_features_that_an_earlier_release_built_are_read_and_then_replaced(loaded):
+    """They are a file a view, and the note says of no partitions."""
+    from mlops.features.build_record import find_build_record
+
+    version = loaded.result_of("ingestion", "download", "--dataset", "shuttle")["data_version"]
+    loaded.offline.write("sensor_windows/shuttle.parquet", rows_of(VIEWS[0], events(loaded, "shuttle")).lazy())
+    note = {"data_version": version, "shift_seconds": 0, "code_version": "0123abcd", "created": "", "rows": {}}
+    loaded.offline.write_bytes("built/shuttle.json", json.dumps(note).encode())
+    found = find_build_record(loaded.offline, "shuttle")
+    assert found is not None and found.data_version == version
+    apply(loaded)
+    raw = loaded.result_of("ingestion", "download", "--dataset", "shuttle")
+    loaded.result_of("features", "historical", "--model", "sensor-failure-windows", "--data", raw["data"])
+    assert loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]["partitions"] == 35
+    assert "sensor_windows/shuttle.parquet" not in loaded.offline.keys("sensor_windows/")
+
+
+def readings(platform):
+    return CollectedReadings(platform.data, datasets.get("shuttle"))
+
+
+def reading_rows(moments, value, machine="shuttle"):
+    """Readings of a machine, in the columns of its set."""
+    columns = {name: [value] * len(moments) for name in repository.SENSORS}
+    times = pl.Series(moments, dtype=pl.Datetime("us", "UTC"))
+    return pl.DataFrame(
+        {"machine": [machine] * len(moments), **columns, "anomaly": [0] * len(moments), EVENT_TIME: times}
+    )
+
+
+def events(platform, name):
+    """All rows of a set, with the readings that were collected beside it."""
+    raw = DatasetFiles(platform.data).read(name).table
+    table = raw if isinstance(raw, pl.LazyFrame) else pl.from_pandas(raw).lazy()
+    return update.union(table, readings(platform).rows() if name == "shuttle" else None, datasets.get(name)).collect()
 
 
 def test_a_shifted_set_has_shifted_features_and_says_so(loaded, datasets_dir):
@@ -116,7 +205,8 @@ def test_a_shifted_set_has_shifted_features_and_says_so(loaded, datasets_dir):
     DatasetFiles(loaded.data).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
     result = loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]
     assert not result["unchanged"]
-    rows = loaded.offline.read_table("sensor_windows/shuttle.parquet")
+    rows = loaded.offline.scan_parts("sensor_windows/").collect()
+    assert len(rows) == 49_097, "partitions of days that it was shifted away from are gone"
     newest = rows["event_timestamp"].max()
     assert START + timedelta(days=365) - timedelta(seconds=1) < newest <= START + timedelta(days=365)
     assert result["event_time_shift_seconds"] == (newest - (START + timedelta(minutes=49_096))).total_seconds()
@@ -250,6 +340,7 @@ def test_historical_features_are_those_known_at_each_rows_time(built):
             assert list(part.columns) == [*service.features, EVENT_TIME, LABEL]
             assert part.attrs["feature_service"] == service.name
             assert part.attrs["feature_schema"] == service.schema
+            assert part.attrs["served_age"] == made["served_age"] == str(service.served_age)
         expected = split(clean, dataset)
         for found, part in zip(parts, expected, strict=True):
             assert found[LABEL].tolist() == part[LABEL].tolist()
@@ -262,16 +353,17 @@ def test_historical_features_are_those_known_at_each_rows_time(built):
 def test_no_label_is_among_its_own_features(built):
     """Of the first event of each user nothing is known; of the others what the events before it say, without it."""
     clean = preprocess(DatasetFiles(built.data).read("movielens").table, datasets.get("movielens"))
-    found = retrieve(open_feature_store(), service_of(models.get("click-through-activity")), clean)
-    events = clean.assign(known=found["user_events"], rate=found["user_click_rate"], age_known=found["age"].notna())
-    assert events["age_known"].all()
-    for _, mine in events.groupby("user_id"):
+    service = replace(service_of(models.get("click-through-activity")), served_age=Pushed(timedelta()))
+    found = retrieve(open_feature_store(), service, clean)
+    table = clean.assign(known=found["user_events"], rate=found["user_click_rate"], age_known=found["age"].notna())
+    for _, mine in table.groupby("user_id"):
         times, labels = mine[EVENT_TIME].tolist(), mine[LABEL].tolist()
         first_of_moment = [0]
         for row, (before, now) in enumerate(pairwise(times), start=1):
             first_of_moment.append(row if now > before else first_of_moment[-1])
         for row, count in enumerate(first_of_moment):
             known, rate = mine["known"].iloc[row], mine["rate"].iloc[row]
+            assert mine["age_known"].iloc[row] == (count > 0), "nobody has said their age before they came"
             if count == 0:
                 assert math.isnan(known) and math.isnan(rate)
             else:
@@ -300,6 +392,104 @@ def test_historical_features_of_definitions_that_are_not_applied_are_refused(loa
     raw = loaded.result_of("ingestion", "download", "--dataset", "shuttle")
     cause = loaded.failure_of("features", "historical", "--model", "sensor-failure-windows", "--data", raw["data"])
     assert "features apply" in cause and "+ entity machine: join key machine (STRING)" in cause
+
+
+# What is trained on is what is served
+
+
+def served(platform, dataset, entities):
+    """What the online store has of entities, by Feast's own client: column -> values, and each view's event times."""
+    store = open_feature_store()
+    views = repository.views_of(dataset)
+    features = [f"{view.name}:{name}" for view in views for name in view.features]
+    return store.get_online_features(features=features, entity_rows=entities).to_dict()
+
+
+def same(found, expected):
+    return found == expected or (pd.isna(found) and pd.isna(expected)) or found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("model", ["sensor-failure-windows", "click-through-activity"])
+def test_what_is_trained_on_is_what_a_materialization_has_put_into_the_online_store(built, redis_client, model):
+    """For rows at random times: what the nightly run before them brought, read back by Feast's own client."""
+    declared = models.get(model)
+    service = replace(service_of(declared), served_age=NIGHTLY)
+    clean = preprocess(DatasetFiles(built.data).read(declared.dataset).table, declared.data)
+    keys = list(dict.fromkeys(view.key.column for view in service.views))
+    rows = clean[clean[EVENT_TIME] > clean[EVENT_TIME].min() + timedelta(days=20)].sample(3, random_state=2)
+    expected = retrieve(open_feature_store(), service, rows)
+    for place, (_, row) in enumerate(rows.iterrows()):
+        redis_client.flushall()
+        (run,) = service.as_of(pd.Series([row[EVENT_TIME]]))
+        built.result_of("features", "materialize", "--days", "10000", "--end", run.isoformat())
+        found = served(built, declared.dataset, [{key: row[key] for key in keys}])
+        for name in service.features:
+            assert same(found[name][0], expected[name].iloc[place]), (name, run)
+
+
+def test_what_is_pushed_is_in_both_stores_and_is_what_is_trained_on(loaded, redis_client):
+    apply(loaded)
+    loaded.result_of("features", "build", "--dataset", "shuttle")
+    redis_client.flushall()
+    newest = START + timedelta(minutes=49_096)
+    for number, minutes in enumerate((1, 7), start=1):
+        moment = newest + timedelta(minutes=minutes)
+        readings(loaded).add(reading_rows([moment], value=40.0 + number), number, moment)
+        pushed = loaded.result_of("features", "push", "--dataset", "shuttle")
+        assert pushed["views"]["sensor_windows"]["rows_written"] == 1
+        assert pushed["views"]["sensor_windows"]["age_seconds"] == pytest.approx(
+            (datetime.now(UTC) - moment).total_seconds(), abs=120
+        ), "how fresh it is, is told"
+        row = pd.DataFrame({"machine": ["shuttle"], EVENT_TIME: [pd.Timestamp(moment)], LABEL: [0]})
+        service = service_of(models.get("sensor-failure-windows"))
+        expected = retrieve(open_feature_store(), service, row)
+        found = served(loaded, "shuttle", [{"machine": "shuttle"}])
+        assert found["f1"] == [40.0 + number]
+        for name in service.features:
+            assert same(found[name][0], expected[name].iloc[0]), name
+    code, message = loaded.run("features", "push", "--dataset", "shuttle")
+    assert code == 99 and "no event that was not in the offline store" in message
+
+
+def test_a_reading_that_is_pushed_late_does_not_take_the_place_of_a_newer_one(loaded, redis_client):
+    apply(loaded)
+    loaded.result_of("features", "build", "--dataset", "shuttle")
+    redis_client.flushall()
+    newest = START + timedelta(minutes=49_097)
+    readings(loaded).add(reading_rows([newest], value=41.0), 1, newest)
+    loaded.result_of("features", "push", "--dataset", "shuttle")
+    readings(loaded).add(reading_rows([newest - timedelta(seconds=30)], value=90.0), 2, newest)
+    loaded.result_of("features", "push", "--dataset", "shuttle")
+    found = served(loaded, "shuttle", [{"machine": "shuttle"}])
+    assert found["f1"] == [41.0] and found["f1_max_10m"] == [90.0], "its windows hold the late one"
+
+
+@pytest.mark.parametrize("posted", [False, True], ids=["nothing new", "readings are posted"])
+def test_the_nights_are_green_days_after_the_installation(loaded, redis_client, posted):
+    """The commands of the two nightly DAGs by a clock of our own, for a month from `make data`."""
+    installed = START + timedelta(days=400)
+    for name in repository.datasets_with_features():
+        DatasetFiles(loaded.data).shift_to(datasets.get(name), installed)
+    apply(loaded)
+    redis_client.flushall()
+    for day in (0, 1, 7, 8, 9, 30):
+        night = installed + timedelta(days=day, hours=1)
+        if posted and day:
+            readings(loaded).add(reading_rows([night - timedelta(minutes=5)], value=float(day)), day, night)
+        build = loaded.result_of("features", "build", "--dataset", "all")
+        assert build["shuttle"]["unchanged"] is (day > 0 and not posted)
+        loaded.result_of("features", "validate-store")
+        when = ("--days", "7", "--end", night.isoformat())
+        made = loaded.result_of("features", "materialize", *when)
+        found = loaded.result_of("features", "validate-online", *when)["views"]
+        assert found["sensor_windows"]["equal"] == found["sensor_windows"]["sampled"] == 1
+        fresh = 300 if posted and day else 3_600 + day * 86_400
+        assert found["sensor_windows"]["age_seconds"] == pytest.approx(fresh, abs=2), "how old it is, is told"
+        assert found["user_activity"]["sampled"] > 0
+        if day and not posted:
+            assert made["rows_written"] == 0, "a second run changes nothing"
+    raw = loaded.result_of("ingestion", "download", "--dataset", "shuttle")
+    loaded.result_of("features", "historical", "--model", "sensor-failure-windows", "--data", raw["data"])
 
 
 # Validating the store
@@ -380,6 +570,15 @@ def client(module_platform, postgresql, redis_port, datasets_dir, tmp_path_facto
             yield client
 
 
+def test_how_old_values_are_and_may_be_is_told(client):
+    answer = ask(client, {"machine": ["shuttle"]}, feature_service="sensor_failure_v1").json()["metadata"]
+    age = (datetime.now(UTC) - datetime(2026, 2, 1, tzinfo=UTC)).total_seconds()
+    assert answer["age_seconds"] == {"sensor_windows": pytest.approx(age, abs=120)}
+    assert answer["served_age"] == "pushed, and up to 15 min old"
+    answer = ask(client, {"user_id": ["1"]}, features=["user_activity:user_events"]).json()["metadata"]
+    assert list(answer["age_seconds"]) == ["user_activity"] and "served_age" not in answer
+
+
 def ask(client, entities, **what):
     return client.post("/get-online-features", json={"entities": entities, **what})
 
@@ -458,6 +657,27 @@ def test_a_value_that_is_missing_is_null_where_its_row_is_there(client):
             "'user_id' is unknown",
         ),
         ({"machine": []}, {"feature_service": "sensor_failure_v1"}, 422, "as many values"),
+        ({"machine": [None]}, {"feature_service": "sensor_failure_v1"}, 422, "value 0: null is not a text"),
+        (
+            {"machine": ["shuttle", ["13"]]},
+            {"feature_service": "sensor_failure_v1"},
+            422,
+            'value 1: ["13"] is not a text',
+        ),
+        (
+            {"machine": [13]},
+            {"feature_service": "sensor_failure_v1"},
+            422,
+            "entity 'machine', value 0: 13 is not a text",
+        ),
+        ({"machine": [{"a": 1}]}, {"feature_service": "sensor_failure_v1"}, 422, "is not a text"),
+        ({"machine": [True]}, {"feature_service": "sensor_failure_v1"}, 422, "true is not a text"),
+        (
+            {"machine": ["shuttle"]},
+            {"features": ["sensor_windows:f1", "sensor_windows:f1"]},
+            422,
+            "feature 'sensor_windows:f1' is asked for twice",
+        ),
         ({"user_id": ["1", "2"], "item_id": ["9"]}, {"feature_service": "click_through_v1"}, 422, "as many values"),
     ],
 )

@@ -39,13 +39,13 @@ def recent(store: ObjectStore, view: MaterializedView, end: datetime, days: floa
     Where nothing new has come for longer than that, these are still the values to serve. Raises Failure where there are
     no files.
     """
-    for key in reversed(_keys(store, view)):
-        start = _first_day(key)
-        if start is None or start <= end:
-            newest = store.scan(key).select(_moment(view)).filter(_moment(view) <= end).max().collect().item()
-            if newest is not None:
-                return Window.before(newest, days)
-    return Window.before(end, days)
+    dated = {key: _first_day(key) for key in _keys(store, view)}
+    found = [_newest(store, view, key, end) for key, start in dated.items() if start is None]
+    for key in reversed([key for key, start in dated.items() if start is not None and start <= end]):
+        found.append(_newest(store, view, key, end))
+        if found[-1] is not None:
+            break
+    return Window.before(max((moment for moment in found if moment is not None), default=end), days)
 
 
 @contextmanager
@@ -94,16 +94,19 @@ def _overlapping(keys: Sequence[str], window: Window) -> list[str]:
     ]
 
 
+def _newest(store: ObjectStore, view: MaterializedView, key: str, end: datetime) -> datetime | None:
+    """The newest event of a file that is not later than `end`."""
+    moment = pl.col(view.timestamp).cast(pl.Datetime("us", "UTC"))
+    newest: datetime | None = store.scan(key).select(moment).filter(moment <= end).max().collect().item()
+    return newest
+
+
 def _first_day(key: str) -> datetime | None:
     """When the partition of a file begins; None for a file that is none."""
     try:
         return datetime.fromisoformat(Path(key).stem).replace(tzinfo=UTC)
     except ValueError:
         return None
-
-
-def _moment(view: MaterializedView) -> pl.Expr:
-    return pl.col(view.timestamp).cast(pl.Datetime("us", "UTC"))
 
 
 def read(
