@@ -42,20 +42,23 @@ CREATED = pd.Timestamp("2026-03-01", tz="UTC")
 
 
 @pytest.fixture(scope="module")
-def redis_server(run_folder):
+def redis_port(run_folder):
+    with Redis(run_folder) as server:
+        yield server.port
+
+
+@pytest.fixture(scope="module")
+def another_redis(run_folder):
     with Redis(run_folder) as server:
         yield server
 
 
-@pytest.fixture(scope="module")
-def redis_port(redis_server):
-    return redis_server.port
-
-
 @pytest.fixture
-def redis_client(redis_server):
-    """For a test that wants an online store without what other tests have put there."""
-    return redis_server.client
+def empty_redis(another_redis, feature_store, monkeypatch):
+    """An online store without what other tests have put there."""
+    another_redis.client.flushall()
+    monkeypatch.setenv("MAESTRO_REDIS_PORT", str(another_redis.port))
+    return another_redis.client
 
 
 @pytest.fixture(autouse=True)
@@ -143,9 +146,8 @@ def test_a_reading_that_comes_late_changes_its_day_and_what_it_reaches(loaded):
     found = loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]
     after = versions(loaded, "sensor_windows/")
     changed = sorted(key for key in after if after[key] != before.get(key))
-    assert changed == [f"sensor_windows/shuttle/2026-01-{day}.parquet" for day in (10, 11)], (
-        "an hour reaches the next day"
-    )
+    days = [f"sensor_windows/shuttle/2026-01-{day}.parquet" for day in (10, 11)]
+    assert changed == days, "windows of an hour reach the next day"
     assert found["partitions"] == 2 and found["rows"]["sensor_windows"] == first["rows"]["sensor_windows"] + 1
     whole = rows_of(VIEWS[0], events(loaded, "shuttle")).drop("created")
     stored = loaded.offline.scan_parts("sensor_windows/").collect().drop("created")
@@ -187,10 +189,8 @@ def readings(platform):
 def reading_rows(moments, value, machine="shuttle"):
     """Readings of a machine, in the columns of its set."""
     columns = {name: [value] * len(moments) for name in repository.SENSORS}
-    times = pl.Series(moments, dtype=pl.Datetime("us", "UTC"))
-    return pl.DataFrame(
-        {"machine": [machine] * len(moments), **columns, "anomaly": [0] * len(moments), EVENT_TIME: times}
-    )
+    columns |= {"machine": [machine] * len(moments), "anomaly": [0] * len(moments)}
+    return pl.DataFrame({**columns, EVENT_TIME: pl.Series(moments, dtype=pl.Datetime("us", "UTC"))})
 
 
 def events(platform, name):
@@ -410,7 +410,7 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("model", ["sensor-failure-windows", "click-through-activity"])
-def test_what_is_trained_on_is_what_a_materialization_has_put_into_the_online_store(built, redis_client, model):
+def test_what_is_trained_on_is_what_a_materialization_has_put_into_the_online_store(built, empty_redis, model):
     """For rows at random times: what the nightly run before them brought, read back by Feast's own client."""
     declared = models.get(model)
     service = replace(service_of(declared), served_age=NIGHTLY)
@@ -419,7 +419,7 @@ def test_what_is_trained_on_is_what_a_materialization_has_put_into_the_online_st
     rows = clean[clean[EVENT_TIME] > clean[EVENT_TIME].min() + timedelta(days=20)].sample(3, random_state=2)
     expected = retrieve(open_feature_store(), service, rows)
     for place, (_, row) in enumerate(rows.iterrows()):
-        redis_client.flushall()
+        empty_redis.flushall()
         (run,) = service.as_of(pd.Series([row[EVENT_TIME]]))
         built.result_of("features", "materialize", "--days", "10000", "--end", run.isoformat())
         found = served(built, declared.dataset, [{key: row[key] for key in keys}])
@@ -427,10 +427,9 @@ def test_what_is_trained_on_is_what_a_materialization_has_put_into_the_online_st
             assert same(found[name][0], expected[name].iloc[place]), (name, run)
 
 
-def test_what_is_pushed_is_in_both_stores_and_is_what_is_trained_on(loaded, redis_client):
+def test_what_is_pushed_is_in_both_stores_and_is_what_is_trained_on(loaded, empty_redis):
     apply(loaded)
     loaded.result_of("features", "build", "--dataset", "shuttle")
-    redis_client.flushall()
     newest = START + timedelta(minutes=49_096)
     for number, minutes in enumerate((1, 7), start=1):
         moment = newest + timedelta(minutes=minutes)
@@ -451,10 +450,9 @@ def test_what_is_pushed_is_in_both_stores_and_is_what_is_trained_on(loaded, redi
     assert code == 99 and "no event that was not in the offline store" in message
 
 
-def test_a_reading_that_is_pushed_late_does_not_take_the_place_of_a_newer_one(loaded, redis_client):
+def test_a_reading_that_is_pushed_late_does_not_take_the_place_of_a_newer_one(loaded, empty_redis):
     apply(loaded)
     loaded.result_of("features", "build", "--dataset", "shuttle")
-    redis_client.flushall()
     newest = START + timedelta(minutes=49_097)
     readings(loaded).add(reading_rows([newest], value=41.0), 1, newest)
     loaded.result_of("features", "push", "--dataset", "shuttle")
@@ -465,13 +463,12 @@ def test_a_reading_that_is_pushed_late_does_not_take_the_place_of_a_newer_one(lo
 
 
 @pytest.mark.parametrize("posted", [False, True], ids=["nothing new", "readings are posted"])
-def test_the_nights_are_green_days_after_the_installation(loaded, redis_client, posted):
+def test_the_nights_are_green_days_after_the_installation(loaded, empty_redis, posted):
     """The commands of the two nightly DAGs by a clock of our own, for a month from `make data`."""
     installed = START + timedelta(days=400)
     for name in repository.datasets_with_features():
         DatasetFiles(loaded.data).shift_to(datasets.get(name), installed)
     apply(loaded)
-    redis_client.flushall()
     for day in (0, 1, 7, 8, 9, 30):
         night = installed + timedelta(days=day, hours=1)
         if posted and day:
@@ -668,7 +665,7 @@ def test_a_value_that_is_missing_is_null_where_its_row_is_there(client):
             {"machine": [13]},
             {"feature_service": "sensor_failure_v1"},
             422,
-            "entity 'machine', value 0: 13 is not a text",
+            "'machine', value 0: 13 is not a text",
         ),
         ({"machine": [{"a": 1}]}, {"feature_service": "sensor_failure_v1"}, 422, "is not a text"),
         ({"machine": [True]}, {"feature_service": "sensor_failure_v1"}, 422, "true is not a text"),
