@@ -25,6 +25,7 @@ from mlops.stores.tracking import health_check
 _PATIENCE = 90.0  # seconds; a pod that was killed is back by then, and for longer there are the task's own retries
 _POLL = 2.0  # seconds
 _KEYS = 20  # keys of one DAG run: each but the last has a job that failed or was cancelled
+_LAST = 2**63 - 1  # an id that no reading comes after
 _BATCH = 1_000  # readings in a request; the trainer takes up to 5,000
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def collect(*, patience: float) -> Result:
     from mlops.stores.collected_readings import CollectedReadings
 
     trainer, store = Trainer.from_environment(), data_bucket()
-    page = patiently(partial(trainer.readings, 0), patience)
+    page = patiently(partial(trainer.readings, _LAST), patience)
     declared = datasets.get(page.dataset)
     collected = CollectedReadings(store, declared)
     last = collected.state().last_id
