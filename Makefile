@@ -160,6 +160,7 @@ e2e-changed: data ## The groups of e2e-full whose inputs changed since they were
 bench: images $(BUILD)/bin/k6 ## Measure an installation, materialization beside stock Feast's, load on the sensor trainer: half an hour
 	$(PYTHON) -m tests.bench
 	$(PYTHON) -m tests.bench.materialize --json $(BUILD)/bench-materialize.json
+	$(PYTHON) -m tests.bench.features
 	$(PYTHON) -m tests.bench.sensors --json $(BUILD)/bench-sensors.json
 
 $(BUILD)/bin/k6:

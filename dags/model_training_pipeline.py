@@ -1,11 +1,11 @@
 """
 ### A model from the feature store, every Sunday
 
-Waits until the online features are fresh, validates the dataset of a declared model, has Feast join each row with the
-features as they were known at its event, trains, and judges the model on the test set by the one gate of this platform:
-accuracy and F1 above their thresholds, and accuracy better than the majority class's by a margin, with a confidence
-interval. A model that passes is registered with a card and the alias `staging`; otherwise the reasons stand in the log
-and the result of `skip_registration` and in the tags of the MLflow run.
+Waits until the online features are fresh, validates the dataset of a declared model, has Feast join each row with
+features of the age at which they are served, trains, and judges the model on the test set by the one gate of this
+platform: accuracy and F1 above their thresholds, and accuracy better than the majority class's by a margin, with a
+confidence interval. A model that passes is registered with a card and the alias `staging`; otherwise the reasons stand
+in the log and the result of `skip_registration` and in the tags of the MLflow run.
 
 Choose the model in the trigger form. Thresholds are the Variables `model_accuracy_threshold`, `model_f1_threshold`,
 `model_baseline_margin` and `model_confidence`.
@@ -24,7 +24,7 @@ from mlops.airflow.authoring.operator import task_pod
 from mlops.airflow.authoring.schedule import cron
 from mlops.models import get, names
 
-# Those that learn from features as of each row's event.
+# Those that learn from a feature service.
 MODELS = [name for name in names() if get(name).feature_service]
 
 
