@@ -71,12 +71,11 @@ def profile(rows: pl.LazyFrame, key: str, columns: Sequence[str]) -> pl.LazyFram
 
 
 def _statistics(reading: pl.Expr, window: str) -> dict[str, pl.Expr]:
-    of = {"by": EVENT_TIME, "window_size": window, "closed": "right"}
     return {
-        "mean": reading.rolling_mean_by(**of),
-        "std": reading.rolling_std_by(**of, ddof=0),
-        "min": reading.rolling_min_by(**of),
-        "max": reading.rolling_max_by(**of),
+        "mean": reading.rolling_mean_by(EVENT_TIME, window, closed="right"),
+        "std": reading.rolling_std_by(EVENT_TIME, window, closed="right", ddof=0),
+        "min": reading.rolling_min_by(EVENT_TIME, window, closed="right"),
+        "max": reading.rolling_max_by(EVENT_TIME, window, closed="right"),
     }
 
 

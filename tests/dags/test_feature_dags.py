@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
-from airflow.sdk import DAG, AssetOrTimeSchedule
+from airflow.sdk import DAG, AssetAll, AssetOrTimeSchedule
 
 from mlops.airflow.authoring.freshness import OFFLINE_FEATURES, ONLINE_FEATURES, FreshFeatures
 from mlops.features.repository import MINUTES, NIGHTLY
@@ -31,8 +31,8 @@ def test_new_data_is_taken_in_and_its_features_are_saved(dags: dict[str, DAG]) -
 def test_materialization_follows_the_features_and_runs_at_two_in_any_case(dags: dict[str, DAG]) -> None:
     dag = dags["feature_materialization"]
     assert isinstance(dag.schedule, AssetOrTimeSchedule)
-    ((_, asset),) = dag.schedule.asset_condition.iter_assets()
-    assert asset == OFFLINE_FEATURES
+    assert isinstance(dag.schedule.asset_condition, AssetAll)
+    assert dag.schedule.asset_condition.objects == [OFFLINE_FEATURES]
     (last,) = dag.leaves
     assert last.outlets == [ONLINE_FEATURES], "which training waits for"
     assert OFFLINE_FEATURES != ONLINE_FEATURES

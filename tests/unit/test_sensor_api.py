@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.routing import Mount, Route
 
-from mlops.sensor_trainer.api import app
+from mlops.sensor_trainer.api import app, schemas
 from mlops.sensor_trainer.api import blocking as of_calls
 from mlops.sensor_trainer.api.blocking import BlockingCalls
 from mlops.sensor_trainer.api.errors import ServiceUnavailable
@@ -118,7 +118,7 @@ def test_readings_are_stored_as_they_were_sent(client, database_url):
 
 
 def test_readings_are_handed_out_in_pages_in_the_order_in_which_they_were_stored(client, database_url, monkeypatch):
-    monkeypatch.setattr(app.schemas, "PAGE", 2)
+    monkeypatch.setattr(schemas, "PAGE", 2)
     send(client, reading(key="1", time="2026-01-31T12:02:00Z", failure=True), reading(key="2"))
     send(client, reading(key="3", sensor="other", time="2026-01-31T12:01:00Z"))
     assert client.get("/readings").json()["readings"] == [], "a batch with lower ids may yet be under way"
