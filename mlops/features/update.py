@@ -95,7 +95,8 @@ def _write(
             end = end_of(start, view.partition)
             if view.reach is not None:
                 near = pl.col(EVENT_TIME).is_between(begin(start) - view.reach, begin(end), closed="left")
-                rows = build(view, events.filter(near), dataset, created)
+                # Streamed, windows take more memory than a partition of them does.
+                rows = build(view, events.filter(near), dataset, created).collect().lazy()
             else:
                 rows = whole
             store.write(view.file(start), rows.filter(_from(start), pl.col(EVENT_TIMESTAMP) < begin(end)))

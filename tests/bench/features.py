@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -30,16 +30,17 @@ def make(rows: int, path: Path) -> None:
     table = pl.DataFrame(
         {
             "machine": [f"machine-{machine}" for machine in number % machines],
-            EVENT_TIME: START + number // machines * timedelta(minutes=1),
+            "minute": number // machines,
             **{f"f{sensor}": random.integers(0, 100, rows) for sensor in range(1, 10)},
-        },
-        schema_overrides={EVENT_TIME: pl.Datetime("us", "UTC")},
+        }
     )
+    times = pl.lit(START, pl.Datetime("us", "UTC")) + pl.duration(minutes="minute")
+    table = table.select("machine", times.alias(EVENT_TIME), pl.all().exclude("machine", "minute"))
     table.write_parquet(path, row_group_size=1 << 17)
 
 
 def windows(path: Path, rows: int) -> int:
-    """Computes the partitions of the set, and writes them beside it; returns the bytes of one partition's columns."""
+    """Computes the partitions of the set, and writes them beside it; returns the bytes of the largest."""
     import polars as pl
 
     from mlops import datasets
@@ -54,9 +55,9 @@ def windows(path: Path, rows: int) -> int:
     for start in contents(events, view.partition) if rows else ():
         first, last = begin(start), begin(end_of(start, view.partition))
         near = events.filter(pl.col(EVENT_TIME).is_between(first - view.reach, last, closed="left"))
-        part = build(view, near, dataset, START).filter(pl.col("event_timestamp") >= first)
-        part.sink_parquet(path.parent / f"{start}.features")
-        needed = max(needed, near.select(pl.len()).collect().item() * 11 * 8)
+        part = build(view, near, dataset, START).collect().filter(pl.col("event_timestamp") >= first)
+        part.write_parquet(path.parent / f"{start}.features")
+        needed = max(needed, part.height * part.width * 8)
     return needed
 
 
