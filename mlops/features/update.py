@@ -51,7 +51,7 @@ def update(store: ObjectStore, dataset: Dataset, events: Events, code_version: s
     views, written, found = views_of(dataset.name), {}, {}
     with TemporaryDirectory(prefix="events-") as folder:
         file = Path(folder) / "events.parquet"
-        columns = dict.fromkeys(name for view in views for name in inputs(view, dataset))
+        columns = list(dict.fromkeys(name for view in views for name in inputs(view, dataset)))
         events.rows.select(columns).sink_parquet(file, engine="streaming")
         for view in views:
             own = pl.scan_parquet(file).select(inputs(view, dataset)).drop_nulls([view.key.column, EVENT_TIME])

@@ -92,6 +92,7 @@ def test_the_same_events_in_another_order_are_the_same_content():
     view = VIEW["user_activity"]
     raw = raw_table(view, [("a", 0, 1), ("b", 20, 2), ("a", 20, 3)])
     assert contents_of(view, raw) == contents_of(view, raw.reverse())
+    assert contents_of(view, raw) == contents_of(view, raw.with_columns(pl.col("rating").cast(pl.Float64)))
     assert contents_of(view, raw) != contents_of(view, pl.concat([raw, raw.head(1)]))
     assert contents_of(view, raw) != contents_of(view, raw.with_columns(rating=pl.lit(9, pl.Int64)))
 

@@ -161,7 +161,7 @@ def test_a_build_that_ended_half_way_is_completed_by_the_next(loaded, monkeypatc
     with monkeypatch.context() as broken:
         broken.setattr(update, "write_build_record", lambda *_: (_ for _ in ()).throw(Failure("the pod was killed")))
         assert "killed" in loaded.failure_of("features", "build", "--dataset", "shuttle")
-    assert loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]["partitions"] == 1
+    assert loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]["partitions"] == 2
     assert loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]["unchanged"]
 
 
@@ -456,7 +456,8 @@ def test_a_reading_that_is_pushed_late_does_not_take_the_place_of_a_newer_one(lo
     newest = START + timedelta(minutes=49_097)
     readings(loaded).add(reading_rows([newest], value=41.0), 1, newest)
     loaded.result_of("features", "push", "--dataset", "shuttle")
-    readings(loaded).add(reading_rows([newest - timedelta(seconds=30)], value=90.0), 2, newest)
+    late = newest - timedelta(seconds=30)
+    readings(loaded).add(reading_rows([late], value=90.0), 2, newest + timedelta(minutes=1))
     loaded.result_of("features", "push", "--dataset", "shuttle")
     found = served(loaded, "shuttle", [{"machine": "shuttle"}])
     assert found["f1"] == [41.0] and found["f1_max_10m"] == [90.0], "its windows hold the late one"
