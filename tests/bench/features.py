@@ -65,10 +65,11 @@ def join(path: Path, rows: int) -> int:
     import polars as pl
 
     from mlops.datasets.declaration import EVENT_TIME
-    from mlops.stores.offline_store import ASKED, as_of
+    from mlops.stores.feature_store import EVENT_TIMESTAMP
+    from mlops.stores.offline_store import as_of
 
     known = pl.scan_parquet(path).select("machine", pl.col(EVENT_TIME).alias("__event_timestamp"), "f1", "f2")
-    asked = pl.scan_parquet(path).select("machine", pl.col(EVENT_TIME).alias(ASKED)).gather_every(10)
+    asked = pl.scan_parquet(path).select("machine", pl.col(EVENT_TIME).alias(EVENT_TIMESTAMP)).gather_every(10)
     if rows:
         as_of(asked, known, ["machine"], None).sink_parquet(path.parent / "joined.parquet")
     return rows * 4 * 8
