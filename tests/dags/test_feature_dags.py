@@ -32,7 +32,7 @@ def test_materialization_follows_the_features_and_runs_at_two_in_any_case(dags: 
     dag = dags["feature_materialization"]
     assert isinstance(dag.schedule, AssetOrTimeSchedule)
     assert isinstance(dag.schedule.asset_condition, AssetAll)
-    assert dag.schedule.asset_condition.objects == [OFFLINE_FEATURES]
+    assert list(dag.schedule.asset_condition.objects) == [OFFLINE_FEATURES]
     (last,) = dag.leaves
     assert last.outlets == [ONLINE_FEATURES], "which training waits for"
     assert OFFLINE_FEATURES != ONLINE_FEATURES
