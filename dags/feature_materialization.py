@@ -1,10 +1,11 @@
 """
 ### The newest feature values into the online store, every night
 
-Looks whether the feature store is set up as the code says, puts each entity's newest values of the last
-`feature_materialization_days` days (a Variable) from the offline store into Redis, and compares what is served of
-sampled entities with the offline store. A value is never replaced by an older one, so this may be repeated, overlap
-with another run, or end half way.
+Runs when feature_engineering_pipeline has updated the asset `offline-features`, and at 2 in any case. Looks whether the
+feature store is set up as the code says, puts each entity's newest values of the last `feature_materialization_days`
+days (a Variable) that had events from the offline store into Redis, and compares what is served of sampled entities
+with the offline store. A value is never replaced by an older one, so this may be repeated, overlap with another run, or
+end half way. Where nothing new has come, the values of before are still the newest, and the run ends well.
 
 Its last task updates the asset `online-features`, which a DAG that needs fresh features can wait for.
 """
@@ -12,10 +13,10 @@ Its last task updates the asset `online-features`, which a DAG that needs fresh 
 from datetime import timedelta
 from functools import partial
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, AssetOrTimeSchedule
 
 from mlops.airflow.authoring.alerts import due_within, task_failed
-from mlops.airflow.authoring.freshness import ONLINE_FEATURES
+from mlops.airflow.authoring.freshness import OFFLINE_FEATURES, ONLINE_FEATURES
 from mlops.airflow.authoring.operator import task_pod
 from mlops.airflow.authoring.schedule import cron
 
@@ -23,7 +24,7 @@ with DAG(
     dag_id="feature_materialization",
     description="The newest feature values into the online store",
     doc_md=__doc__,
-    schedule=cron("0 2 * * *"),
+    schedule=AssetOrTimeSchedule(timetable=cron("0 2 * * *"), assets=[OFFLINE_FEATURES]),
     catchup=False,  # a later run brings all that an earlier one would have
     max_active_runs=1,  # two at once would do no harm, and the work twice
     is_paused_upon_creation=False,

@@ -1,8 +1,8 @@
 """
 ### A model from the feature store, every Sunday
 
-Waits until the online features are fresh, validates the dataset of a declared model, has Feast join each row with the
-features as they were known at its event, trains, and judges the model on the test set by the one gate of this
+Waits until the online features are fresh, validates the dataset of a declared model, has Feast join each row with
+features of the age at which they are served, trains, and judges the model on the test set by the one gate of this
 platform: its metric better than its threshold, and than what knows only the labels by a margin, with a confidence
 interval. A model that passes is registered with a card and the alias `staging`; otherwise the reasons stand in the log
 and the result of `skip_registration` and in the tags of the MLflow run.
@@ -25,7 +25,7 @@ from mlops.airflow.authoring.operator import task_pod
 from mlops.airflow.authoring.schedule import cron
 from mlops.models import dataset_of, get, names
 
-# Those that learn from features as of each row's event.
+# Those that learn from a feature service.
 MODELS = [name for name in names() if get(name).feature_service]
 
 

@@ -21,6 +21,7 @@ _NEEDS = {
     "features preprocess": ("s3",),
     "features engineer": ("s3",),
     "features build": ("s3", "feast", "code"),
+    "features push": ("s3", "feast", "redis", "statsd", "code"),
     "features apply": ("s3", "feast", "redis", "mlflow"),
     "features historical": ("s3", "feast", "redis"),
     "features validate-store": ("s3", "feast", "redis"),
@@ -38,6 +39,7 @@ _NEEDS = {
     "sensor-trainer check-trainer": ("sensor-trainer",),
     "sensor-trainer trigger": ("sensor-trainer",),
     "sensor-trainer monitor": ("sensor-trainer",),
+    "sensor-trainer collect": ("s3", "sensor-trainer"),
     "sensor-trainer replay": ("s3", "sensor-trainer"),
     "notify send": ("notifications",),
 }

@@ -1,43 +1,65 @@
-"""From a raw set to the tables of its feature views, as the offline store keeps them."""
+"""From the rows of a raw set to those of its feature views, as the offline store keeps them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
-import pandas as pd
+import polars as pl
 
 from mlops.datasets.declaration import EVENT_TIME, Dataset
 from mlops.features import windows
 from mlops.features.repository import RECENT_DAYS, SENSORS, WINDOWS, FeatureViewSpec
 from mlops.stores.feature_store import CREATED, EVENT_TIMESTAMP
 
-_TYPES = {"Float64": "float64", "Int64": "Int64", "String": "object"}
+_TYPES: dict[str, type[pl.DataType]] = {"Float64": pl.Float64, "Int64": pl.Int64, "String": pl.String}
+_TIME = pl.Datetime("us", "UTC")
 
 
-def build(view: FeatureViewSpec, table: pd.DataFrame, dataset: Dataset, created: datetime) -> pd.DataFrame:
+def inputs(view: FeatureViewSpec, dataset: Dataset) -> list[str]:
+    """The columns of the raw set that the view is computed from, its key and `event_time` among them."""
+    return [view.key.column, EVENT_TIME, *_OF[view.name].columns(view, dataset)]
+
+
+def build(view: FeatureViewSpec, rows: pl.LazyFrame, dataset: Dataset, created: datetime) -> pl.LazyFrame:
     """The view's rows, in order of time: its key, `event_timestamp`, `created`, and its features in declared order."""
-    rows = _COMPUTE[view.name](view, table, dataset).rename(columns={EVENT_TIME: EVENT_TIMESTAMP})
-    types = {view.key.column: "object", **{name: _TYPES[dtype] for name, dtype in view.features.items()}}
-    rows = rows.assign(**{CREATED: pd.Timestamp(created)})
-    rows[EVENT_TIMESTAMP] = rows[EVENT_TIMESTAMP].astype("datetime64[us, UTC]")
-    rows[CREATED] = rows[CREATED].astype("datetime64[us, UTC]")
-    return rows[[view.key.column, EVENT_TIMESTAMP, CREATED, *view.features]].astype(types)
+    events = rows.select(inputs(view, dataset)).with_columns(
+        pl.col(view.key.column).cast(pl.String), pl.col(EVENT_TIME).cast(_TIME)
+    )
+    return (
+        _OF[view.name]
+        .rows(view, events, dataset)
+        .select(
+            view.key.column,
+            pl.col(EVENT_TIME).alias(EVENT_TIMESTAMP),
+            pl.lit(created, _TIME).alias(CREATED),
+            *(pl.col(name).cast(_TYPES[dtype]) for name, dtype in view.features.items()),
+        )
+    )
 
 
-def _sensor_windows(view: FeatureViewSpec, table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
-    return windows.sensor_windows(table, view.key.column, SENSORS, WINDOWS)
+class _Computation(NamedTuple):
+    """columns: of the raw set, beside key and time; rows: from these to key, `event_time` and features."""
+
+    columns: Callable[[FeatureViewSpec, Dataset], Sequence[str]]
+    rows: Callable[[FeatureViewSpec, pl.LazyFrame, Dataset], pl.LazyFrame]
 
 
-def _activity(view: FeatureViewSpec, table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
-    return windows.activity(table, view.key.column, view.key.name, dataset.label.of(table), RECENT_DAYS)
+def _sensor_windows(view: FeatureViewSpec, rows: pl.LazyFrame, dataset: Dataset) -> pl.LazyFrame:
+    return windows.sensor_windows(rows, view.key.column, SENSORS, WINDOWS)
 
 
-def _profile(view: FeatureViewSpec, table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
-    return windows.profile(table, view.key.column, list(view.features))
+def _activity(view: FeatureViewSpec, rows: pl.LazyFrame, dataset: Dataset) -> pl.LazyFrame:
+    return windows.activity(rows, view.key.column, view.key.name, dataset.label.expression == 1, RECENT_DAYS)
 
 
-_COMPUTE: dict[str, Callable[[FeatureViewSpec, pd.DataFrame, Dataset], pd.DataFrame]] = {
-    "sensor_windows": _sensor_windows,
-    "user_activity": _activity,
-    "item_activity": _activity,
-    "user_profile": _profile,
+def _profile(view: FeatureViewSpec, rows: pl.LazyFrame, dataset: Dataset) -> pl.LazyFrame:
+    return windows.profile(rows, view.key.column, list(view.features))
+
+
+_ACTIVITY = _Computation(lambda view, dataset: [dataset.label.column], _activity)
+_OF = {
+    "sensor_windows": _Computation(lambda view, dataset: SENSORS, _sensor_windows),
+    "user_activity": _ACTIVITY,
+    "item_activity": _ACTIVITY,
+    "user_profile": _Computation(lambda view, dataset: list(view.features), _profile),
 }

@@ -2,55 +2,60 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING
 
 from mlops.features.repository import FeatureViewSpec, views_of
 from mlops.result import Failure
-from mlops.stores.dataset_files import SHIFT_FIELD, LoadedDataset
+from mlops.stores.dataset_files import SHIFT_FIELD
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mlops.stores.object_store import ObjectStore
 
-_ROWS_A_GROUP = 20_000  # what a reader that wants the last days only can leave out at once
-
 
 @dataclass(frozen=True)
 class BuildRecord:
-    """data_version and shift_seconds: of the raw set; code_version: of what computed; rows: view -> rows."""
+    """data_version and shift_seconds: of the raw set; readings: of what was collected beside its files; code_version:
+    of what computed; created: when that was; rows: view -> rows; partitions: view -> first day of a partition, in
+    ISO 8601 -> what names the events in it.
+
+    One of an earlier release has no partitions: its views are a file each.
+    """
 
     data_version: str
     shift_seconds: int
     code_version: str
     created: str
     rows: Mapping[str, int] = field(default_factory=dict)
+    readings: str | None = None
+    partitions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
-    def of(self, raw: LoadedDataset, code_version: str) -> bool:
+    def of(self, data_version: str, shift_seconds: int, readings: str | None, code_version: str) -> bool:
         """Whether computing anew would give the same."""
-        made_from = (self.data_version, self.shift_seconds, self.code_version)
-        return made_from == (raw.data_version, raw.shift_seconds, code_version)
+        made_from = (self.data_version, self.shift_seconds, self.readings, self.code_version)
+        return bool(self.partitions) and made_from == (data_version, shift_seconds, readings, code_version)
+
+    def contents(self, view: FeatureViewSpec) -> dict[date, str]:
+        """What names the events of each partition of the view, by its first day."""
+        return {date.fromisoformat(start): content for start, content in self.partitions.get(view.name, {}).items()}
 
 
 def find_build_record(store: ObjectStore, dataset: str) -> BuildRecord | None:
     """What the set's features were computed from; None where they were not, or not wholly."""
     note = store.find_bytes(_note(dataset))
-    if note is None or any(store.digest(view.file) is None for view in views_of(dataset)):
+    if note is None:
         return None
-    return BuildRecord(**json.loads(note))
-
-
-def write_view(store: ObjectStore, view: FeatureViewSpec, rows: pd.DataFrame) -> None:
-    """Puts a view's rows in one step: a reader sees those of before or these."""
-    content = io.BytesIO()
-    rows.to_parquet(content, index=False, row_group_size=_ROWS_A_GROUP)
-    digest = hashlib.sha256(content.getvalue()).hexdigest()
-    store.write_bytes(view.file, content.getvalue(), digest=digest)
+    found = BuildRecord(**json.loads(note))
+    for view in views_of(dataset):
+        files = {view.file(start) for start in found.contents(view)} or {f"{view.folder}{dataset}.parquet"}
+        if not files <= set(store.keys(view.folder)):
+            return None
+    return found
 
 
 def write_build_record(store: ObjectStore, dataset: str, built: BuildRecord) -> None:

@@ -12,11 +12,12 @@ from mlops.config import CodeSettings, RunIdentity
 from mlops.features import repository
 from mlops.features.materialization import commands as materialization
 from mlops.registry.record import FEATURE_SERVICE
-from mlops.result import Failure, Refused, Result
+from mlops.result import Failure, Refused, Result, Skip
 from mlops.retry import once_started
 from mlops.stores.object_store import data_bucket
 
 if TYPE_CHECKING:
+    from mlops.features.update import Updated
     from mlops.stores.tracking import AliasedVersion
 
 _SHOWN = 20  # lines of a diff in a message
@@ -57,15 +58,30 @@ def engineer(*, dataset: str, data: str) -> Result:
 
 
 def build(*, dataset: str) -> Result:
-    """Computes the feature views of a raw set and writes them to the offline store.
+    """Brings the feature views of a raw set up to date in the offline store: its files, and readings beside them.
 
-    A set whose features were computed from the same data by the same code is left as it is. `all` are the sets that
-    have feature views.
+    Computed are the partitions whose events came, changed or went, and those that these reach; the others are left as
+    they are. `all` are the sets that have feature views.
     """
     names = repository.datasets_with_features() if dataset == "all" else [dataset]
     for name in names:
         repository.views_of(name)
-    return {name: _build(name) for name in names}
+    return {name: _built(_update(name, datetime.now(UTC))) for name in names}
+
+
+def push(*, dataset: str) -> Result:
+    """Brings the feature views of a raw set up to date, and what is new of them into the online store at once.
+
+    Nothing waits for the next materialization: each value is written to both stores. Skipped where nothing is new.
+    """
+    from mlops.features.materialization.commands import push as push_files
+
+    repository.views_of(dataset)
+    now = datetime.now(UTC)
+    updated = _update(dataset, now)
+    if not any(updated.written.values()):
+        raise Skip(f"dataset {dataset} has no event that was not in the offline store at {updated.record.created}")
+    return {**_built(updated), "views": push_files(updated.written, now)}
 
 
 def apply(*, wait: float) -> Result:
@@ -91,10 +107,11 @@ def apply(*, wait: float) -> Result:
 
 
 def historical(*, model: str, data: str) -> Result:
-    """Makes a training and a test set of a validated table: each row's features as they were known at its time.
+    """Makes a training and a test set of a validated table: each row's features as they would have been served to it.
 
-    The features are those of the model's feature service, joined by Feast; the split is the one its dataset
-    declares. The tables say in their attributes which service and schema made them.
+    The features are those of the model's feature service, joined by Feast as of the moment that the service's served
+    age gives; the split is the one its dataset declares. The tables say in their attributes which service and schema
+    made them, and of which age their values are.
     """
     import polars as pl
 
@@ -124,11 +141,14 @@ def historical(*, model: str, data: str) -> Result:
     shift = EventTimeShift(raw.attrs.get(SHIFT_FIELD, 0)).note
     keys = {"train": identity.key("train"), "test": identity.key("test")}
     for name, part in (("train", train), ("test", test)):
-        part.attrs.update(feature_service=service.name, feature_schema=service.schema, **shift)
+        part.attrs.update(
+            feature_service=service.name, feature_schema=service.schema, served_age=str(service.served_age), **shift
+        )
         bucket.write_table(keys[name], part)
     log.info("%d features, %d rows to train on, %d to test on", len(service.features), len(train), len(test))
     counts = {"train_rows": len(train), "test_rows": len(test)}
-    return {**keys, "features": len(service.features), **counts, "feature_service": service.name, **shift}
+    served = {"feature_service": service.name, "served_age": str(service.served_age)}
+    return {**keys, "features": len(service.features), **counts, **served, **shift}
 
 
 def validate_store() -> Result:
@@ -174,38 +194,40 @@ def serve(*, port: int, metrics_port: int | None) -> Result:
     return {}
 
 
-def _build(name: str) -> Result:
-    from mlops.features.build import build as rows_of
-    from mlops.features.build_record import BuildRecord, find_build_record, write_build_record, write_view
-    from mlops.stores.dataset_files import DatasetFiles, EventTimeShift
+def _update(name: str, now: datetime) -> "Updated":
+    from mlops.features.update import Events, union, update
+    from mlops.stores.collected_readings import CollectedReadings
+    from mlops.stores.dataset_files import DatasetFiles
     from mlops.stores.feature_store import feast_bucket
 
-    declared, store, code_version = datasets.get(name), feast_bucket(), CodeSettings.from_environment().version
+    declared, data = datasets.get(name), data_bucket()
+    raw, collected = DatasetFiles(data).read(declared), CollectedReadings(data, declared)
+    state, store = collected.state(), feast_bucket()
     store.ensure()
-    raw, before = DatasetFiles(data_bucket()).read(declared), find_build_record(store, name)
-    if before is not None and before.of(raw, code_version):
-        log.info("%s: computed already, at %s", name, before.created)
-        return {"rows": dict(before.rows), "unchanged": True, **EventTimeShift(raw.shift_seconds).note}
-    created, rows = datetime.now(UTC).replace(microsecond=0), {}
-    whole = raw.table.collect().to_pandas()
-    for view in repository.views_of(name):
-        table = rows_of(view, whole, declared, created)
-        write_view(store, view, table)
-        rows[view.name] = len(table)
-        log.info("%s: %d rows of %d features", view.name, len(table), len(view.features))
-    made = BuildRecord(raw.data_version, raw.shift_seconds, code_version, created.isoformat(), rows)
-    write_build_record(store, name, made)
-    return {"rows": rows, "unchanged": False, **EventTimeShift(raw.shift_seconds).note}
+    rows = union(raw.table, collected.rows() if declared.entity else None, declared)
+    events = Events(rows, raw.data_version, raw.shift_seconds, state.changed)
+    return update(store, declared, events, CodeSettings.from_environment().version, now.replace(microsecond=0))
+
+
+def _built(updated: "Updated") -> Result:
+    from mlops.stores.dataset_files import EventTimeShift
+
+    record, written = updated.record, {name: len(files) for name, files in updated.written.items()}
+    unchanged = not any(written.values())
+    log.info("%s", "nothing has changed" if unchanged else f"partitions written: {written}")
+    shift = EventTimeShift(record.shift_seconds).note
+    return {"rows": dict(record.rows), "partitions": sum(written.values()), "unchanged": unchanged, **shift}
 
 
 def _refuse_breaks(versions: "list[AliasedVersion]") -> None:
     from mlops.features.contract import breaks
 
     services = {service.name: service.schema for service in repository.SERVICES}
+    ages = {service.name: str(service.served_age) for service in repository.SERVICES}
     lines: list[str] = []
     for version in versions:
         title = f"{version.model} version {version.version} ({', '.join(version.aliases)})"
-        broken = breaks(version.tags, services, title)
+        broken = breaks(version.tags, services, ages, title)
         lines += [f"{title} reads {version.tags.get(FEATURE_SERVICE)}:", *broken] if broken else []
     if lines:
         raise Refused(
@@ -249,6 +271,10 @@ def _build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, help="a declared dataset, or all that have features")
 
 
+def _push_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", required=True, help="a declared dataset that has features")
+
+
 def _apply_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait",
@@ -274,6 +300,7 @@ COMMANDS = {
     "preprocess": (preprocess, _table_options),
     "engineer": (engineer, _table_options),
     "build": (build, _build_options),
+    "push": (push, _push_options),
     "apply": (apply, _apply_options),
     "historical": (historical, _historical_options),
     "validate-store": (validate_store, _no_options),

@@ -1,13 +1,13 @@
 """What a registered model may rely on: the features of its service, under the names and types it was trained on.
 
-A run and a model version say so in two tags. A feature more breaks no model; one that is gone, or is of another type,
-breaks those that read it.
+A run and a model version say so in three tags. A feature more breaks no model; one that is gone, or is of another type,
+or comes at another age, breaks those that read it.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 
-from mlops.registry.record import FEATURE_SCHEMA, FEATURE_SERVICE
+from mlops.registry.record import FEATURE_SCHEMA, FEATURE_SERVICE, SERVED_AGE
 from mlops.result import Failure
 
 
@@ -28,10 +28,13 @@ def schema_in(tags: Mapping[str, str], model: str) -> dict[str, str]:
     return schema
 
 
-def breaks(tags: Mapping[str, str], services: Mapping[str, Mapping[str, str]], model: str) -> list[str]:
+def breaks(
+    tags: Mapping[str, str], services: Mapping[str, Mapping[str, str]], ages: Mapping[str, str], model: str
+) -> list[str]:
     """What a model would miss, as a diff of what it was trained on (-) and what there would be (+).
 
-    services: the schema of each declared service by its name; model: how messages call the model.
+    services, ages: the schema and the served age of each declared service by its name; model: how messages call the
+    model. A model of an earlier release, which does not say at which age it was trained, takes any.
     """
     service, schema = tags.get(FEATURE_SERVICE), schema_in(tags, model)
     if service is None:
@@ -40,6 +43,9 @@ def breaks(tags: Mapping[str, str], services: Mapping[str, Mapping[str, str]], m
         return [f"- service {service}, with {len(schema)} features"]
     declared = services[service]
     lines: list[str] = []
+    age = tags.get(SERVED_AGE, ages[service])
+    if age != ages[service]:
+        lines += [f"- served age: {age}", f"+ served age: {ages[service]}"]
     for reference, dtype in schema.items():
         if reference not in declared:
             lines.append(f"- {reference} {dtype}")

@@ -37,7 +37,8 @@ def describe(objects: Iterable[FeastObject]) -> dict[str, str]:
         if isinstance(entry, Entity):
             lines[f"entity {entry.name}"] = f"join key {entry.join_key} ({entry.value_type.name})"
         elif isinstance(entry, FeatureService):
-            lines[f"service {entry.name}"] = ", ".join(view.name for view in entry.feature_view_projections)
+            views = ", ".join(view.name for view in entry.feature_view_projections)
+            lines[f"service {entry.name}"] = f"{views}; {entry.tags.get('served_age', 'of any age')}"
             for view in entry.feature_view_projections:
                 lines |= {
                     f"service {entry.name}, {view.name}:{field.name}": str(field.dtype) for field in view.features

@@ -8,23 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, time, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from mlops import datasets
+from mlops.features.served_age import Materialized, Pushed, ServedAge
 from mlops.models.declaration import Model
 from mlops.result import Failure
 
 if TYPE_CHECKING:
+    import pandas as pd
     from feast.feast_object import FeastObject
 
     from mlops.stores.feature_store import FeatureStoreConfig
 
 Dtype = Literal["Float64", "Int64", "String"]
+Partition = Literal["1d", "1mo"]
 
 WINDOWS = (10, 60)  # minutes: the last readings, and the level they leave
 STATISTICS = ("mean", "std", "min", "max")
 RECENT_DAYS = 30
+
+# feature_engineering_pipeline builds at this hour and has feature_materialization follow; each has half an hour.
+NIGHTLY = Materialized(at=time(1), takes=timedelta(hours=1))
+# feature_push looks for new readings every ten minutes.
+MINUTES = Pushed(within=timedelta(minutes=15))
 
 
 @dataclass(frozen=True)
@@ -38,24 +46,35 @@ class EntitySpec:
 
 @dataclass(frozen=True)
 class FeatureViewSpec:
-    """Features of one entity, computed from one data set; features: name -> type."""
+    """Features of one entity, computed from one data set; features: name -> type.
+
+    reach: for how long an event changes later features; None: for ever. partition: the time that one file holds, a day
+    or, where events are few, a month of the calendar (UTC).
+    """
 
     name: str
     description: str
     dataset: str
     key: EntitySpec
     features: Mapping[str, Dtype]
+    reach: timedelta | None
+    partition: Partition
 
     @property
-    def file(self) -> str:
-        """Where its rows lie in the feast bucket."""
-        return f"{self.name}/{self.dataset}.parquet"
+    def folder(self) -> str:
+        """Where its files lie in the feast bucket."""
+        return f"{self.name}/"
+
+    def file(self, start: date) -> str:
+        """The file of the partition that begins then. Sorted by name, files are in order of time."""
+        return f"{self.folder}{self.dataset}/{start.isoformat()}.parquet"
 
 
 @dataclass(frozen=True)
 class FeatureServiceSpec:
     """The features that a model is trained on and served with.
 
+    served_age: how old its values are when they are served; a model is trained and judged on values of that age.
     before: how long before a row's event its features are read. Where the features count the very events that are to
         be predicted, this keeps a label out of its own features.
     """
@@ -64,7 +83,16 @@ class FeatureServiceSpec:
     description: str
     dataset: str
     views: tuple[FeatureViewSpec, ...]
+    served_age: ServedAge
     before: timedelta = timedelta()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.served_age, Materialized) and self.served_age.takes <= self.before:
+            raise ValueError(f"feature service {self.name}: what is materialized is served later than {self.before}")
+
+    def as_of(self, times: pd.Series) -> pd.Series:
+        """The moment as of which the features of a row whose event is at each of the times (UTC) are served."""
+        return self.served_age.as_of(times, self.before)
 
     @property
     def features(self) -> dict[str, str]:
@@ -106,6 +134,8 @@ VIEWS = (
         dataset="shuttle",
         key=MACHINE,
         features={name: dtype for sensor in SENSORS for name, dtype in _windows_of(sensor).items()},
+        reach=timedelta(minutes=max(WINDOWS)),
+        partition="1d",
     ),
     FeatureViewSpec(
         "user_activity",
@@ -113,6 +143,8 @@ VIEWS = (
         dataset="movielens",
         key=USER,
         features=_activity("user"),
+        reach=None,
+        partition="1mo",
     ),
     FeatureViewSpec(
         "item_activity",
@@ -120,13 +152,17 @@ VIEWS = (
         dataset="movielens",
         key=ITEM,
         features=_activity("item"),
+        reach=None,
+        partition="1mo",
     ),
     FeatureViewSpec(
         "user_profile",
-        "What a user said of themselves.",
+        "What a user had said of themselves.",
         dataset="movielens",
         key=USER,
         features={"age": "Int64", "gender": "String", "occupation": "String"},
+        reach=None,
+        partition="1mo",
     ),
 )
 
@@ -136,12 +172,14 @@ SERVICES = (
         "Whether a machine is in a state that it should not be in.",
         dataset="shuttle",
         views=tuple(view for view in VIEWS if view.dataset == "shuttle"),
+        served_age=MINUTES,
     ),
     FeatureServiceSpec(
         "click_through_v1",
         "Whether a user clicks on a film.",
         dataset="movielens",
         views=tuple(view for view in VIEWS if view.dataset == "movielens"),
+        served_age=NIGHTLY,
         before=timedelta(seconds=1),  # times there are whole seconds, so nothing is lost but the event itself
     ),
 )
@@ -201,7 +239,7 @@ def objects(config: FeatureStoreConfig) -> list[FeastObject]:
             name=service.name,
             description=service.description,
             features=[views[view.name] for view in service.views],
-            tags={"dataset": service.dataset},
+            tags={"dataset": service.dataset, "served_age": str(service.served_age)},
         )
         for service in SERVICES
     ]

@@ -1,4 +1,4 @@
-"""From labelled rows to the features that were known of each at its time."""
+"""From labelled rows to the features that a model would have been served for each."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def spine(table: pd.DataFrame, service: FeatureServiceSpec) -> pd.DataFrame:
-    """What Feast is asked for: each row's keys, and the moment as of which its features are wanted."""
+    """What Feast is asked for: each row's keys, and the moment as of which its features are served."""
     keys = list(dict.fromkeys(view.key.column for view in service.views))
-    return table[keys].assign(**{EVENT_TIMESTAMP: table[EVENT_TIME] - service.before})
+    return table[keys].assign(**{EVENT_TIMESTAMP: service.as_of(table[EVENT_TIME])})
 
 
 def retrieve(store: FeatureStore, service: FeatureServiceSpec, table: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import uvicorn
@@ -31,6 +32,14 @@ _KEPT = {"/health", "/openapi.json", "/docs"}
 _EVERY = 60.0  # seconds after which a change of the registry or of a shift shows
 _NEVER = "1970-01-01T00:00:00Z"  # Feast's time of what is not in the online store
 _SHOWN = 10  # entities in a message
+_SHOWN_CHARACTERS = 40  # of a value in one
+# What a join key is in JSON; MaterializedView lets no other kind be served.
+_KEY_TYPES: dict[str, tuple[type, str]] = {
+    "STRING": (str, "a text"),
+    "BYTES": (str, "a text"),
+    "INT32": (int, "a whole number"),
+    "INT64": (int, "a whole number"),
+}
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +78,7 @@ def application(store: FeatureStore, shifts: Mapping[str, int]) -> FastAPI:
                 f"not in the online store: {'; '.join(absent[:_SHOWN])}{more}: check the identifiers, or run the DAG "
                 "feature_materialization for a window that has events of theirs",
             )
+        answer["metadata"] |= freshness(store, request, columns, answer, datetime.now(UTC))
         shifted = {view.tags.get("dataset", ""): view.name for view in columns.values()}
         note = {name: shifts[name] for name in sorted(shifted) if shifts.get(name)}
         if note:
@@ -96,14 +106,21 @@ def requested(store: FeatureStore, request: GetOnlineFeaturesRequest) -> dict[st
             there_is = f"view {name!r} has {', '.join(known)}" if known else f"there are the views {', '.join(views)}"
             problems.append(f"feature '{name}:{feature}' is unknown: {there_is}")
         else:
-            columns[f"{name}__{feature}" if request.full_feature_names else feature] = views[name]
+            column = f"{name}__{feature}" if request.full_feature_names else feature
+            if column in columns:
+                raise HTTPException(
+                    422,
+                    f"feature '{name}:{feature}' is asked for twice, or two views have it: then say full_feature_names",
+                )
+            columns[column] = views[name]
     if problems:
         raise HTTPException(404, "; ".join(problems))
     return columns
 
 
 def check_entities(request: GetOnlineFeaturesRequest, views: Iterable[FeatureView]) -> None:
-    """Raises HTTPException unless each join key of the views has a value for each row, and there is no other key."""
+    """Raises HTTPException unless each join key has a value of its type for each row, and there is no other key."""
+    views = list(views)
     needed = {column.name: view.name for view in views for column in view.entity_columns}
     for key, view in needed.items():
         if key not in request.entities:
@@ -116,6 +133,12 @@ def check_entities(request: GetOnlineFeaturesRequest, views: Iterable[FeatureVie
     lengths = {key: len(values) for key, values in request.entities.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         raise HTTPException(422, f"'entities' needs as many values, at least one, for each key: it has {lengths}")
+    for column in (column for view in views for column in view.entity_columns):
+        kind, name = _KEY_TYPES[column.dtype.to_value_type().name]
+        for place, value in enumerate(request.entities[column.name]):
+            if not isinstance(value, kind) or isinstance(value, bool):
+                shown = json.dumps(value, default=str)[:_SHOWN_CHARACTERS]
+                raise HTTPException(422, f"entity {column.name!r}, value {place}: {shown} is not {name}")
 
 
 def missing(
@@ -135,6 +158,29 @@ def missing(
                 keys = ", ".join(f"{key.name} {request.entities[key.name][row]!r}" for key in view.entity_columns)
                 found[f"{keys} (view {view.name})"] = None
     return list(found)
+
+
+def freshness(
+    store: FeatureStore,
+    request: GetOnlineFeaturesRequest,
+    columns: Mapping[str, FeatureView],
+    answer: Mapping[str, Any],
+    now: datetime,
+) -> dict[str, Any]:
+    """How old the oldest event behind the answer is, in seconds and by view, and how old values of the service may be.
+
+    Feast itself tells the time of each value, which nobody looks at.
+    """
+    ages: dict[str, int] = {}
+    for column, result in zip(answer["metadata"]["feature_names"], answer["results"], strict=True):
+        if view := columns.get(column):
+            oldest = min(map(datetime.fromisoformat, result["event_timestamps"]))
+            ages[view.name] = max(ages.get(view.name, 0), round((now - oldest).total_seconds()))
+    said: dict[str, Any] = {"age_seconds": ages}
+    if request.feature_service:
+        service = store.get_feature_service(request.feature_service, allow_cache=True)
+        said["served_age"] = service.tags.get("served_age")
+    return said
 
 
 class Refresh:

@@ -1,156 +1,90 @@
 """Features computed from events: what was known of an entity at each of its moments, that moment's events included.
 
-Each function takes a raw table and gives one row for each entity and moment, in order of time. Rows without an entity
-or a time are left out; what lies later than a row never changes it.
+Each function takes the rows of a raw table and gives one row for each entity and moment, in order of time. Rows without
+an entity or a time are left out; what lies later than a row never changes it.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
+import polars as pl
 
 from mlops.datasets.declaration import EVENT_TIME
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-
-_VALUES_AT_ONCE = 1_000_000  # readings of one sensor that are spread out in memory at a time
-_DAY = 24 * 60 * 60
+_CLICK = "__click"
 
 
-def sensor_windows(table: pd.DataFrame, key: str, sensors: Sequence[str], minutes: Sequence[int]) -> pd.DataFrame:
+def sensor_windows(rows: pl.LazyFrame, key: str, sensors: Sequence[str], minutes: Sequence[int]) -> pl.LazyFrame:
     """Each sensor's last reading and its mean, standard deviation (of the population), min and max.
 
     A window of m minutes at the moment t holds the readings in (t - m minutes, t]; missing ones do not count, and a
     window without readings has missing statistics. Columns: key, `event_time`, and for each sensor `<sensor>` and
-    `<sensor>_<statistic>_<m>m`, float64.
+    `<sensor>_<statistic>_<m>m`, Float64.
     """
-    events = _ordered(table, key)
-    entities, moments = _codes(events[key]), _microseconds(events[EVENT_TIME])
-    last = _last_of_moment(entities, moments)
-    ends = np.flatnonzero(last) + 1
-    columns: dict[str, Floats] = {}
-    starts = {m: _window_starts(entities, moments, m * 60 * 1_000_000)[last] for m in minutes}
-    for sensor in sensors:
-        readings = events[sensor].to_numpy(dtype=np.float64)
-        columns[sensor] = readings[last]
-        for window, begins in starts.items():
-            for statistic, values in _statistics(readings, begins, ends).items():
-                columns[f"{sensor}_{statistic}_{window}m"] = values
-    return _by_time(events.loc[last, [key, EVENT_TIME]].assign(**columns))
+    readings = [pl.col(sensor).cast(pl.Float64).fill_nan(None) for sensor in sensors]
+    events = _ordered(rows.select(key, EVENT_TIME, *readings), key)
+    statistics = [
+        column.over(key).alias(f"{sensor}_{name}_{window}m")
+        for sensor in sensors
+        for window in minutes
+        for name, column in _statistics(pl.col(sensor), f"{window}m").items()
+    ]
+    return _moments(events.with_columns(statistics), key)
 
 
-def activity(table: pd.DataFrame, key: str, prefix: str, clicks: pd.Series, recent_days: int) -> pd.DataFrame:
+def activity(rows: pl.LazyFrame, key: str, prefix: str, clicks: pl.Expr, recent_days: int) -> pl.LazyFrame:
     """How often an entity had an event, and which share of these was a click, over all and of late.
 
     clicks: 1, 0, or missing where an event's outcome is not known; such an event does not count. The recent events at
-    t are those in (t - recent_days, t]. Columns: key, `event_time`, `<prefix>_events` (int64), `<prefix>_click_rate`
-    (float64), both also with `_<recent_days>d`, and `<prefix>_seconds_since_last` (Int64): from the moment before,
+    t are those in (t - recent_days, t]. Columns: key, `event_time`, `<prefix>_events` (Int64), `<prefix>_click_rate`
+    (Float64), both also with `_<recent_days>d`, and `<prefix>_seconds_since_last` (Int64): from the moment before,
     missing at an entity's first.
     """
-    known = clicks.notna()
-    events = _ordered(table.loc[known, [key, EVENT_TIME]].assign(click=clicks[known].astype("int64")), key)
-    entities, moments = _codes(events[key]), _microseconds(events[EVENT_TIME])
-    last = _last_of_moment(entities, moments)
-    rows = np.flatnonzero(last)
-    clicked = np.concatenate([[0], np.cumsum(events["click"].to_numpy())])
-    since = {
-        "": np.searchsorted(entities, entities, side="left")[last],
-        f"_{recent_days}d": _window_starts(entities, moments, recent_days * _DAY * 1_000_000)[last],
+    known = rows.select(key, EVENT_TIME, clicks.cast(pl.Int64).alias(_CLICK)).drop_nulls(_CLICK)
+    clicked, recent = pl.col(_CLICK), f"{24 * recent_days}h"
+    counts = {
+        "": (clicked.cum_count(), clicked.cum_sum()),
+        f"_{recent_days}d": (
+            (clicked * 0 + 1).rolling_sum_by(EVENT_TIME, recent, closed="right"),
+            clicked.rolling_sum_by(EVENT_TIME, recent, closed="right"),
+        ),
     }
-    columns: dict[str, Integers | Floats] = {}
-    for suffix, begins in since.items():
-        count = rows + 1 - begins
-        columns[f"{prefix}_events{suffix}"] = count
-        columns[f"{prefix}_click_rate{suffix}"] = (clicked[rows + 1] - clicked[begins]) / count
-    found = events.loc[last, [key, EVENT_TIME]].assign(**columns)
-    gap = found.groupby(key, sort=False)[EVENT_TIME].diff().dt.total_seconds()
-    return _by_time(found.assign(**{f"{prefix}_seconds_since_last": np.floor(gap).astype("Int64")}))
+    columns = []
+    for suffix, (events, of_clicks) in counts.items():
+        count = events.over(key).cast(pl.Int64)
+        columns += [
+            count.alias(f"{prefix}_events{suffix}"),
+            (of_clicks.over(key) / count).alias(f"{prefix}_click_rate{suffix}"),
+        ]
+    found = _moments(_ordered(known, key).with_columns(columns), key).drop(_CLICK)
+    gap = pl.col(EVENT_TIME).diff().over(key).dt.total_seconds()
+    return found.with_columns(gap.alias(f"{prefix}_seconds_since_last"))
 
 
-def profile(table: pd.DataFrame, key: str, columns: Sequence[str]) -> pd.DataFrame:
-    """What is known of an entity whatever it does: the columns as its last event has them.
+def profile(rows: pl.LazyFrame, key: str, columns: Sequence[str]) -> pl.LazyFrame:
+    """What an entity had said of itself by then: each column as the last event that had a value of it.
 
-    It was known before the entity's first event, which is why there is a row a second before that; and it still holds
-    at the last event, so that there is one then, which a materialization of the last days finds.
+    Before its first event nothing is known of it, and what it says later is not carried back. Columns: key,
+    `event_time`, and `columns`.
     """
-    events = _ordered(table, key)
-    entities = events.groupby(key, sort=False)
-    latest = events[[key, *columns]].groupby(key, sort=False).last()
-    first = latest.assign(**{EVENT_TIME: entities[EVENT_TIME].first() - pd.Timedelta(seconds=1)})
-    last = latest.assign(**{EVENT_TIME: entities[EVENT_TIME].last()})
-    return _by_time(pd.concat([first, last]).reset_index()[[key, EVENT_TIME, *columns]])
+    events = _ordered(rows.select(key, EVENT_TIME, *columns), key)
+    return _moments(events.with_columns(pl.col(columns).forward_fill().over(key)), key)
 
 
-def _ordered(table: pd.DataFrame, key: str) -> pd.DataFrame:
+def _statistics(reading: pl.Expr, window: str) -> dict[str, pl.Expr]:
+    return {
+        "mean": reading.rolling_mean_by(EVENT_TIME, window, closed="right"),
+        "std": reading.rolling_std_by(EVENT_TIME, window, closed="right", ddof=0),
+        "min": reading.rolling_min_by(EVENT_TIME, window, closed="right"),
+        "max": reading.rolling_max_by(EVENT_TIME, window, closed="right"),
+    }
+
+
+def _ordered(rows: pl.LazyFrame, key: str) -> pl.LazyFrame:
     """The rows that have an entity and a time, one entity after the other, each in order of time."""
-    known = table.dropna(subset=[key, EVENT_TIME])
-    return known.sort_values([key, EVENT_TIME], kind="stable").reset_index(drop=True)
+    return rows.drop_nulls([key, EVENT_TIME]).sort(key, EVENT_TIME, maintain_order=True)
 
 
-def _by_time(rows: pd.DataFrame) -> pd.DataFrame:
-    key = next(iter(rows.columns))
-    return rows.sort_values([EVENT_TIME, key], kind="stable").reset_index(drop=True)
-
-
-def _codes(keys: pd.Series) -> Integers:
-    """0, 1, 2 ... for ordered keys."""
-    return np.cumsum(keys.ne(keys.shift()).to_numpy()).astype(np.int64) - 1
-
-
-def _microseconds(times: pd.Series) -> Integers:
-    return times.to_numpy(dtype="datetime64[us]").astype(np.int64)
-
-
-def _last_of_moment(entities: Integers, moments: Integers) -> npt.NDArray[np.bool_]:
-    """True for the last row of each entity and moment."""
-    last = np.ones(len(entities), dtype=bool)
-    last[:-1] = (np.diff(entities) != 0) | (np.diff(moments) != 0)
-    return last
-
-
-def _window_starts(entities: Integers, moments: Integers, length: int) -> Integers:
-    """For each row the first row of its entity that is less than `length` older."""
-    if len(moments) == 0:
-        return np.zeros(0, dtype=np.int64)
-    origin = moments.min()
-    stride = moments.max() - origin + length + 1  # no window reaches into the entity before
-    position = entities * stride + (moments - origin)
-    starts: Integers = np.searchsorted(position, position - length, side="right").astype(np.int64)
-    return starts
-
-
-def _statistics(readings: Floats, begins: Integers, ends: Integers) -> dict[str, Floats]:
-    """Mean, standard deviation, min and max of readings[begin:end], of each pair; none is empty.
-
-    Each window is summed by itself and its spread taken from its own mean: running sums would carry the rounding of
-    one large reading through all windows after it.
-    """
-    parts = [_block(readings, begins[rows], ends[rows]) for rows in _blocks(ends - begins)]
-    names = ("mean", "std", "min", "max")
-    return {name: np.concatenate([part[i] for part in parts] or [np.zeros(0)]) for i, name in enumerate(names)}
-
-
-def _block(readings: Floats, begins: Integers, ends: Integers) -> tuple[Floats, Floats, Floats, Floats]:
-    lengths = ends - begins
-    offsets = np.cumsum(lengths) - lengths
-    values = readings[np.arange(lengths.sum()) + np.repeat(begins - offsets, lengths)]
-    missing = np.isnan(values)
-    count = np.add.reduceat((~missing).astype(np.float64), offsets)
-    count[count == 0] = np.nan
-    mean = np.add.reduceat(np.where(missing, 0.0, values), offsets) / count
-    deviation = np.where(missing, 0.0, values - np.repeat(mean, lengths))
-    spread = np.sqrt(np.add.reduceat(deviation**2, offsets) / count)
-    low, high = np.fmin.reduceat(values, offsets), np.fmax.reduceat(values, offsets)
-    return mean, spread, low, high
-
-
-def _blocks(lengths: Integers) -> Iterator[slice]:
-    """Runs of windows that hold about _VALUES_AT_ONCE values together."""
-    block = np.cumsum(lengths) // _VALUES_AT_ONCE
-    edges = [0, *(np.flatnonzero(np.diff(block)) + 1), len(lengths)]
-    for begin, end in pairwise(edges):
-        if end > begin:
-            yield slice(int(begin), int(end))
+def _moments(rows: pl.LazyFrame, key: str) -> pl.LazyFrame:
+    """The last row of each entity and moment, in order of time; rows: as `_ordered` has them."""
+    same = pl.all_horizontal(pl.col(name) == pl.col(name).shift(-1) for name in (key, EVENT_TIME))
+    return rows.filter(~same.fill_null(False)).sort(EVENT_TIME, key)

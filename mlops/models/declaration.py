@@ -14,8 +14,8 @@ class Model:
     """All that the platform knows of a model before it is trained.
 
     name: in the registry, where one name stands for one contract of columns. dataset: what it learns from. family: a
-    module of mlops/training/families. feature_service: where its columns come from, as of each row's event; None where
-    they are those of the data set itself.
+    module of mlops/training/families. feature_service: where its columns come from, at the age at which it serves them;
+    None where they are those of the data set itself.
 
     metric: what it is judged by, and compared with the model in production by; see mlops/models/metrics.py. None: by
         average precision where its label is binary, by macro F1 where it has more classes, by R squared where it is a

@@ -16,6 +16,7 @@ from mlops.registry.record import (
     EVENT_TIME_SHIFT,
     FEATURE_SERVICE,
     METRIC,
+    SERVED_AGE,
     TEST,
     TRAIN,
     Record,
@@ -112,9 +113,11 @@ def _features(dataset: Dataset, record: Record, *, named: bool) -> str:
     if not record.feature_schema:
         columns = ", ".join(f"`{column.name}`" for column in dataset.features)
         return f"{len(dataset.features)} columns of the data set itself: {columns}."
+    age = record.tags.get(SERVED_AGE)
+    known = f"at the age at which it is served: {age}." if age else "as it was known at the moment of the row's event."
     lines = [
         f"Feature service `{record.tags.get(FEATURE_SERVICE, _UNKNOWN)}`: {len(record.feature_schema)} features, each",
-        "as it was known at the moment of the row's event.",
+        known,
         "",
     ]
     pairs = sorted((*reference.split(":", 1), dtype) for reference, dtype in record.feature_schema.items())

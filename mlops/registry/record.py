@@ -26,6 +26,7 @@ ADVANTAGE = "maestro.champion.advantage"  # over the champion, with its interval
 CHAMPION = "maestro.champion"  # the version that the gate compared it with, NO_CHAMPION or NOT_ASKED
 FEATURE_SERVICE = "maestro.feature_service"
 FEATURE_SCHEMA = "maestro.feature_schema"  # a JSON object, {"view:feature": type}
+SERVED_AGE = "maestro.served_age"  # how old the values were that it was trained and judged on, in words
 EVENT_TIME_SHIFT = "maestro.event_time_shift_seconds"
 DATASET = "maestro.dataset"
 DATA_VERSION = "maestro.data_version"
@@ -106,6 +107,7 @@ class Record:
             DAG_RUN_ID,
             FEATURE_SERVICE,
             FEATURE_SCHEMA,
+            SERVED_AGE,
             EVENT_TIME_SHIFT,
             KIND,
             METRIC,

@@ -55,6 +55,15 @@ class JobReport(NamedTuple):
         return f"{self.state}{step}{progress}{attempt}"
 
 
+class Page(NamedTuple):
+    """Readings that were taken in, in the order of their ids. dataset, columns: what their values are of."""
+
+    dataset: str
+    columns: Sequence[str]
+    newest_id: int
+    readings: Sequence[Mapping[str, Any]]
+
+
 class Submitted(NamedTuple):
     """others: whether the job was asked for by somebody else, and ours was not taken since it is under way."""
 
@@ -138,6 +147,16 @@ class Trainer:
             return int(answer.body["accepted"]), int(answer.body["duplicates"])
         except (KeyError, TypeError, ValueError):
             raise self._service.wrong(answer, "POST /readings", f"without counts: {words(answer.body)}") from None
+
+    def readings(self, after: int) -> Page:
+        """The readings that were stored after the one of this id, a page of them."""
+        path = f"/readings?after={after}"
+        answer = self._service.ask("GET", path)
+        try:
+            body = answer.body
+            return Page(str(body["dataset"]), body["columns"], int(body["newest_id"] or 0), list(body["readings"]))
+        except (KeyError, TypeError, ValueError):
+            raise self._service.wrong(answer, f"GET {path}", f"without readings: {words(answer.body)}") from None
 
     def _job(self, answer: Answer, request: str) -> JobReport:
         try:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import time
+from datetime import UTC, datetime
 from functools import partial
 
 from mlops import datasets
@@ -24,6 +25,7 @@ from mlops.stores.tracking import health_check
 _PATIENCE = 90.0  # seconds; a pod that was killed is back by then, and for longer there are the task's own retries
 _POLL = 2.0  # seconds
 _KEYS = 20  # keys of one DAG run: each but the last has a job that failed or was cancelled
+_LAST = 2**63 - 1  # an id that no reading comes after
 _BATCH = 1_000  # readings in a request; the trainer takes up to 5,000
 
 log = logging.getLogger(__name__)
@@ -100,6 +102,33 @@ def replay(*, dataset: str, hours: float, patience: float) -> Result:
         log.info("%s: %d readings sent, %d so far were new", hour.start, len(hour.readings), accepted)
     counts = {"hours": sent, "accepted": accepted, "duplicates": duplicates}
     return {**counts, **examples(rows, declared), **EventTimeShift(raw.shift_seconds).note}
+
+
+def collect(*, patience: float) -> Result:
+    """Brings the readings that were taken in since the last time beside the data set that has their columns.
+
+    Skipped where there is none. To repeat it, also where it ended half way, changes nothing.
+    """
+    from mlops.sensor_trainer.collected import rows_of
+    from mlops.stores.collected_readings import CollectedReadings
+
+    trainer, store = Trainer.from_environment(), data_bucket()
+    page = patiently(partial(trainer.readings, _LAST), patience)
+    declared = datasets.get(page.dataset)
+    collected = CollectedReadings(store, declared)
+    last = collected.state().last_id
+    if last > page.newest_id:
+        log.warning("the trainer's newest reading has id %d, not %d: it has a new database", page.newest_id, last)
+        last = 0
+    read = added = 0
+    while (page := patiently(partial(trainer.readings, last), patience)).readings:
+        last = int(page.readings[-1]["id"])
+        read += len(page.readings)
+        added += collected.add(rows_of(page.readings, page.columns, declared), last, datetime.now(UTC))
+        log.info("%d readings, %d of them new, up to id %d", read, added, last)
+    if not added:
+        raise Skip("the sensor trainer has taken in no reading since the last time")
+    return {"dataset": declared.name, "readings": read, "added": added, "last_id": last}
 
 
 def serve(*, host: str, port: int) -> Result:
@@ -203,6 +232,7 @@ COMMANDS = {
     "check-trainer": (check_trainer, _patience_option),
     "trigger": (trigger, _trigger_options),
     "monitor": (monitor, _monitor_options),
+    "collect": (collect, _patience_option),
     "replay": (replay, _replay_options),
     "serve": (serve, _serve_options),
     "work": (work, _no_options),

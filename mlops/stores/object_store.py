@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import mimetypes
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -116,12 +116,22 @@ class ObjectStore:
 
         Once looked at, an object is to stay as it is: `write` and a task's own key see to that.
         """
-        import polars as pl
-
         with self._explained(key):
             self._client.head_object(Bucket=self.bucket, Key=key)
+        return self._scan([key])
+
+    def scan_parts(self, prefix: str) -> pl.LazyFrame:
+        """The rows of all tables whose keys begin with the prefix, of one schema, as `scan` reads those of one."""
+        keys = [key for key in self.keys(prefix) if key.endswith(".parquet")]
+        if not keys:
+            raise Failure(f"no table in {self._address(prefix)} at {self._endpoint}: run the step that writes it")
+        return self._scan(keys)
+
+    def _scan(self, keys: Sequence[str]) -> pl.LazyFrame:
+        import polars as pl
+
         rows = pl.scan_parquet(
-            self._address(key),
+            [self._address(key) for key in keys],
             glob=False,
             hive_partitioning=False,
             credential_provider=None,
@@ -130,7 +140,7 @@ class ObjectStore:
         try:
             rows.collect_schema()
         except pl.exceptions.ComputeError as error:
-            raise Failure(f"{self._address(key)} is not a Parquet table: clear the task that wrote it") from error
+            raise Failure(f"{self._address(keys[0])} is not a Parquet table: clear the task that wrote it") from error
         return rows
 
     def facts(self, key: str) -> dict[str, JSON]:
@@ -190,7 +200,7 @@ class ObjectStore:
             )
             return table
         except pyarrow.ArrowInvalid as error:
-            raise Failure(f"{self._address(key)} is not a Parquet table: clear the task that wrote it") from error
+            raise Failure(f"{self._address(keys[0])} is not a Parquet table: clear the task that wrote it") from error
 
     def write_table(self, key: str, table: pd.DataFrame) -> None:
         """Writes the table without its index."""
@@ -214,6 +224,11 @@ class ObjectStore:
                 if error.response["Error"]["Code"] != "404":
                     raise
                 return None
+
+    def delete(self, key: str) -> None:
+        """Removes an object; one that is not there is no error."""
+        with self._explained(key):
+            self._client.delete_object(Bucket=self.bucket, Key=key)
 
     def upload_folder(self, folder: Path, prefix: str) -> None:
         """Writes each file below `folder` to the same place below `prefix`."""

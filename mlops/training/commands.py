@@ -45,7 +45,7 @@ from mlops.result import Refused, Result
 from mlops.stores.object_store import data_bucket
 from mlops.stores.tracking import MODEL_ARTIFACT, Tracking
 from mlops.training.hyperparameters import Hyperparameters
-from mlops.training.provenance import feature_contract, period
+from mlops.training.provenance import check_served_age, feature_contract, period
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,6 +159,7 @@ def evaluate(
     overrides = {"accuracy": accuracy_threshold, "f1": f1_threshold}
     criteria = Criteria.of(declared, overrides, baseline_margin, confidence or _CONFIDENCE)
     metric, table = criteria.metric, data_bucket().read_table(test)
+    check_served_age(table, test, record)
     features, rows = features_of(table, dataset), Rows.of(table[LABEL], dataset, table.get(GROUP))
     remedy = "give the test set that was made with its training set"
     answers = _answers(tracking, run_id, f"runs:/{run_id}/{MODEL_ARTIFACT}", features, rows, remedy)

@@ -6,9 +6,9 @@ import pytest
 from mlops import datasets, models
 from mlops.features import repository
 from mlops.features.contract import breaks, difference
-from mlops.features.repository import SERVICES, VIEWS, service_of, views_of
+from mlops.features.repository import MINUTES, NIGHTLY, SERVICES, VIEWS, service_of, views_of
 from mlops.models.declaration import Model
-from mlops.registry.record import FEATURE_SCHEMA, FEATURE_SERVICE
+from mlops.registry.record import FEATURE_SCHEMA, FEATURE_SERVICE, SERVED_AGE
 from mlops.result import Failure
 
 SCHEMA = {"view:a": "Float64", "view:b": "Int64"}
@@ -20,11 +20,12 @@ def tags_of(service: str, schema: Mapping[str, str]) -> dict[str, str]:
 
 
 TAGS = tags_of("service_v1", SCHEMA)
+AGES = {"service_v1": "pushed"}
 
 
 def test_a_model_that_was_trained_on_what_is_declared_is_not_broken():
-    assert breaks(TAGS, {"service_v1": SCHEMA}, "model") == []
-    assert breaks(TAGS, {"service_v1": {**SCHEMA, "view:new": "String"}}, "model") == []
+    assert breaks(TAGS, {"service_v1": SCHEMA}, AGES, "model") == []
+    assert breaks(TAGS, {"service_v1": {**SCHEMA, "view:new": "String"}}, AGES, "model") == []
 
 
 @pytest.mark.parametrize(
@@ -38,17 +39,24 @@ def test_a_model_that_was_trained_on_what_is_declared_is_not_broken():
     ids=["service gone", "feature gone", "feature of another type", "feature renamed"],
 )
 def test_a_model_that_would_miss_something_is_broken_and_the_diff_names_it(services, lines):
-    assert breaks(TAGS, services, "model") == lines
+    assert breaks(TAGS, services, AGES, "model") == lines
+
+
+def test_a_model_is_broken_by_values_of_another_age_than_it_was_judged_on():
+    tags = {**TAGS, SERVED_AGE: "pushed"}
+    assert breaks(tags, {"service_v1": SCHEMA}, AGES, "model") == []
+    lines = breaks(tags, {"service_v1": SCHEMA}, {"service_v1": "nightly"}, "model")
+    assert lines == ["- served age: pushed", "+ served age: nightly"]
 
 
 def test_a_model_that_reads_no_features_cannot_be_broken():
-    assert breaks({}, {}, "model") == []
+    assert breaks({}, {}, {}, "model") == []
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3"])
 def test_a_schema_that_cannot_be_read_is_named_with_its_model(text):
     with pytest.raises(Failure, match=r"click-through version 3: its tag maestro.feature_schema is not a JSON object"):
-        breaks({FEATURE_SERVICE: "service_v1", FEATURE_SCHEMA: text}, {}, "click-through version 3")
+        breaks({FEATURE_SERVICE: "service_v1", FEATURE_SCHEMA: text}, {}, {}, "click-through version 3")
 
 
 def test_the_difference_of_equal_descriptions_is_empty_and_of_others_a_diff():
@@ -82,6 +90,14 @@ def test_a_service_whose_features_count_clicks_is_asked_before_the_click():
     assert service_of(models.get("sensor-failure-windows")).before.total_seconds() == 0
 
 
+def test_what_is_pushed_is_sensors_and_clicks_are_of_last_night():
+    """A service of another age gets another name: models that are registered were judged on this one."""
+    assert {service.name: service.served_age for service in SERVICES} == {
+        "sensor_failure_v1": MINUTES,
+        "click_through_v1": NIGHTLY,
+    }
+
+
 def test_a_dataset_without_features_is_named_with_the_remedy():
     with pytest.raises(Failure, match=r"'adult' has no feature .*movielens, shuttle.*mlops/features/repository.py"):
         views_of("adult")
@@ -105,7 +121,8 @@ def test_the_declarations_are_feasts_objects_with_the_same_names_and_types():
         assert {field.name: str(field.dtype) for field in found.features} == view.features
         assert [column.name for column in found.entity_columns] == [view.key.column]
         assert found.batch_source.path == f"s3://feast/{view.name}"
-    assert [entry.name for entry in objects if isinstance(entry, FeatureService)] == [entry.name for entry in SERVICES]
+    services = {entry.name: entry.tags["served_age"] for entry in objects if isinstance(entry, FeatureService)}
+    assert services == {entry.name: str(entry.served_age) for entry in SERVICES}
 
 
 def test_the_password_of_redis_and_of_the_registry_may_hold_any_character(environment, monkeypatch):

@@ -1,6 +1,5 @@
 """The feature store on real servers: PostgreSQL, Redis, S3 and MLflow."""
 
-import io
 import json
 import math
 import os
@@ -13,16 +12,17 @@ from itertools import pairwise
 import pandas as pd
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
 from mlops import datasets, models
 from mlops.datasets.declaration import EVENT_TIME, LABEL
-from mlops.features import definitions, repository
-from mlops.features.repository import SERVICES, VIEWS, service_of
+from mlops.features import definitions, repository, update
+from mlops.features.repository import NIGHTLY, SERVICES, VIEWS, service_of
 from mlops.features.retrieve import retrieve
+from mlops.features.served_age import Pushed
 from mlops.features.split import split
 from mlops.result import Failure
+from mlops.stores.collected_readings import CollectedReadings
 from mlops.stores.dataset_files import DatasetFiles
 from mlops.stores.feature_store import (
     FeatureStoreConfig,
@@ -33,6 +33,7 @@ from mlops.stores.feature_store import (
 from tests.conftest import answers, cleaned, eventually, free_ports, running
 from tests.servers import PASSWORD, Redis, execute, new_database
 from tests.unit.conftest import new_platform, set_environment
+from tests.unit.feature_files import rows_of
 from tests.unit.test_feature_contract import tags_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -43,6 +44,20 @@ CREATED = pd.Timestamp("2026-03-01", tz="UTC")
 def redis_port(run_folder):
     with Redis(run_folder) as server:
         yield server.port
+
+
+@pytest.fixture(scope="module")
+def another_redis(run_folder):
+    with Redis(run_folder) as server:
+        yield server
+
+
+@pytest.fixture
+def empty_redis(another_redis, feature_store, monkeypatch):
+    """An online store without what other tests have put there."""
+    another_redis.client.flushall()
+    monkeypatch.setenv("MAESTRO_REDIS_PORT", str(another_redis.port))
+    return another_redis.client
 
 
 @pytest.fixture(autouse=True)
@@ -98,168 +113,90 @@ def built(feature_store, module_store, monkeypatch):
     return new_platform(module_store["AWS_ENDPOINT_URL_S3"], monkeypatch).as_run(uuid.uuid4().hex)
 
 
-@pytest.fixture
-def local(tmp_path):
-    """A feature store over local files, with the definitions applied."""
-    config = FeatureStoreConfig(f"sqlite:///{tmp_path}/registry.db", "127.0.0.1:9", str(tmp_path / "offline"), None)
-    store = open_configured(config)
-    store.apply(repository.objects(config))
-    return store, config
-
-
-# The point-in-time join
-
-
-moments = st.integers(0, 12)
-known_rows = st.lists(st.tuples(st.sampled_from("ab"), moments, moments, st.none() | st.integers(-5, 5)), max_size=12)
-asked_rows = st.lists(st.tuples(st.sampled_from("abc"), moments), min_size=1, max_size=12)
-
-
-def newest_known(known, user, at):
-    """The plain reference: of the user's rows up to the moment the newest, of these the one created last."""
-    candidates = [row for row in known if row[0] == user and row[1] <= at]
-    return max(candidates, key=lambda row: (row[1], row[2]))[3] if candidates else None
-
-
-def written(folder, view, rows, parts=1):
-    """A view's Parquet files, the rows (key, moment, created, value of its first whole number) spread over them."""
-    whole = next(name for name, dtype in view.features.items() if dtype == "Int64")
-    empty = {"Float64": "float64", "Int64": "Int64", "String": object}
-    (folder / view.name).mkdir(parents=True, exist_ok=True)
-    for file in (folder / view.name).iterdir():
-        file.unlink()
-    for part in range(parts):
-        mine = rows[part::parts]
-        table = pd.DataFrame(
-            {
-                view.key.column: pd.Series([row[0] for row in mine], dtype=object),
-                "event_timestamp": pd.to_datetime([START + timedelta(seconds=row[1]) for row in mine], utc=True),
-                "created": pd.to_datetime([START + timedelta(days=1, seconds=row[2]) for row in mine], utc=True),
-                **{
-                    name: pd.Series(index=range(len(mine)), dtype=empty[dtype]) for name, dtype in view.features.items()
-                },
-                whole: pd.Series([row[3] for row in mine], dtype="Int64"),
-            }
-        )
-        table.to_parquet(folder / view.name / f"{part}.parquet", index=False)
-    return whole
-
-
-def test_feasts_point_in_time_join_equals_a_plain_reference(local, tmp_path):
-    store, _ = local
-    users, items = (view for view in VIEWS if view.name in ("user_activity", "item_activity"))
-
-    @given(known_rows, known_rows, asked_rows, st.integers(1, 3), st.randoms())
-    def check(of_users, of_items, asked, parts, random):
-        # Rows that arrive late, in any order, in several files; one key, moment and creation has one value.
-        of_users, of_items = ({row[:3]: row for row in rows} for rows in (of_users, of_items))
-        of_users, of_items = list(of_users.values()), list(of_items.values())
-        random.shuffle(of_users)
-        user_value = written(tmp_path / "offline", users, of_users, parts)
-        item_value = written(tmp_path / "offline", items, of_items, parts)
-        asked = [(user, random.choice("abc"), at) for user, at in asked]
-        spine = pd.DataFrame(asked, columns=["user_id", "item_id", "at"])
-        spine["event_timestamp"] = [START + timedelta(seconds=at) for at in spine.pop("at")]
-        references = [f"user_activity:{user_value}", f"item_activity:{item_value}"]
-        found = store.get_historical_features(spine, references).to_df()
-        assert list(found["user_id"]) == [user for user, _, _ in asked]
-        for name, rows, place in ((user_value, of_users, 0), (item_value, of_items, 1)):
-            expected = [newest_known(rows, row[place], row[2]) for row in asked]
-            assert [None if pd.isna(value) else int(value) for value in found[name]] == expected
-
-    check()
-
-
-def test_rows_of_one_user_and_moment_all_come_back_in_the_order_they_were_asked_in(local, tmp_path):
-    store, _ = local
-    users, items = (view for view in VIEWS if view.name in ("user_activity", "item_activity"))
-    user_value = written(tmp_path / "offline", users, [("a", 3, 0, 1)])
-    item_value = written(tmp_path / "offline", items, [("x", 1, 0, 7), ("y", 2, 0, 8), ("z", 9, 0, 9)])
-    spine = pd.DataFrame({"user_id": ["a"] * 4, "item_id": ["y", "x", "z", "y"]})
-    spine["event_timestamp"] = START + timedelta(seconds=3)
-    found = store.get_historical_features(spine, [f"user_activity:{user_value}", f"item_activity:{item_value}"]).to_df()
-    assert found["item_id"].tolist() == ["y", "x", "z", "y"]
-    assert found[user_value].tolist() == [1, 1, 1, 1]
-    assert found[item_value].fillna(-1).tolist() == [8, 7, -1, 8]
-
-
-def test_each_row_is_given_its_own_features_and_keeps_its_own_label_whatever_the_order(local, tmp_path):
-    store, _ = local
-    service = service_of(models.get("click-through-activity"))
-    known = {  # the value at a moment tells the view, the entity and the moment
-        "user_activity": [(user, at, 0, 100 * number + at) for number, user in enumerate("ab") for at in (0, 4, 8)],
-        "item_activity": [
-            (item, at, 0, 1_000 * number + at) for number, item in enumerate("xy", 1) for at in (0, 4, 8)
-        ],
-        "user_profile": [(user, 0, 0, age) for user, age in (("a", 20), ("b", 30))],
-    }
-    values = {view.name: written(tmp_path / "offline", view, known[view.name]) for view in service.views}
-    rows = [(user, item, at) for at in range(1, 12) for user in "ab" for item in "xy"]
-
-    @settings(max_examples=10)
-    @given(st.permutations(rows), st.integers(1, len(rows)))
-    def check(shuffled, kept):
-        asked = shuffled[:kept]
-        table = pd.DataFrame(asked, columns=["user_id", "item_id", "at"], index=range(kept, 0, -1))
-        table[EVENT_TIME] = [START + timedelta(seconds=at) for at in table.pop("at")]
-        table[LABEL] = range(kept)
-        found = retrieve(store, service, table)
-        assert list(found.columns) == [*service.features, EVENT_TIME, LABEL]
-        assert found[LABEL].tolist() == list(range(kept))
-        assert found[EVENT_TIME].tolist() == table[EVENT_TIME].tolist()
-        for view, place in (("user_activity", 0), ("item_activity", 1), ("user_profile", 0)):
-            expected = [newest_known(known[view], row[place], row[2] - 1) for row in asked]  # a second before the event
-            assert found[values[view]].tolist() == expected
-
-    check()
-    early = pd.DataFrame({"user_id": ["a"], "item_id": ["x"], EVENT_TIME: [START - timedelta(days=1)], LABEL: [1]})
-    with pytest.raises(Failure, match="has a value of user_activity, item_activity, user_profile, asked from"):
-        retrieve(store, service, early)
-
-
-def test_a_value_older_than_the_views_ttl_is_missing(local, tmp_path):
-    store, config = local
-    view = next(view for view in VIEWS if view.name == "user_activity")
-    value = written(tmp_path / "offline", view, [("a", 0, 0, 1), ("b", 8, 0, 2)])
-    objects = repository.objects(config)
-    (limited,) = [entry for entry in objects if entry.name == "user_activity"]
-    limited.ttl = timedelta(seconds=5)
-    store.apply(objects)
-    spine = pd.DataFrame({"user_id": ["a", "b"], "event_timestamp": [START + timedelta(seconds=10)] * 2})
-    found = store.get_historical_features(spine, [f"user_activity:{value}"]).to_df()
-    assert found[value].isna().tolist() == [True, False]
-
-
-def test_full_feature_names_carry_their_view(local, tmp_path):
-    store, _ = local
-    view = next(view for view in VIEWS if view.name == "user_activity")
-    value = written(tmp_path / "offline", view, [("a", 0, 0, 1)])
-    spine = pd.DataFrame({"user_id": ["a"], "event_timestamp": [START]})
-    job = store.get_historical_features(spine, [f"user_activity:{value}"], full_feature_names=True)
-    assert job.to_df()[f"user_activity__{value}"].tolist() == [1]
-    assert job.to_arrow()[f"user_activity__{value}"].to_pylist() == [1]
-
-
-def test_a_spine_without_a_time_is_refused(local):
-    store, _ = local
-    spine = pd.DataFrame({"user_id": ["a"], "event_timestamp": pd.to_datetime([None], utc=True)})
-    with pytest.raises(ValueError, match="no missing value"):
-        store.get_historical_features(spine, ["user_activity:user_events"]).to_df()
-
-
 # Building
 
 
 def test_building_writes_each_view_once_and_again_only_for_other_data_or_code(loaded, monkeypatch):
     first = loaded.result_of("features", "build", "--dataset", "all")
-    assert first["shuttle"] == {"rows": {"sensor_windows": 49_097}, "unchanged": False}
+    assert first["shuttle"] == {"rows": {"sensor_windows": 49_097}, "partitions": 35, "unchanged": False}
     assert set(first["movielens"]["rows"]) == {"user_activity", "item_activity", "user_profile"}
+    assert first["movielens"]["partitions"] == 3 * 8
+    before = versions(loaded, "")
     second = loaded.result_of("features", "build", "--dataset", "all")
-    assert [entry["unchanged"] for entry in second.values()] == [True, True]
+    assert [(entry["unchanged"], entry["partitions"]) for entry in second.values()] == [(True, 0), (True, 0)]
+    assert versions(loaded, "") == before
     monkeypatch.setenv("MAESTRO_CODE_VERSION", "another")
-    assert not loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]["unchanged"]
-    content = loaded.offline.read_bytes("sensor_windows/shuttle.parquet")
-    assert len(pd.read_parquet(io.BytesIO(content))) == 49_097
+    again = loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]
+    assert not again["unchanged"] and again["partitions"] == 35
+    assert len(loaded.offline.scan_parts("sensor_windows/").collect()) == 49_097
+
+
+def versions(platform, prefix):
+    """When each object of the offline store was last written."""
+    listed = platform.offline._client.list_objects_v2(Bucket=platform.offline.bucket, Prefix=prefix)
+    return {entry["Key"]: (entry["ETag"], entry["LastModified"]) for entry in listed["Contents"]}
+
+
+def test_a_reading_that_comes_late_changes_its_day_and_what_it_reaches(loaded):
+    first = loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]
+    before = versions(loaded, "sensor_windows/")
+    late = START + timedelta(days=9, hours=23, minutes=30, seconds=30)
+    readings(loaded).add(reading_rows([late], value=7.0), 1, late)
+    found = loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]
+    after = versions(loaded, "sensor_windows/")
+    changed = sorted(key for key in after if after[key] != before.get(key))
+    days = [f"sensor_windows/shuttle/2026-01-{day}.parquet" for day in (10, 11)]
+    assert changed == days, "windows of an hour reach the next day"
+    assert found["partitions"] == 2 and found["rows"]["sensor_windows"] == first["rows"]["sensor_windows"] + 1
+    whole = rows_of(VIEWS[0], events(loaded, "shuttle")).drop("created")
+    stored = loaded.offline.scan_parts("sensor_windows/").collect().drop("created")
+    assert_frame_equal(stored.sort("event_timestamp"), whole)
+
+
+def test_a_build_that_ended_half_way_is_completed_by_the_next(loaded, monkeypatch):
+    loaded.result_of("features", "build", "--dataset", "shuttle")
+    late = START + timedelta(days=9)
+    readings(loaded).add(reading_rows([late + timedelta(seconds=30)], value=7.0), 1, late)
+    with monkeypatch.context() as broken:
+        broken.setattr(update, "write_build_record", lambda *_: (_ for _ in ()).throw(Failure("the pod was killed")))
+        assert "killed" in loaded.failure_of("features", "build", "--dataset", "shuttle")
+    assert loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]["partitions"] == 2
+    assert loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]["unchanged"]
+
+
+def test_features_that_an_earlier_release_built_are_read_and_then_replaced(loaded):
+    """They are a file a view, and the note says of no partitions."""
+    from mlops.features.build_record import find_build_record
+
+    version = loaded.result_of("ingestion", "download", "--dataset", "shuttle")["data_version"]
+    loaded.offline.write("sensor_windows/shuttle.parquet", rows_of(VIEWS[0], events(loaded, "shuttle")).lazy())
+    note = {"data_version": version, "shift_seconds": 0, "code_version": "0123abcd", "created": "", "rows": {}}
+    loaded.offline.write_bytes("built/shuttle.json", json.dumps(note).encode())
+    found = find_build_record(loaded.offline, "shuttle")
+    assert found is not None and found.data_version == version
+    apply(loaded)
+    raw = loaded.result_of("ingestion", "download", "--dataset", "shuttle")
+    loaded.result_of("features", "historical", "--model", "sensor-failure-windows", "--data", raw["data"])
+    assert loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]["partitions"] == 35
+    assert "sensor_windows/shuttle.parquet" not in loaded.offline.keys("sensor_windows/")
+
+
+def readings(platform):
+    return CollectedReadings(platform.data, datasets.get("shuttle"))
+
+
+def reading_rows(moments, value, machine="shuttle"):
+    """Readings of a machine, in the columns of its set."""
+    columns = {name: [value] * len(moments) for name in repository.SENSORS}
+    columns |= {"machine": [machine] * len(moments), "anomaly": [0] * len(moments)}
+    return pl.DataFrame({**columns, EVENT_TIME: pl.Series(moments, dtype=pl.Datetime("us", "UTC"))})
+
+
+def events(platform, name):
+    """All rows of a set, with the readings that were collected beside it."""
+    raw = DatasetFiles(platform.data).read(name).table
+    table = raw if isinstance(raw, pl.LazyFrame) else pl.from_pandas(raw).lazy()
+    return update.union(table, readings(platform).rows() if name == "shuttle" else None, datasets.get(name)).collect()
 
 
 def test_a_shifted_set_has_shifted_features_and_says_so(loaded, datasets_dir):
@@ -267,7 +204,8 @@ def test_a_shifted_set_has_shifted_features_and_says_so(loaded, datasets_dir):
     DatasetFiles(loaded.data).shift_to(datasets.get("shuttle"), START + timedelta(days=365))
     result = loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]
     assert not result["unchanged"]
-    rows = loaded.offline.read_table("sensor_windows/shuttle.parquet")
+    rows = loaded.offline.scan_parts("sensor_windows/").collect()
+    assert len(rows) == 49_097, "partitions of days that it was shifted away from are gone"
     newest = rows["event_timestamp"].max()
     assert START + timedelta(days=365) - timedelta(seconds=1) < newest <= START + timedelta(days=365)
     assert result["event_time_shift_seconds"] == (newest - (START + timedelta(minutes=49_096))).total_seconds()
@@ -401,6 +339,7 @@ def test_historical_features_are_those_known_at_each_rows_time(built):
             assert list(part.columns) == [*service.features, EVENT_TIME, LABEL]
             assert part.attrs["feature_service"] == service.name
             assert part.attrs["feature_schema"] == service.schema
+            assert part.attrs["served_age"] == made["served_age"] == str(service.served_age)
         expected = [part.collect().to_pandas() for part in split(pl.from_pandas(clean).lazy(), dataset)]
         for found, part in zip(parts, expected, strict=True):
             assert found[LABEL].tolist() == part[LABEL].tolist()
@@ -413,16 +352,17 @@ def test_historical_features_are_those_known_at_each_rows_time(built):
 def test_no_label_is_among_its_own_features(built):
     """Of the first event of each user nothing is known; of the others what the events before it say, without it."""
     clean = cleaned(DatasetFiles(built.data).read("movielens").table.collect().to_pandas(), datasets.get("movielens"))
-    found = retrieve(open_feature_store(), service_of(models.get("click-through-activity")), clean)
-    events = clean.assign(known=found["user_events"], rate=found["user_click_rate"], age_known=found["age"].notna())
-    assert events["age_known"].all()
-    for _, mine in events.groupby("user_id"):
+    service = replace(service_of(models.get("click-through-activity")), served_age=Pushed(timedelta()))
+    found = retrieve(open_feature_store(), service, clean)
+    table = clean.assign(known=found["user_events"], rate=found["user_click_rate"], age_known=found["age"].notna())
+    for _, mine in table.groupby("user_id"):
         times, labels = mine[EVENT_TIME].tolist(), mine[LABEL].tolist()
         first_of_moment = [0]
         for row, (before, now) in enumerate(pairwise(times), start=1):
             first_of_moment.append(row if now > before else first_of_moment[-1])
         for row, count in enumerate(first_of_moment):
             known, rate = mine["known"].iloc[row], mine["rate"].iloc[row]
+            assert mine["age_known"].iloc[row] == (count > 0), "nobody has said their age before they came"
             if count == 0:
                 assert math.isnan(known) and math.isnan(rate)
             else:
@@ -451,6 +391,102 @@ def test_historical_features_of_definitions_that_are_not_applied_are_refused(loa
     raw = loaded.result_of("ingestion", "download", "--dataset", "shuttle")
     cause = loaded.failure_of("features", "historical", "--model", "sensor-failure-windows", "--data", raw["data"])
     assert "features apply" in cause and "+ entity machine: join key machine (STRING)" in cause
+
+
+# What is trained on is what is served
+
+
+def served(platform, dataset, entities):
+    """What the online store has of entities, by Feast's own client: column -> values, and each view's event times."""
+    store = open_feature_store()
+    views = repository.views_of(dataset)
+    features = [f"{view.name}:{name}" for view in views for name in view.features]
+    return store.get_online_features(features=features, entity_rows=entities).to_dict()
+
+
+def same(found, expected):
+    return found == expected or (pd.isna(found) and pd.isna(expected)) or found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("model", ["sensor-failure-windows", "click-through-activity"])
+def test_what_is_trained_on_is_what_a_materialization_has_put_into_the_online_store(built, empty_redis, model):
+    """For rows at random times: what the nightly run before them brought, read back by Feast's own client."""
+    declared = models.get(model)
+    service = replace(service_of(declared), served_age=NIGHTLY)
+    clean = cleaned(DatasetFiles(built.data).read(declared.dataset).table.collect().to_pandas(), declared.data)
+    keys = list(dict.fromkeys(view.key.column for view in service.views))
+    rows = clean[clean[EVENT_TIME] > clean[EVENT_TIME].min() + timedelta(days=20)].sample(3, random_state=2)
+    expected = retrieve(open_feature_store(), service, rows)
+    for place, (_, row) in enumerate(rows.iterrows()):
+        empty_redis.flushall()
+        (run,) = service.as_of(pd.Series([row[EVENT_TIME]]))
+        built.result_of("features", "materialize", "--days", "10000", "--end", run.isoformat())
+        found = served(built, declared.dataset, [{key: row[key] for key in keys}])
+        for name in service.features:
+            assert same(found[name][0], expected[name].iloc[place]), (name, run)
+
+
+def test_what_is_pushed_is_in_both_stores_and_is_what_is_trained_on(loaded, empty_redis):
+    apply(loaded)
+    loaded.result_of("features", "build", "--dataset", "shuttle")
+    newest = START + timedelta(minutes=49_096)
+    for number, minutes in enumerate((1, 7), start=1):
+        moment = newest + timedelta(minutes=minutes)
+        readings(loaded).add(reading_rows([moment], value=40.0 + number), number, moment)
+        pushed = loaded.result_of("features", "push", "--dataset", "shuttle")
+        assert pushed["views"]["sensor_windows"]["rows_written"] == 1
+        assert pushed["views"]["sensor_windows"]["age_seconds"] == pytest.approx(
+            (datetime.now(UTC) - moment).total_seconds(), abs=120
+        ), "how fresh it is, is told"
+        row = pd.DataFrame({"machine": ["shuttle"], EVENT_TIME: [pd.Timestamp(moment)], LABEL: [0]})
+        service = service_of(models.get("sensor-failure-windows"))
+        expected = retrieve(open_feature_store(), service, row)
+        found = served(loaded, "shuttle", [{"machine": "shuttle"}])
+        assert found["f1"] == [40.0 + number]
+        for name in service.features:
+            assert same(found[name][0], expected[name].iloc[0]), name
+    code, message = loaded.run("features", "push", "--dataset", "shuttle")
+    assert code == 99 and "no event that was not in the offline store" in message
+
+
+def test_a_reading_that_is_pushed_late_does_not_take_the_place_of_a_newer_one(loaded, empty_redis):
+    apply(loaded)
+    loaded.result_of("features", "build", "--dataset", "shuttle")
+    newest = START + timedelta(minutes=49_097)
+    readings(loaded).add(reading_rows([newest], value=41.0), 1, newest)
+    loaded.result_of("features", "push", "--dataset", "shuttle")
+    late = newest - timedelta(seconds=30)
+    readings(loaded).add(reading_rows([late], value=190.0), 2, newest + timedelta(minutes=1))
+    loaded.result_of("features", "push", "--dataset", "shuttle")
+    found = served(loaded, "shuttle", [{"machine": "shuttle"}])
+    assert found["f1"] == [41.0] and found["f1_max_10m"] == [190.0], "its windows hold the late one"
+
+
+@pytest.mark.parametrize("posted", [False, True], ids=["nothing new", "readings are posted"])
+def test_the_nights_are_green_days_after_the_installation(loaded, empty_redis, posted):
+    """The commands of the two nightly DAGs by a clock of our own, for a month from `make data`."""
+    installed = START + timedelta(days=400)
+    for name in repository.datasets_with_features():
+        DatasetFiles(loaded.data).shift_to(datasets.get(name), installed)
+    apply(loaded)
+    for day in (0, 1, 7, 8, 9, 30):
+        night = installed + timedelta(days=day, hours=1)
+        if posted and day:
+            readings(loaded).add(reading_rows([night - timedelta(minutes=5)], value=float(day)), day, night)
+        build = loaded.result_of("features", "build", "--dataset", "all")
+        assert build["shuttle"]["unchanged"] is (day > 0 and not posted)
+        loaded.result_of("features", "validate-store")
+        when = ("--days", "7", "--end", night.isoformat())
+        made = loaded.result_of("features", "materialize", *when)
+        found = loaded.result_of("features", "validate-online", *when)["views"]
+        assert found["sensor_windows"]["equal"] == found["sensor_windows"]["sampled"] == 1
+        fresh = 300 if posted and day else 3_600 + day * 86_400
+        assert found["sensor_windows"]["age_seconds"] == pytest.approx(fresh, abs=2), "how old it is, is told"
+        assert found["user_activity"]["sampled"] > 0
+        if day and not posted:
+            assert made["rows_written"] == 0, "a second run changes nothing"
+    raw = loaded.result_of("ingestion", "download", "--dataset", "shuttle")
+    loaded.result_of("features", "historical", "--model", "sensor-failure-windows", "--data", raw["data"])
 
 
 # Validating the store
@@ -531,6 +567,15 @@ def client(module_platform, postgresql, redis_port, datasets_dir, tmp_path_facto
             yield client
 
 
+def test_how_old_values_are_and_may_be_is_told(client):
+    answer = ask(client, {"machine": ["shuttle"]}, feature_service="sensor_failure_v1").json()["metadata"]
+    age = (datetime.now(UTC) - datetime(2026, 2, 1, tzinfo=UTC)).total_seconds()
+    assert answer["age_seconds"] == {"sensor_windows": pytest.approx(age, abs=120)}
+    assert answer["served_age"] == "pushed, and up to 15 min old"
+    answer = ask(client, {"user_id": ["1"]}, features=["user_activity:user_events"]).json()["metadata"]
+    assert list(answer["age_seconds"]) == ["user_activity"] and "served_age" not in answer
+
+
 def ask(client, entities, **what):
     return client.post("/get-online-features", json={"entities": entities, **what})
 
@@ -609,6 +654,27 @@ def test_a_value_that_is_missing_is_null_where_its_row_is_there(client):
             "'user_id' is unknown",
         ),
         ({"machine": []}, {"feature_service": "sensor_failure_v1"}, 422, "as many values"),
+        ({"machine": [None]}, {"feature_service": "sensor_failure_v1"}, 422, "value 0: null is not a text"),
+        (
+            {"machine": ["shuttle", ["13"]]},
+            {"feature_service": "sensor_failure_v1"},
+            422,
+            'value 1: ["13"] is not a text',
+        ),
+        (
+            {"machine": [13]},
+            {"feature_service": "sensor_failure_v1"},
+            422,
+            "'machine', value 0: 13 is not a text",
+        ),
+        ({"machine": [{"a": 1}]}, {"feature_service": "sensor_failure_v1"}, 422, "is not a text"),
+        ({"machine": [True]}, {"feature_service": "sensor_failure_v1"}, 422, "true is not a text"),
+        (
+            {"machine": ["shuttle"]},
+            {"features": ["sensor_windows:f1", "sensor_windows:f1"]},
+            422,
+            "feature 'sensor_windows:f1' is asked for twice",
+        ),
         ({"user_id": ["1", "2"], "item_id": ["9"]}, {"feature_service": "click_through_v1"}, 422, "as many values"),
     ],
 )

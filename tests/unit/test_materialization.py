@@ -644,12 +644,38 @@ def test_a_check_names_entities_that_are_missing_older_or_other(cluster: None, s
         check(max_age_hours=0.001, end=NOW + timedelta(hours=1))
 
 
-def test_a_window_without_events_is_refused_with_the_remedy(cluster: None, tmp_path: Path) -> None:
+def test_where_nothing_new_has_come_what_was_known_before_is_served(cluster: None, tmp_path: Path) -> None:
     upload(events(30, 3), tmp_path)
     end = NOW + timedelta(days=100)
+    assert commands.materialize(days=7, end=end)["rows_read"] == 30
+    found = check(end=end)["views"]["things"]
+    assert found["equal"] == 3
+    assert found["age_seconds"] >= 100 * 86_400, "how old it is, is told"
+
+
+def test_a_window_before_all_events_is_refused_with_the_remedy(cluster: None, tmp_path: Path) -> None:
+    upload(events(30, 3), tmp_path)
+    end = NOW - timedelta(days=100)
     assert commands.materialize(days=7, end=end)["rows_read"] == 0
-    with pytest.raises(Refused, match="or raise the Variable feature_materialization_days"):
+    with pytest.raises(Refused, match=r"no feature view has an event up to .* and build the features"):
         check(end=end)
+
+
+def test_only_the_partitions_of_the_window_are_fetched(cluster: None, tmp_path: Path) -> None:
+    table = events(300, 30)
+    days = table["event_timestamp"].cast(pa.date32()).to_pylist()
+    for day in sorted(set(days)):
+        rows = table.filter(pa.array([other == day for other in days]))
+        upload(rows, tmp_path, f"things/set/{day}.parquet")
+    end = NOW - timedelta(days=2, hours=12)
+    window = offline.recent(feast_bucket(), VIEW, end, 1)
+    assert end - timedelta(hours=6) < window.end <= end
+    with offline.files(feast_bucket(), VIEW, window) as paths:
+        found = pa.concat_tables(read(paths, VIEW, window))
+        assert len(paths) == 2
+    assert found.num_rows == sum(
+        window.start <= moment <= window.end for moment in table["event_timestamp"].to_pylist()
+    )
 
 
 def test_a_view_that_was_never_built_is_named(cluster: None) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from mlops import datasets, models
 from mlops.datasets.declaration import EVENT_TIME, LABEL, SplitByKey
+from mlops.features.repository import service_of
 from mlops.features.split import split
 from mlops.models.declaration import Model
 from mlops.registry.card import card
@@ -23,6 +24,7 @@ SHUTTLE = datasets.get("shuttle")
 MODEL = "sensor-failure-windows"
 DECLARED = models.get(MODEL)
 SERVICE = "sensor_failure_v1"
+AGE = str(service_of(DECLARED).served_age)
 SHIFT = 86_400 * 300
 TRAIN_KEY, TEST_KEY = "runs/train.parquet", "runs/test.parquet"
 
@@ -38,7 +40,8 @@ def feature_tables(tables):
     parts = (part.collect().to_pandas() for part in split(pl.from_pandas(table).lazy(), SHUTTLE))
     made = dict(zip(("train", "test"), parts, strict=True))
     for part in made.values():
-        part.attrs = {"feature_service": SERVICE, "feature_schema": schema, "event_time_shift_seconds": SHIFT}
+        said = {"feature_service": SERVICE, "feature_schema": schema, "served_age": AGE}
+        part.attrs = {**said, "event_time_shift_seconds": SHIFT}
     return made
 
 
@@ -103,6 +106,7 @@ def test_a_model_that_passed_is_registered_with_its_card_and_everything_it_was_m
     assert version.tags["maestro.data_version"] == "d1"
     assert version.tags["maestro.code_version"] == "0123abcd"
     assert version.tags["maestro.feature_service"] == SERVICE
+    assert version.tags["maestro.served_age"] == AGE
     assert json.loads(version.tags["maestro.feature_schema"]) == feature_tables["train"].attrs["feature_schema"]
     assert version.tags["maestro.event_time_shift_seconds"] == str(SHIFT)
     assert version.tags["maestro.dag_id"] == "ml_pipeline_dag"
@@ -228,6 +232,10 @@ def test_a_model_that_passed_is_not_skipped(platform, keys):
             {"feature_service": SERVICE, "feature_schema": {"sensor_windows:gone": "Float64"}},
             "lacks features of its feature service sensor_failure_v1: sensor_windows:gone",
         ),
+        (
+            {"feature_service": SERVICE, "feature_schema": {"sensor_windows:f1": "Float64"}},
+            "does not say how old its features are when they are served: it was made by an earlier release",
+        ),
     ],
 )
 def test_a_training_set_that_was_not_made_by_the_service_is_refused(platform, keys, feature_tables, attrs, cause):
@@ -238,6 +246,19 @@ def test_a_training_set_that_was_not_made_by_the_service_is_refused(platform, ke
         *("training", "fit", "--model", MODEL, "--train", TRAIN_KEY, "--data-version", "d1"),
     )
     assert cause in found
+
+
+def test_a_test_set_of_another_age_than_the_training_set_is_refused(platform, keys, feature_tables):
+    """Judged as of each event, a model would be another one than the one that is served."""
+    run_id = fit(platform)
+    table = feature_tables["test"].copy()
+    table.attrs = {**feature_tables["test"].attrs, "served_age": "as of each event"}
+    platform.data.write_table(TEST_KEY, table)
+    cause = platform.failure_of(
+        *("training", "evaluate", "--model", MODEL, "--run-id", run_id, "--test", TEST_KEY),
+        *("--accuracy-threshold", "0.85", "--f1-threshold", "0.80", "--baseline-margin", "0.02"),
+    )
+    assert f"'as of each event', and run {run_id} was fitted on those of '{AGE}'" in cause
 
 
 def test_a_tag_that_mlflow_would_cut_is_refused(platform):
@@ -267,6 +288,7 @@ def test_the_card_says_what_the_model_is_what_it_was_made_of_and_how_good_it_is(
     assert "| training set | 4,800 |" in text and "| test set | 1,200 |" in text
     assert "2026-01-01T00:00:00+00:00 to " in text
     assert "Event times are shifted by 25920000 s (300 days)" in text
+    assert f"18 features, each\nat the age at which it is served: {AGE}." in text
     assert "Feature service `sensor_failure_v1`: 18 features" in text and "`f9_mean_10m` Float64" in text
     metrics = record.metrics
     for name, title, baseline in (
@@ -295,6 +317,11 @@ def record(features: int) -> Record:
     schema = {f"sensor_windows:a_feature_with_a_long_name_{number}": "Float64" for number in range(features)}
     tags = {"maestro.feature_service": "wide", "maestro.feature_schema": json.dumps(schema)}
     return Record("r1", {"dataset": "shuttle"}, {}, tags)
+
+
+def test_the_card_of_a_run_of_an_earlier_release_says_that_it_was_judged_as_of_the_event():
+    text = card(DECLARED, record(2))
+    assert "2 features, each\nas it was known at the moment of the row's event." in text and "served:" not in text
 
 
 def test_a_description_that_mlflows_database_would_refuse_counts_the_features_instead():

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.routing import Mount, Route
 
-from mlops.sensor_trainer.api import app
+from mlops.sensor_trainer.api import app, schemas
 from mlops.sensor_trainer.api import blocking as of_calls
 from mlops.sensor_trainer.api.blocking import BlockingCalls
 from mlops.sensor_trainer.api.errors import ServiceUnavailable
@@ -115,6 +115,29 @@ def test_readings_are_stored_as_they_were_sent(client, database_url):
     assert [(sensor, str(when), values, failure) for sensor, when, values, failure in stored] == [
         ("shuttle", "2026-01-31 12:00:00", [float(number) for number in range(1, 10)], True)
     ]
+
+
+def test_readings_are_handed_out_in_pages_in_the_order_in_which_they_were_stored(client, database_url, monkeypatch):
+    monkeypatch.setattr(schemas, "PAGE", 2)
+    send(client, reading(key="1", time="2026-01-31T12:02:00Z", failure=True), reading(key="2"))
+    send(client, reading(key="3", sensor="other", time="2026-01-31T12:01:00Z"))
+    assert client.get("/readings").json()["readings"] == [], "a batch with lower ids may yet be under way"
+    with psycopg.connect(database_url) as connection:
+        connection.execute("update sensors.readings set received = received - interval '21 seconds'")
+        connection.execute("update sensors.readings set \"values\" = '{1}' where key = '3'")  # of an earlier data set
+    send(client, reading(key="4", time="2026-01-31T12:03:00Z"))
+    first = client.get("/readings").json()
+    assert (first["dataset"], first["columns"]) == ("shuttle", [f"f{number}" for number in range(1, 10)])
+    assert [(each["time"], each["failure"]) for each in first["readings"]] == [
+        ("2026-01-31T12:00:00Z", None),
+        ("2026-01-31T12:02:00Z", True),
+    ]
+    assert first["readings"][0]["values"] == [float(number) for number in range(1, 10)]
+    last = first["readings"][-1]["id"]
+    assert client.get(f"/readings?after={last}").json()["readings"] == []
+    assert first["newest_id"] > last
+    assert client.get("/readings?after=-1").status_code == 422
+    assert client.get(f"/readings?after={2**63 - 1}").json()["readings"] == []
 
 
 def test_old_readings_are_removed_beside_the_requests(client, servers, database_url):

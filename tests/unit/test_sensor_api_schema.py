@@ -68,7 +68,7 @@ def document(postgresql: str, mlflow_server: str, redis: Redis) -> Iterator[sche
 
 
 OPERATIONS = [
-    *(("/readings", "POST"), ("/predict", "POST"), ("/train", "POST")),
+    *(("/readings", "GET"), ("/readings", "POST"), ("/predict", "POST"), ("/train", "POST")),
     *(("/status/{job_id}", "GET"), ("/jobs/{job_id}/cancel", "POST")),
     *(("/health", "GET"), ("/ready", "GET"), ("/metrics", "GET")),
 ]

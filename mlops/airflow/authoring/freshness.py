@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowSensorTimeout
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+OFFLINE_FEATURES = Asset("offline-features")  # the last task of feature_engineering_pipeline updates it
 ONLINE_FEATURES = Asset("online-features")  # the last task of feature_materialization updates it
 
 

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from mlops.result import JSON, Failure, Refused, Result
 from mlops.stores.dataset_files import DatasetFiles
 from mlops.stores.feature_store import FeatureStoreConfig, explained, open_feature_store
 from mlops.stores.metrics import Statsd
-from mlops.stores.object_store import bucket, data_bucket
+from mlops.stores.object_store import ObjectStore, bucket, data_bucket
 from mlops.stores.online_store import OnlineStore, Written
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlops.features.materialization.check import OnlineComparison
     from mlops.features.materialization.offline import Window
 
+_EARLIEST = datetime(1678, 1, 1, tzinfo=UTC)  # nanoseconds since 1970 begin in the year before
 _PASSES = 3  # over a view, while Redis restarts in the midst of each
 
 log = logging.getLogger(__name__)
@@ -32,16 +33,17 @@ log = logging.getLogger(__name__)
 def materialize(*, days: float, end: datetime | None) -> Result:
     """Puts each entity's newest values of the last days into the online store, unless newer ones are there.
 
+    The days are those before a view's newest event: where none has come of late, what was known before is still served.
     May be repeated, overlap with another run, or end half way: it never puts an older value over a newer one.
     """
-    from mlops.features.materialization.offline import Window
+    from mlops.features.materialization.offline import Window, recent
 
-    window = Window.before(end or datetime.now(UTC), days)
+    asked = Window.before(end or datetime.now(UTC), days)
     metrics, online = Statsd.from_environment(), OnlineStore(RedisSettings.from_environment())
     views = {}
     for view in _views(open_feature_store()):
         begun = time.monotonic()
-        rows, written = _materialize(view, window, online)
+        rows, written = _materialize(view, recent(bucket(view.bucket), view, asked.end, days), online)
         seconds = time.monotonic() - begun
         log.info("%s: %d rows read, %s, %.1f s", view.name, rows, written, seconds)
         counted = {"rows_read": rows, "rows_written": written.written, "rows_not_newer": written.not_newer}
@@ -51,26 +53,59 @@ def materialize(*, days: float, end: datetime | None) -> Result:
         views[view.name] = {**counted, "seconds": round(seconds, 3)}
     totals = {name: sum(view[name] for view in views.values()) for name in (*counted, "seconds")}
     totals["seconds"] = round(totals["seconds"], 3)
-    return {"start": window.start.isoformat(), "end": window.end.isoformat(), **totals, "views": views}
+    return {"start": asked.start.isoformat(), "end": asked.end.isoformat(), **totals, "views": views}
+
+
+def push(written: Mapping[str, Sequence[str]], now: datetime) -> dict[str, JSON]:
+    """Puts the newest values of these files of views into the online store, unless newer ones are there.
+
+    written: view -> keys of files. Hands back what was written of each view, and how old its newest event is.
+    """
+    from mlops.features.materialization.offline import Window, copies
+    from mlops.features.materialization.write import write
+
+    metrics, online = Statsd.from_environment(), OnlineStore(RedisSettings.from_environment())
+    always = Window(_EARLIEST, now)
+    views: dict[str, JSON] = {}
+    for view in _views(open_feature_store()):
+        keys = written.get(view.name)
+        if not keys:
+            continue
+        store = bucket(view.bucket)
+        with copies(store, keys) as paths:
+            _, done = write(paths, view, always, online)
+        age = _age(store, view, now)
+        metrics.count("push.rows_written", done.written, view=view.name)
+        metrics.gauge("push.age_seconds", age, view=view.name)
+        log.info("%s: %s, the newest event is %.0f s old", view.name, done, age)
+        views[view.name] = {"rows_written": done.written, "rows_not_newer": done.not_newer, "age_seconds": round(age)}
+    return views
+
+
+def _age(store: ObjectStore, view: MaterializedView, now: datetime) -> float:
+    from mlops.features.materialization.offline import recent
+
+    return (now - recent(store, view, now, 0).end).total_seconds()
 
 
 def validate_online(
     *, days: float, end: datetime | None, sample: int, max_null_share: float, max_age_hours: float | None
 ) -> Result:
     """Compares what is served of sampled entities with the offline store, and tells how old and how complete it is."""
-    from mlops.features.materialization.offline import Window
+    from mlops.features.materialization.offline import Window, recent
 
-    window = Window.before(end or datetime.now(UTC), days)
+    asked = Window.before(end or datetime.now(UTC), days)
     store, metrics = open_feature_store(), Statsd.from_environment()
     views: dict[str, dict[str, JSON]] = {}
     wrong: list[str] = []
     for view in _views(store):
+        window = recent(bucket(view.bucket), view, asked.end, days)
         findings = _findings(store, view, window, sample)
         if findings is None:
-            log.warning("%s has no event from %s to %s", view.name, window.start, window.end)
+            log.warning("%s has no event up to %s", view.name, asked.end)
             views[view.name] = {"sampled": 0}
             continue
-        age = (window.end - findings.newest).total_seconds() if findings.newest else None
+        age = (asked.end - findings.newest).total_seconds() if findings.newest else None
         if age is not None:
             metrics.gauge("materialization.age_seconds", age, view=view.name)
         metrics.gauge("materialization.null_share", findings.null_share, view=view.name)
@@ -87,11 +122,10 @@ def validate_online(
         raise Refused("the online store is not what it should be: " + " | ".join(wrong))
     if not any(view["sampled"] for view in views.values()):
         raise Refused(
-            f"no feature view has an event from {window.start:%F %T} to {window.end:%F %T}, so nothing was "
-            "materialized: load newer data ('make data' shifts the stored sets to now) and build the features, or "
-            "raise the Variable feature_materialization_days"
+            f"no feature view has an event up to {asked.end:%F %T}, so nothing was materialized: load data ('make "
+            "data') and build the features, or have the run end later"
         )
-    return {"end": window.end.isoformat(), "views": views}
+    return {"end": asked.end.isoformat(), "views": views}
 
 
 def _views(store: "FeatureStore") -> list[MaterializedView]:
@@ -110,7 +144,7 @@ def _materialize(view: MaterializedView, window: "Window", online: OnlineStore) 
     from mlops.features.materialization.write import write
 
     rows, total = 0, Written(0, 0)
-    with files(bucket(view.bucket), view) as paths:
+    with files(bucket(view.bucket), view, window) as paths:
         for _ in range(_PASSES):
             server = online.run_id()
             read, written = write(paths, view, window, online)
@@ -129,7 +163,7 @@ def _findings(store: "FeatureStore", view: MaterializedView, window: "Window", s
     from mlops.features.materialization.check import compare, expected, sample
     from mlops.features.materialization.offline import files, read
 
-    with files(bucket(view.bucket), view) as paths:
+    with files(bucket(view.bucket), view, window) as paths:
         seed = int(window.end.timestamp())  # other entities each day
         entities = sample(read(paths, view, window, view.keys), view, size, seed)
         if entities.empty:

@@ -2,12 +2,13 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple, Self
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -32,24 +33,80 @@ class Window(NamedTuple):
         return cls(end - timedelta(days=days), end)
 
 
+def recent(store: ObjectStore, view: MaterializedView, end: datetime, days: float) -> Window:
+    """The last days up to the view's newest event that is not later than `end`.
+
+    Where nothing new has come for longer than that, these are still the values to serve. Raises Failure where there are
+    no files.
+    """
+    dated = {key: _first_day(key) for key in _keys(store, view)}
+    found = [_newest(store, view, key, end) for key, start in dated.items() if start is None]
+    for key in reversed([key for key, start in dated.items() if start is not None and start <= end]):
+        found.append(_newest(store, view, key, end))
+        if found[-1] is not None:
+            break
+    return Window.before(max((moment for moment in found if moment is not None), default=end), days)
+
+
 @contextmanager
-def files(store: ObjectStore, view: MaterializedView) -> Iterator[list[Path]]:
-    """Copies of a view's Parquet files, gone afterwards.
+def files(store: ObjectStore, view: MaterializedView, window: Window | None = None) -> Iterator[list[Path]]:
+    """Copies of a view's Parquet files, gone afterwards; with a window, of those that may hold an event of it.
 
     Each is fetched by one request: what is built anew meanwhile is read either as it was or as it is, and never in
     parts, as a Parquet file would be that is read range by range.
     """
+    keys = _keys(store, view)
+    if window is not None:
+        keys = _overlapping(keys, window)
+    with copies(store, keys) as paths:
+        yield paths
+
+
+@contextmanager
+def copies(store: ObjectStore, keys: Sequence[str]) -> Iterator[list[Path]]:
+    """Copies of these files, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="offline-") as folder:
+        paths = [Path(folder) / f"{number}.parquet" for number in range(len(keys))]
+        for key, path in zip(keys, paths, strict=True):
+            store.download(key, path)
+        yield paths
+
+
+def _keys(store: ObjectStore, view: MaterializedView) -> list[str]:
+    """The view's Parquet files, those of partitions in order of time."""
     keys = [key for key in store.keys(view.prefix) if key.endswith(".parquet")]
     if not keys:
         raise Failure(
             f"no Parquet file in s3://{store.bucket}/{view.prefix}: build the features with "
             "'python -m mlops features build --dataset all' or 'make data'"
         )
-    with tempfile.TemporaryDirectory(prefix="offline-") as folder:
-        paths = [Path(folder) / f"{number}.parquet" for number in range(len(keys))]
-        for key, path in zip(keys, paths, strict=True):
-            store.download(key, path)
-        yield paths
+    return keys
+
+
+def _overlapping(keys: Sequence[str], window: Window) -> list[str]:
+    """Without the files of partitions that end before the window or begin after it; a partition ends with the next."""
+    starts = [_first_day(key) for key in keys]
+    ends = [*starts[1:], None]
+    return [
+        key
+        for key, start, end in zip(keys, starts, ends, strict=True)
+        if (start is None or start <= window.end) and (start is None or end is None or end > window.start)
+    ]
+
+
+def _newest(store: ObjectStore, view: MaterializedView, key: str, end: datetime) -> datetime | None:
+    """The newest event of a file that is not later than `end`."""
+    moment = pl.col(view.timestamp).cast(pl.Datetime("us", "UTC"))
+    newest: datetime | None = store.scan(key).select(moment).filter(moment <= end).max().collect().item()
+    return newest
+
+
+def _first_day(key: str) -> datetime | None:
+    """When the partition of a file begins; None for a file that is none."""
+    try:
+        return datetime.fromisoformat(Path(key).stem).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def read(

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import numpy as np
 import uvicorn
-from fastapi import FastAPI, Header, Request, Response
+from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
@@ -42,6 +42,7 @@ _SWEEP = 5.0  # seconds between two looks for jobs that nobody runs
 _REFRESH = 5.0  # seconds until a new version is served
 _FORGET = 3600.0  # seconds between two removals of old readings
 _FIRST_MODEL = 10.0  # seconds that a starting server waits for its model
+_LARGEST_ID = 2**63 - 1  # of PostgreSQL's bigint
 _GRACE = 20  # seconds that requests under way have when the server is told to stop
 _VALUES_BESIDE_COLUMNS = 64  # of a reading: its fields, and the commas and brackets that a key may have
 
@@ -152,6 +153,20 @@ def _add_readings(app: FastAPI, services: Services, metrics: ApiMetrics, calls: 
         accepted, duplicates = await calls(services.readings.ingest, readings)
         metrics.readings(accepted=accepted, duplicate=duplicates)
         return schemas.Ingested(accepted=accepted, duplicates=duplicates)
+
+    @app.get("/readings", responses=documented(401, 422, 503))
+    async def kept(
+        after: Annotated[int, Query(ge=0, le=_LARGEST_ID, description="the id of the last one of the page before")] = 0,
+    ) -> schemas.KeptReadings:
+        """Readings that were taken in, a page at a time; those of the last seconds come later."""
+        newest = await calls(services.readings.newest_id)
+        found = await calls(services.readings.after, after, len(columns), schemas.PAGE)
+        return schemas.KeptReadings(
+            dataset=services.settings.dataset,
+            columns=columns,
+            newest_id=newest,
+            readings=[schemas.KeptReading(**each._asdict()) for each in found],
+        )
 
     @app.post("/predict", responses=documented(400, 401, 408, 413, 422, 503))
     async def predict(questions: questions_type) -> schemas.Predictions:  # type: ignore[valid-type]  # as above

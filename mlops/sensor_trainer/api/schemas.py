@@ -12,6 +12,7 @@ from mlops.sensor_trainer.store.jobs import Job
 from mlops.sensor_trainer.store.readings import NewReading
 
 BATCH = 5_000  # readings that one request may send
+PAGE = 1_000  # readings that one answer holds
 QUESTIONS = 1_000  # readings that one request may ask about
 MODEL_NAMES = ConfigDict(protected_namespaces=())  # "model_version" is our word, not one of pydantic's
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -129,6 +130,25 @@ class Ingested(BaseModel):
 
     accepted: int
     duplicates: int
+
+
+class KeptReading(BaseModel):
+    """A reading that was taken in. values: one a column, in the order of `columns`."""
+
+    id: int
+    sensor: str
+    time: datetime
+    values: Sequence[float]
+    failure: bool | None
+
+
+class KeptReadings(BaseModel):
+    """A page of readings in the order in which they were stored. newest_id: of all readings; null: there is none."""
+
+    dataset: str
+    columns: Sequence[str]
+    newest_id: int | None
+    readings: Sequence[KeptReading]
 
 
 class Prediction(BaseModel):

@@ -45,10 +45,28 @@ where time > %s and time <= %s and cardinality("values") = %s order by time, id
 """
 
 
+# Only what was received a while ago: a transaction that is under way may yet store readings of lower ids, and it ends
+# within its statement_timeout (mlops/sensor_trainer/store/database.py).
+_AFTER = """
+select id, sensor, time, "values", failure from sensors.readings
+where id > %s and received < now() - interval '20 seconds' and cardinality("values") = %s order by id limit %s
+"""
+
+
 class NewReading(NamedTuple):
     """What a client sends. key: names the reading, so that sending it again changes nothing; time: with its zone."""
 
     key: str
+    sensor: str
+    time: datetime
+    values: Sequence[float]
+    failure: bool | None
+
+
+class StoredReading(NamedTuple):
+    """A reading and its id; ids grow in the order in which readings were stored."""
+
+    id: int
     sensor: str
     time: datetime
     values: Sequence[float]
@@ -101,6 +119,14 @@ class Readings:
         """How many readings were stored after this one, of those whose time is not later than `until`."""
         query = "select count(*) from sensors.readings where id > %s and (%s::timestamptz is null or time <= %s)"
         return int(self._one(query, (reading_id or 0, until, until)))
+
+    def after(self, reading_id: int, columns: int, limit: int) -> list[StoredReading]:
+        """The first readings that were stored after this one, with so many values each, in order of id.
+
+        None is passed over for good: what was stored in the last seconds comes the next time.
+        """
+        with transaction(self._pool) as connection:
+            return [StoredReading(*row) for row in connection.execute(_AFTER, (reading_id, columns, limit))]
 
     def table(self, columns: Sequence[str], since: datetime, until: datetime, chunk: int = 20_000) -> pd.DataFrame:
         """The readings of since < time <= until, ordered by time and id; at most `chunk` are in flight at once.
