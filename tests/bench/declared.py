@@ -1,4 +1,4 @@
-"""`python -m tests.bench.declared FOLDER GROUP COMMAND ...`: the command line with the data sets that FOLDER declares."""
+"""`python -m tests.bench.declared FOLDER GROUP COMMAND ...`: a command line with the data sets that FOLDER declares."""
 
 import sys
 
