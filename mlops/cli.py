@@ -4,60 +4,75 @@ import argparse
 import inspect
 import json
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any, TypeAlias
 
-from mlops.data_quality import commands as data_quality
-from mlops.datasets import commands as datasets
-from mlops.drift import commands as drift
-from mlops.features import commands as features
-from mlops.ingestion import commands as ingestion
-from mlops.notify import commands as notify
-from mlops.registry import commands as registry
+from mlops import datasets, models
 from mlops.result import EXIT_REFUSED, EXIT_SKIPPED, Failure, Refused, Result, Skip, encode, hand_back, shorten
-from mlops.sensor_trainer import commands as sensor_trainer
-from mlops.serving import commands as serving
-from mlops.stores.declarations import look_in_bucket
-from mlops.training import commands as training
 
+Command: TypeAlias = tuple[Callable[..., Result], Callable[[argparse.ArgumentParser], Any]]
+
+# The module of each group. It is imported where the group is asked for: all of them together take longer than a light
+# command works.
 GROUPS = {
-    "datasets": datasets,
-    "ingestion": ingestion,
-    "data-quality": data_quality,
-    "drift": drift,
-    "features": features,
-    "training": training,
-    "registry": registry,
-    "serving": serving,
-    "sensor-trainer": sensor_trainer,
-    "notify": notify,
+    "datasets": "mlops.datasets.commands",
+    "ingestion": "mlops.ingestion.commands",
+    "data-quality": "mlops.data_quality.commands",
+    "drift": "mlops.drift.commands",
+    "features": "mlops.features.commands",
+    "training": "mlops.training.commands",
+    "registry": "mlops.registry.commands",
+    "serving": "mlops.serving.commands",
+    "sensor-trainer": "mlops.sensor_trainer.commands",
+    "notify": "mlops.notify.commands",
 }
+
+_IN_BUCKET = "mlops.stores.declarations"  # imported by who asks for what no package declares
 
 log = logging.getLogger(__name__)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line, built without importing a heavy library."""
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal. argparse makes one for each option, and itself asks shutil, whose import takes longer
+    than all options together.
+    """
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the whole command line, or of one group of it, built without importing a heavy library."""
     root = argparse.ArgumentParser(
-        prog="mlops", description="The steps that run in Maestro's pods.", allow_abbrev=False
+        prog="mlops",
+        description="The steps that run in Maestro's pods.",
+        formatter_class=_Formatter,
+        allow_abbrev=False,
     )
     groups = root.add_subparsers(title="groups", dest="group", metavar="GROUP", required=True)
-    for name, module in GROUPS.items():
-        summary = (inspect.getdoc(module) or "").splitlines()[0]
-        group = groups.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        commands = group.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-        for command, (run, add_options) in module.COMMANDS.items():
-            _add_command(commands, command, run, add_options)
+    for name in GROUPS if only is None else (only,):
+        _add_group(groups, name)
     return root
+
+
+def commands(group: str) -> Mapping[str, Command]:
+    """The commands of a group by their names."""
+    found: Mapping[str, Command] = _module(group).COMMANDS
+    return found
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command, hands its result or the cause of its failure back, and returns the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("mlops").setLevel(logging.INFO)
-    options = vars(parser().parse_args(arguments))
+    named = arguments[0] if arguments and arguments[0] in GROUPS else None
+    options = vars(parser(named).parse_args(arguments))
     run = options.pop("run")
-    look_in_bucket()
+    _look_in_bucket()
     del options["group"], options["command"]
     try:
         message, code = encode(run(**options)), 0
@@ -74,18 +89,45 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
+def _look_in_bucket() -> None:
+    """Has commands find what the data bucket declares, where they are told of it and no package declares the name."""
+    datasets.look_elsewhere(lambda name: import_module(_IN_BUCKET).find_dataset(name))
+    models.look_elsewhere(lambda name: import_module(_IN_BUCKET).find_model(name))
+
+
+def _columns() -> int:
+    if (told := os.environ.get("COLUMNS", "")).isdecimal() and int(told):
+        return int(told)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]
+    except (AttributeError, OSError, ValueError):  # there is no standard output, or it is no terminal
+        return 80
+
+
+def _module(group: str) -> ModuleType:
+    return import_module(GROUPS[group])
+
+
+def _add_group(groups: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str) -> None:
+    summary = (inspect.getdoc(_module(name)) or "").splitlines()[0]
+    group = groups.add_parser(name, help=summary, description=summary, formatter_class=_Formatter, allow_abbrev=False)
+    listed = group.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for command, (run, add_options) in commands(name).items():
+        _add_command(listed, command, run, add_options)
+
+
 def _add_command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    listed: "argparse._SubParsersAction[argparse.ArgumentParser]",
     name: str,
     run: Callable[..., Result],
     add_options: Callable[[argparse.ArgumentParser], Any],
 ) -> None:
     description = inspect.getdoc(run) or ""
-    command = commands.add_parser(
+    command = listed.add_parser(
         name,
         help=description.splitlines()[0],
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     add_options(command)

@@ -1,13 +1,17 @@
 """What the chart tells a pod, read once from the environment. Nothing else in `mlops` reads the environment."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mlops import keys
 from mlops.result import Failure
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _from(key: str, source: str, **options: Any) -> Any:
@@ -197,6 +201,8 @@ class SensorApiSettings(SensorSettings):
 
 def datasets_folder() -> Path:
     """Where the image `datasets` holds one folder of files a dataset."""
+    from pathlib import Path
+
     return Path(os.environ.get("MAESTRO_DATASETS_DIR", "/datasets"))
 
 

@@ -1,6 +1,5 @@
 """Names of objects in the object store, told alike by the pod that writes one and by Airflow, which links to it."""
 
-import hashlib
 import re
 
 _SEGMENT_LENGTH = 120  # characters of a slug; S3 look-alikes on a file system allow 255 bytes a path segment
@@ -18,4 +17,6 @@ def slug(text: str) -> str:
     kept = re.sub(r"[^A-Za-z0-9_.=-]+", "-", text)[:_SEGMENT_LENGTH]
     if kept == text and kept.strip(".") and not _HASHED.search(text):  # or a text could be the slug of another one
         return kept
+    import hashlib  # OpenSSL comes with it, which a text that may stay as it is does not need
+
     return f"{kept.strip('.')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

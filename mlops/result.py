@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TypeAlias
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -69,7 +68,9 @@ def hand_back(message: str) -> None:
     if path is None:
         sys.stdout.write(message + "\n")
     else:
-        Path(path).write_text(message, encoding="utf-8")
+        # To import pathlib takes longer than a light command works.
+        with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123
+            file.write(message)
 
 
 def _is_encodable(value: JSON) -> bool:

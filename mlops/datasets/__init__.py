@@ -7,10 +7,13 @@ Others come from packages of one's own, by the entry point group `maestro.datase
 import pkgutil
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 from mlops.datasets.declaration import Dataset
 from mlops.result import Failure
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 GROUP = "maestro.datasets"
 _NOT_DATASETS = {"commands", "declaration", "propose", "read"}
@@ -19,7 +22,7 @@ _elsewhere: list[Callable[[str], Dataset | None]] = []
 
 def names() -> list[str]:
     """The names of all datasets that this package and packages of one's own declare, sorted."""
-    return sorted({*_own(), *entry_points(group=GROUP).names})
+    return sorted({*_own(), *_packaged().names})
 
 
 def get(name: str) -> Dataset:
@@ -28,7 +31,7 @@ def get(name: str) -> Dataset:
         return _checked(
             getattr(import_module(f"{__name__}.{name}"), "DATASET", None), name, f"mlops/datasets/{name}.py"
         )
-    for entry in entry_points(group=GROUP, name=name):
+    for entry in _packaged().select(name=name):
         return _checked(entry.load(), name, f"the entry point {entry.value} of {GROUP}")
     for find in _elsewhere:
         found = find(name)
@@ -43,6 +46,13 @@ def get(name: str) -> Dataset:
 def look_elsewhere(find: Callable[[str], Dataset | None]) -> None:
     """Has `get` ask for what no package declares. Of several only the last is asked."""
     _elsewhere[:] = [find]
+
+
+def _packaged() -> "EntryPoints":
+    """Those of packages of one's own. Imported here: it takes longer than all else that a light command imports."""
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUP)
 
 
 def _own() -> set[str]:

@@ -7,10 +7,13 @@ Others come from packages of one's own, by the entry point group `maestro.models
 import pkgutil
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 from mlops.models.declaration import Model
 from mlops.result import Failure
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 GROUP = "maestro.models"
 OF_MODEL = "@"  # before the name of a model: its dataset
@@ -20,7 +23,7 @@ _elsewhere: list[Callable[[str], Model | None]] = []
 
 def names() -> list[str]:
     """The names of all models that this package and packages of one's own declare, sorted."""
-    return sorted({*_own(), *entry_points(group=GROUP).names})
+    return sorted({*_own(), *_packaged().names})
 
 
 def get(name: str) -> Model:
@@ -30,7 +33,7 @@ def get(name: str) -> Model:
         return _checked(
             getattr(import_module(f"{__name__}.{module}"), "MODEL", None), name, f"mlops/models/{module}.py"
         )
-    for entry in entry_points(group=GROUP, name=name):
+    for entry in _packaged().select(name=name):
         return _checked(entry.load(), name, f"the entry point {entry.value} of {GROUP}")
     for find in _elsewhere:
         found = find(name)
@@ -50,6 +53,13 @@ def dataset_of(name: str) -> str:
 def look_elsewhere(find: Callable[[str], Model | None]) -> None:
     """Has `get` ask for what no package declares. Of several only the last is asked."""
     _elsewhere[:] = [find]
+
+
+def _packaged() -> "EntryPoints":
+    """Those of packages of one's own. Imported here: it takes longer than all else that a light command imports."""
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUP)
 
 
 def _own() -> set[str]:

@@ -6,7 +6,6 @@ import logging
 from typing import Literal
 
 from mlops.config import NotificationSettings
-from mlops.notify.webhook import post
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +16,8 @@ def tell(text: str) -> Literal["webhook", "log"]:
     if url is None:
         log.info("no webhook is configured; the message:\n%s", text)
         return "log"
+    from mlops.notify.webhook import post
+
     post(url, text)
     log.info("sent to the webhook:\n%s", text)
     return "webhook"

@@ -33,12 +33,6 @@ class Declared:
     texts: dict[str, bytes]
 
 
-def look_in_bucket() -> None:
-    """Has commands find what the data bucket declares, where they are told of it and no package declares the name."""
-    datasets.look_elsewhere(_find_dataset)
-    models.look_elsewhere(lambda name: _find(_model_key(name), Model, name))
-
-
 def declared_in(folder: Path) -> Declared | None:
     """What the folder of a set declares, by `dataset.toml` and a `<model>.toml` each; None where there is no such file.
 
@@ -65,10 +59,16 @@ def declared_in(folder: Path) -> Declared | None:
     return Declared(dataset, texts)
 
 
-def _find_dataset(name: str) -> Dataset | None:
+def find_dataset(name: str) -> Dataset | None:
+    """What the data bucket declares by this name, or, by `@<model>`, of the model's; None where it declares nothing."""
     if name.startswith(models.OF_MODEL):
         return models.get(name.removeprefix(models.OF_MODEL)).data
     return _find(_dataset_key(name), Dataset, name)
+
+
+def find_model(name: str) -> Model | None:
+    """What the data bucket declares by this name; None where it declares nothing."""
+    return _find(_model_key(name), Model, name)
 
 
 def _find(key: str, kind: type[T], name: str) -> T | None:

@@ -200,7 +200,7 @@ class ObjectStore:
             )
             return table
         except pyarrow.ArrowInvalid as error:
-            raise Failure(f"{self._address(keys[0])} is not a Parquet table: clear the task that wrote it") from error
+            raise Failure(f"{self._address(key)} is not a Parquet table: clear the task that wrote it") from error
 
     def write_table(self, key: str, table: pd.DataFrame) -> None:
         """Writes the table without its index."""

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib import import_module, metadata
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mlops.config import MLflowSettings
 from mlops.result import JSON, Failure
-from mlops.stores.http import HttpService
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     from mlflow.entities import Run
 
@@ -139,6 +137,8 @@ class Tracking:
 
         packages: what it needs to run, pinned to the versions that are installed here.
         """
+        from importlib import metadata
+
         from mlflow.models import ModelSignature
         from mlflow.types.schema import ColSpec, Schema, TensorSpec
 
@@ -161,6 +161,8 @@ class Tracking:
 
         model_uri: `runs:/<run id>/model` or `models:/<name>/<version>`.
         """
+        from pathlib import Path
+
         import mlflow
         from mlflow.models import Model
 
@@ -190,6 +192,9 @@ class Tracking:
 
     def input_example(self, model_uri: str) -> bytes:
         """The model's input example as the JSON body of a request to a scoring server."""
+        from pathlib import Path
+        from tempfile import TemporaryDirectory
+
         import mlflow
 
         with TemporaryDirectory() as folder, self._explained(model_uri):
@@ -198,6 +203,9 @@ class Tracking:
 
     def read_text(self, run_id: str, file: str) -> str:
         """A file of the run. Raises Failure where it is not there."""
+        from pathlib import Path
+        from tempfile import TemporaryDirectory
+
         import mlflow
 
         uri = f"runs:/{run_id}/{file}"
@@ -307,6 +315,8 @@ def health_check(settings: MLflowSettings, timeout: float = _HEALTH_TIMEOUT) -> 
 
     It raises what `HttpService.ask` raises. timeout: seconds.
     """
+    from mlops.stores.http import HttpService
+
     service = HttpService("MLflow", settings.tracking_uri, "global.services.mlflow", timeout=timeout)
     return partial(service.ask, "GET", "/api/2.0/mlflow/experiments/search?max_results=1")
 
@@ -331,6 +341,8 @@ def load_through(model: Path, loader: str, config: Mapping[str, JSON], switch: s
 
 def scoring_command(model: Path, host: str, port: int) -> tuple[list[str], dict[str, str]]:
     """The command line and the environment of MLflow's scoring server for a downloaded model."""
+    import shlex
+
     from mlflow.pyfunc.scoring_server import get_cmd
 
     command, environment = get_cmd(str(model), port, host)  # type: ignore[arg-type]  # its host is annotated as int

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from mlflow.cli import cli
 
-from mlops.cli import GROUPS
+from mlops.cli import GROUPS, commands
 from mlops.config import (
     DatabaseSettings,
     FromEnvironment,
@@ -45,8 +45,8 @@ NEEDS = {record.need: record for record in FromEnvironment.__subclasses__() if r
 # The sensor trainer's own commands are told by its chart alone.
 COMMANDS = {
     (group, command)
-    for group, module in GROUPS.items()
-    for command in module.COMMANDS
+    for group in GROUPS
+    for command in commands(group)
     if (group, command) not in {("sensor-trainer", name) for name in ("serve", "work", "migrate")}
 }
 # What commands read beside what mlops/needs.py says of them: of services that are told it by their own charts.

@@ -61,11 +61,11 @@ def test_each_command_parses_its_options(line, expected):
 
 
 def test_every_command_is_parsed_by_the_test_above():
-    known = {f"{group} {command}" for group, module in cli.GROUPS.items() for command in module.COMMANDS}
+    known = {f"{group} {command}" for group in cli.GROUPS for command in cli.commands(group)}
     assert {" ".join(line.split()[:2]) for line in COMMANDS} == known
 
 
-@pytest.mark.parametrize(("group", "command"), [(g, c) for g, module in cli.GROUPS.items() for c in module.COMMANDS])
+@pytest.mark.parametrize(("group", "command"), [(g, c) for g in cli.GROUPS for c in cli.commands(g)])
 def test_each_command_has_a_help_text(group, command, capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.parser().parse_args([group, command, "--help"])
@@ -86,13 +86,69 @@ print({name.partition(".")[0] for name in sys.modules.keys() - before} - sys.std
     assert found.stdout.strip() == "set()"
 
 
+# Each takes 2 ms or more of the 60 that a light command may take: programs of the standard library that talk to
+# servers, read archives or make temporary files, and all that is not of the standard library.
+HEAVY = {
+    *("asyncio", "bz2", "concurrent", "email", "hashlib", "http", "importlib.metadata", "importlib.resources", "lzma"),
+    *("multiprocessing", "shutil", "socket", "ssl", "subprocess", "tempfile", "unittest", "urllib.request", "xml"),
+}
+
+
+METADATA = {"email", "importlib.metadata", "importlib.resources", "socket", "shutil", "tempfile", "bz2", "lzma"}
+
+
+@pytest.mark.parametrize(
+    ("line", "group"),
+    [("datasets list", "datasets"), ("notify send --text a", "notify"), ("datasets --help", "datasets")],
+)
+def test_a_light_command_imports_little(line, group):
+    """What is imported is nearly all that it takes; seconds would be those of a busy machine."""
+    program = """
+import contextlib, io, json, sys
+before = set(sys.modules)
+from mlops.cli import main
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    main(sys.argv[1:])
+print(json.dumps(sorted(sys.modules.keys() - before)))
+"""
+    found = subprocess.run([sys.executable, "-c", program, *line.split()], capture_output=True, text=True, check=True)
+    modules = set(json.loads(found.stdout.splitlines()[-1]))
+    assert {name.partition(".")[0] for name in modules} - sys.stdlib_module_names == {"mlops"}
+    listed = METADATA if line == "datasets list" else set()  # who lists what packages declare asks for them
+    assert modules & (HEAVY - listed) == set()
+    assert {name for name in modules if name.endswith(".commands")} == {cli.GROUPS[group]}
+    assert not {name for name in modules if name.startswith("mlops.stores")}
+
+
+@pytest.mark.parametrize("group", cli.GROUPS)
+def test_the_parser_of_one_group_is_that_of_all(group, capsys):
+    for name in cli.commands(group):
+        told = []
+        for parser in (cli.parser(), cli.parser(group)):
+            with pytest.raises(SystemExit):
+                parser.parse_args([group, name, "--help"])
+            told.append(capsys.readouterr().out)
+        assert told[0] == told[1]
+
+
+def test_a_help_text_is_as_wide_as_the_terminal(monkeypatch, capsys):
+    for columns in ("110", "60", "", "no number"):
+        monkeypatch.setenv("COLUMNS", columns)
+        with pytest.raises(SystemExit):
+            cli.main(["--help"])
+        widest = max(len(line) for line in capsys.readouterr().out.splitlines())
+        width = int(columns) if columns.isdecimal() else 80
+        assert width - 20 < widest <= width
+
+
 def ended(monkeypatch: pytest.MonkeyPatch, tmp_path, run) -> tuple[int, str]:
     """(exit code, termination message) of a command line whose one command is `run`."""
     monkeypatch.setenv("MAESTRO_RESULT_PATH", str(tmp_path / "message"))
     module = type(sys)("test commands")
     module.__doc__ = "Test commands."
     vars(module)["COMMANDS"] = {"run": (run, lambda parser: None)}
-    monkeypatch.setattr(cli, "GROUPS", {"test": module})
+    monkeypatch.setitem(sys.modules, "test_commands", module)
+    monkeypatch.setattr(cli, "GROUPS", {"test": "test_commands"})
     code = cli.main(["test", "run"])
     return code, (tmp_path / "message").read_text()
 

@@ -245,9 +245,12 @@ def test_a_value_is_encoded_as_protobuf_encodes_it(row: dict[str, Any]) -> None:
     table = pa.Table.from_pylist([{**row, "event_timestamp": NOW, "created": NOW}], SCHEMA)
     encoded = encode(table, VIEW)
     value = Value(string_val=row["thing"])
-    assert encoded.keys == [serialize_entity_key(EntityKey(join_keys=["thing"], entity_values=[value])) + b"maestro"]
+    assert encoded.keys.to_pylist() == [
+        serialize_entity_key(EntityKey(join_keys=["thing"], entity_values=[value])) + b"maestro"
+    ]
     names = {"DOUBLE": "double_val", "FLOAT": "float_val", "BOOL": "bool_val", "UNIX_TIMESTAMP": "unix_timestamp_val"}
-    for feature, (found,) in zip(VIEW.features, encoded.columns, strict=True):
+    for feature, column in zip(VIEW.features, encoded.columns, strict=True):
+        (found,) = column.to_pylist()
         given_value = row[feature.name]
         if given_value is None or given_value != given_value:
             assert found == b""
@@ -266,7 +269,7 @@ def test_an_entity_of_several_keys_is_named_as_feast_names_it(keys: tuple[str, .
     view = MaterializedView(**{**vars(VIEW), "join_keys": columns, "features": (), "created": None})
     table = pa.table({**{name: [-5, 7] for name in keys}, "event_timestamp": [NOW, NOW]})
     entity = EntityKey(join_keys=list(keys), entity_values=[Value(int64_val=7)] * len(keys))
-    assert encode(table, view).keys[1] == serialize_entity_key(entity) + b"maestro"
+    assert encode(table, view).keys[1].as_py() == serialize_entity_key(entity) + b"maestro"
 
 
 @given(
@@ -323,9 +326,8 @@ def test_no_entity_is_lost_where_a_part_ends(online: OnlineStore, server: Redis,
     rows, written = write.write(stored(table, tmp_path / "t.parquet", 10_000), view, WINDOW, online)
     assert (rows, written) == (count, (count, 0))
     last = encode(table.slice(count - 1), view)
-    assert server.client.hgetall(last.keys[0]) == dict(
-        zip(fields(view), (last.stamps[0], last.columns[0][0]), strict=True)
-    )
+    stored_last = [column[0].as_py() for column in (last.stamps, *last.columns)]
+    assert server.client.hgetall(last.keys[0].as_py()) == dict(zip(fields(view), stored_last, strict=True))
 
 
 def test_the_newest_part_of_a_file_is_read_first(tmp_path: Path) -> None:
@@ -445,7 +447,7 @@ def test_two_overlapping_runs_leave_the_newest_and_never_go_back(
     yesterday = today.slice(0, 4_000)
     paths = [*stored(yesterday, tmp_path / "yesterday.parquet", 300), *stored(today, tmp_path / "today.parquet", 300)]
     processes = [_process(_write, server.port, path) for path in paths]
-    watched, last = encode(newest(today, VIEW), VIEW).keys[:20], dict[bytes, tuple[int, int]]()
+    watched, last = encode(newest(today, VIEW), VIEW).keys[:20].to_pylist(), dict[bytes, tuple[int, int]]()
     while any(process.is_alive() for process in processes):
         for key in watched:
             found = _moment(server.client.hget(key, "_ts:things"))
@@ -488,7 +490,7 @@ def test_a_column_of_another_type_is_refused_with_both_types() -> None:
 def test_whole_numbers_that_pandas_made_floats_are_numbers_and_nulls() -> None:
     table = newest(events(3, 10**9), VIEW)
     table = table.set_column(table.column_names.index("count"), "count", pa.array([1.0, float("nan"), None]))
-    assert encode(table, VIEW).columns[2] == [Value(int64_val=1).SerializeToString(), b"", b""]
+    assert encode(table, VIEW).columns[2].to_pylist() == [Value(int64_val=1).SerializeToString(), b"", b""]
 
 
 def test_a_type_that_cannot_be_written_is_refused_when_the_view_is_read() -> None:
@@ -627,7 +629,9 @@ def test_a_check_names_entities_that_are_missing_older_or_other(cluster: None, s
     table = events(300, 3)
     upload(table, tmp_path)
     commands.materialize(days=7, end=NOW)
-    keys = dict(zip(newest(table, VIEW)["thing"].to_pylist(), encode(newest(table, VIEW), VIEW).keys, strict=True))
+    keys = dict(
+        zip(newest(table, VIEW)["thing"].to_pylist(), encode(newest(table, VIEW), VIEW).keys.to_pylist(), strict=True)
+    )
     server.client.delete(keys["thing-0"])
     server.client.hset(keys["thing-1"], fields(VIEW)[1], Value(double_val=5).SerializeToString())
     with pytest.raises(Refused, match=r"1 different, 1 equal, 1 missing: .*; clear materialize_features") as caught:

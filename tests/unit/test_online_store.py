@@ -1,8 +1,11 @@
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
@@ -12,12 +15,13 @@ from mlops.config import RedisSettings
 from mlops.features.materialization.encode import _stamps
 from mlops.result import Failure
 from mlops.stores import online_store
-from mlops.stores.online_store import CALL, OnlineStore
+from mlops.stores.online_store import TRANSACTION, OnlineStore
 from tests.clock import Clock
 from tests.conftest import free_ports
 from tests.servers import PASSWORD, Redis
 
 FIELDS = [b"_ts:view", b"f1"]
+Batch = tuple[pa.Array, list[pa.Array]]
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +36,18 @@ def settings_for(port: int) -> RedisSettings:
 
 def stamp(moment: int, created: int | None = None) -> bytes:
     """The Timestamp of one row, times in nanoseconds."""
-    import numpy as np
-
-    (encoded,) = _stamps([np.array([value], np.int64) for value in (moment, created) if value is not None])
+    (encoded,) = _stamps([np.array([value], np.int64) for value in (moment, created) if value is not None]).to_pylist()
     return encoded
 
 
+def batch(*rows: tuple[bytes, bytes, bytes]) -> Batch:
+    """Of keys, stamps and values."""
+    keys, *columns = (pa.array(column, pa.binary()) for column in zip(*rows, strict=True))
+    return keys, columns
+
+
 def put(store: OnlineStore, *rows: tuple[bytes, bytes, bytes]) -> tuple[int, int]:
-    keys, stamps, values = (list(column) for column in zip(*rows, strict=True))
-    return tuple(store.put_newer(FIELDS, [(keys, [stamps, values])]))
+    return tuple(store.put_newer(FIELDS, [batch(*rows)]))
 
 
 # Around the epoch, where a varint grows to ten bytes, and around now, where a nanosecond is too small for a double.
@@ -73,7 +80,10 @@ def test_the_newest_row_is_kept_whatever_the_order(server: Redis, rows: list[tup
 def test_what_was_set_is_told_from_what_was_as_new(server: Redis) -> None:
     server.client.flushdb()
     store = OnlineStore(settings_for(server.port))
-    assert put(store, *[(b"e%d" % i, stamp(10), b"old") for i in range(3 * CALL + 1)]) == (3 * CALL + 1, 0)
+    assert put(store, *[(b"e%d" % i, stamp(10), b"old") for i in range(9 * TRANSACTION + 1)]) == (
+        9 * TRANSACTION + 1,
+        0,
+    )
     assert put(store, (b"e0", stamp(10), b"again"), (b"e1", stamp(11), b"new"), (b"n", stamp(1), b"n")) == (2, 1)
     assert server.client.hget("e0", "f1") == b"old"
 
@@ -102,35 +112,143 @@ def test_a_restart_in_the_midst_loses_no_call(tmp_path: Path, persistent: bool) 
     before = store.run_id()
     acknowledged = 0
 
-    def batches() -> Iterator[tuple[list[bytes], list[list[bytes]]]]:
+    rows = 500
+
+    def batches() -> Iterator[Batch]:
         nonlocal acknowledged
         for number in range(60):
             if number == 30:
                 acknowledged = server.client.dbsize()
                 server.kill()
                 server.start()
-            keys = [struct.pack("<I", number * CALL + row) for row in range(CALL)]
-            yield keys, [[stamp(7)] * CALL, keys]
+            keys = [struct.pack("<I", number * rows + row) for row in range(rows)]
+            yield batch(*((key, stamp(7), key) for key in keys))
 
     written = store.put_newer(FIELDS, batches())
-    missing = 60 * CALL - server.client.dbsize()
+    missing = 60 * rows - server.client.dbsize()
     assert store.run_id() != before
-    assert sum(written) == 60 * CALL
+    assert sum(written) == 60 * rows
     assert missing == 0 if persistent else 0 < missing <= acknowledged
     server.kill()
 
 
-def test_a_script_that_the_server_forgot_is_loaded_again(server: Redis) -> None:
+def test_connections_that_break_are_made_anew(server: Redis) -> None:
     server.client.flushdb()
-    store = OnlineStore(settings_for(server.port))
 
-    def batches() -> Iterator[tuple[list[bytes], list[list[bytes]]]]:
-        for number in range(4):
-            server.client.script_flush()
-            yield [b"%d" % number], [[stamp(7)], [b"v"]]
+    def batches() -> Iterator[Batch]:
+        for number in range(9):
+            break_connections(server)
+            yield batch((b"%d" % number, stamp(7), b"v"))
 
-    assert store.put_newer(FIELDS, batches()).written <= 4
-    assert server.client.dbsize() == 4
+    assert sum(OnlineStore(settings_for(server.port)).put_newer(FIELDS, batches())) == 9
+    assert server.client.dbsize() == 9
+
+
+def break_connections(server: Redis) -> None:
+    """All but that of the test."""
+    server.client.client_kill_filter(_type="normal", skipme=True)
+
+
+# Races. What others do happens between the look at what is stored and the write, where it does harm.
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Takes what is done once, between the look and the write."""
+
+    def install(action: Callable[[], object]) -> None:
+        left = [action]
+
+        def looked(new: bytes, stored: bytes | None, compare: Callable[..., bool] = online_store.newer) -> bool:
+            while left:
+                left.pop()()
+            return compare(new, stored)
+
+        monkeypatch.setattr(online_store, "newer", looked)
+
+    return install
+
+
+@pytest.mark.parametrize("stored", [None, 1, 10])
+@pytest.mark.parametrize(("theirs", "kept"), [(20, b"theirs"), (10, b"theirs"), (5, b"ours")])
+def test_what_is_written_between_the_look_and_the_write_stays_unless_it_is_older(
+    server: Redis, meanwhile: Callable[..., None], stored: int | None, theirs: int, kept: bytes
+) -> None:
+    """By Feast itself, which compares nothing: so writes its push source."""
+    server.client.flushdb()
+    if stored is not None:
+        server.client.hset("e", mapping={"_ts:view": stamp(stored, 1), "f1": "before"})
+    meanwhile(lambda: server.client.hset("e", mapping={"_ts:view": stamp(theirs, 1), "f1": "theirs"}))
+    written = put(OnlineStore(settings_for(server.port)), (b"e", stamp(10, 1), b"ours"), (b"n", stamp(1), b"n"))
+    assert server.client.hget("e", "f1") == kept
+    assert server.client.hget("n", "f1") == b"n"
+    assert written == (2, 0) if kept == b"ours" else (1, 1)
+
+
+def test_another_view_that_is_written_between_the_look_and_the_write_stays(
+    server: Redis, meanwhile: Callable[..., None]
+) -> None:
+    server.client.flushdb()
+    meanwhile(lambda: server.client.hset("e", mapping={"_ts:other": stamp(9), "f9": "other"}))
+    assert put(OnlineStore(settings_for(server.port)), (b"e", stamp(1), b"mine")) == (1, 0)
+    assert server.client.hmget("e", "f1", "f9") == [b"mine", b"other"]
+
+
+def test_connections_that_break_between_the_look_and_the_write_lose_nothing(
+    server: Redis, meanwhile: Callable[..., None]
+) -> None:
+    server.client.flushdb()
+    meanwhile(lambda: break_connections(server))
+    rows = [(b"%d" % number, stamp(7), b"v") for number in range(9 * TRANSACTION)]
+    assert put(OnlineStore(settings_for(server.port)), *rows) == (len(rows), 0)
+    assert server.client.dbsize() == len(rows)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 50)), min_size=1, max_size=80), st.integers(1, 9))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=10)
+def test_entities_that_come_again_while_their_transaction_is_on_its_way_end_as_the_newest(
+    server: Redis, rows: list[tuple[int, int]], size: int
+) -> None:
+    server.client.flushdb()
+    each = [(b"%d" % entity, stamp(moment), b"%d" % moment) for entity, moment in rows]
+    batches = []
+    for start in range(0, len(each), size):
+        # In one batch an entity has one row, as pieces have it.
+        newest = {key: (key, moment, value) for key, moment, value in sorted(each[start : start + size], key=_age)}
+        batches.append(batch(*newest.values()))
+    written = OnlineStore(settings_for(server.port)).put_newer(FIELDS, batches)
+    assert sum(written) == sum(len(keys) for keys, _ in batches)
+    for entity in {entity for entity, _ in rows}:
+        assert server.client.hget(str(entity), "f1") == b"%d" % max(moment for e, moment in rows if e == entity)
+
+
+def _age(row: tuple[bytes, bytes, bytes]) -> int:
+    return int(row[2])
+
+
+def test_writers_that_race_for_the_same_entities_leave_the_newest_and_no_mixture(server: Redis) -> None:
+    """Three of them, each with rows in another order; and every row is whole: its value is its time."""
+    server.client.flushdb()
+    random = np.random.default_rng(3)
+    entities, turns = 2 * TRANSACTION, 30
+
+    def write(order: list[int]) -> None:
+        store = OnlineStore(settings_for(server.port))
+        store.put_newer(FIELDS, (batch(*((b"%d" % e, stamp(t), b"%d" % t) for e in range(entities))) for t in order))
+
+    orders = [[int(turn) for turn in random.permutation(turns) + 1] for _ in range(3)]
+    threads = [threading.Thread(target=write, args=[order]) for order in orders]
+    for thread in threads:
+        thread.start()
+    last: dict[int, int] = {}
+    while any(thread.is_alive() for thread in threads):
+        for entity in range(0, entities, 16):
+            moment, value = server.client.hmget(str(entity), FIELDS)
+            if moment is not None:
+                assert moment == stamp(int(value))
+                assert int(value) >= last.get(entity, 0), "a reader saw an older value after a newer one"
+                last[entity] = int(value)
+    assert [server.client.hget(str(entity), "f1") for entity in range(entities)] == [b"%d" % turns] * entities
 
 
 @pytest.mark.parametrize("use", [OnlineStore.run_id, lambda store: put(store, (b"e", stamp(1), b"v"))])
@@ -167,15 +285,15 @@ def test_patience_begins_anew_once_a_call_was_answered(
     """Three troubles, each 40 s after the one before, are not one of 80 s."""
     server.client.flushdb()
     monkeypatch.setattr(online_store, "time", clock)
-    monkeypatch.setattr(online_store, "_UNANSWERED", 0)
+    monkeypatch.setattr(online_store, "_ON_THEIR_WAY", 1)
 
-    def batches() -> Iterator[tuple[list[bytes], list[list[bytes]]]]:
+    def batches() -> Iterator[Batch]:
         for number in range(4):
-            server.client.script_flush()
-            yield [b"%d" % number], [[stamp(7)], [b"v"]]
+            break_connections(server)
+            yield batch((b"%d" % number, stamp(7), b"v"))
             clock.now += 40
 
-    assert OnlineStore(settings_for(server.port), patience=60).put_newer(FIELDS, batches()) == (4, 0)
+    assert sum(OnlineStore(settings_for(server.port), patience=60).put_newer(FIELDS, batches())) == 4
 
 
 def test_a_wrong_password_is_told_at_once(server: Redis) -> None:

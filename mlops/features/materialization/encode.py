@@ -11,7 +11,6 @@ of protobuf passes over. So the later of two rows of one event wins in the onlin
 
 import struct
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -49,11 +48,11 @@ _ARROW = {
 
 @dataclass(frozen=True)
 class Rows:
-    """n encoded rows. keys: n; stamps: n; columns: n values for each feature."""
+    """n encoded rows, as binary arrays without null. keys: n; stamps: n; columns: n values for each feature."""
 
-    keys: list[bytes]
-    stamps: list[bytes]
-    columns: list[list[bytes]]
+    keys: pa.Array
+    stamps: pa.Array
+    columns: list[pa.Array]
 
 
 def fields(view: MaterializedView) -> list[bytes]:
@@ -88,58 +87,51 @@ def _column(table: pa.Table, field: Field, view: MaterializedView) -> pa.Array:
         ) from error
 
 
-def _keys(table: pa.Table, view: MaterializedView) -> list[bytes]:
+def _keys(table: pa.Table, view: MaterializedView) -> pa.Array:
     head = struct.pack("<I", len(view.join_keys))
     for field in view.join_keys:
         name = field.name.encode()
         head += struct.pack("<II", _VALUE_TYPES["STRING"], len(name)) + name
-    tail = view.project.encode()
-    parts = [_key_values(_column(table, field, view), field.kind) for field in view.join_keys]
-    if len(parts) == 1:
-        return [head + value + tail for value in parts[0]]
-    return [head + b"".join(values) + tail for values in zip(*parts, strict=True)]
+    parts = [part for field in view.join_keys for part in _key_values(_column(table, field, view), field.kind)]
+    return _joined(head, *parts, view.project.encode())
 
 
-def _key_values(column: pa.Array, kind: str) -> list[bytes]:
+def _key_values(column: pa.Array, kind: str) -> list[pa.Array | bytes]:
+    """What stands for a value in a key, in two parts: its type and length, and itself."""
     if kind in ("INT32", "INT64"):
         numbers = column.to_numpy()
-        size = numbers.dtype.itemsize
-        return _joined(struct.pack("<II", _VALUE_TYPES[kind], size), _little_endian(numbers))
-    return [struct.pack("<II", _VALUE_TYPES[kind], len(text)) + text for text in column.cast(pa.binary()).to_pylist()]
+        return [struct.pack("<II", _VALUE_TYPES[kind], numbers.dtype.itemsize), _fixed(b"", _little_endian(numbers))]
+    texts = column.cast(pa.binary())
+    lengths = pc.binary_length(texts).to_numpy(zero_copy_only=False)
+    return [_fixed(struct.pack("<I", _VALUE_TYPES[kind]), _little_endian(lengths.astype(np.int32))), texts]
 
 
-def _stamps(nanoseconds: list[np.ndarray]) -> list[bytes]:
+def _stamps(nanoseconds: list[np.ndarray]) -> pa.Array:
     """The Timestamps of (n,) event times and, where given, (n,) times of writing."""
     tags = ((_SECONDS, _FRACTION), (_CREATED_SECONDS, _CREATED_FRACTION))
-    parts: list[list[bytes]] = []
+    parts = []
     for (second, fraction), values in zip(tags, nanoseconds, strict=False):
         seconds, rest = np.divmod(values, _NANOS)
-        for tag, numbers in ((second, seconds), (fraction, rest)):
-            if numbers.any():  # protobuf leaves a zero out
-                parts.append(_varints(tag, numbers, omit_zero=True))
-    return [b"".join(row) for row in zip(*parts, strict=True)] if parts else [b""] * len(nanoseconds[0])
+        parts += [_varints(second, seconds, left_out=seconds == 0), _varints(fraction, rest, left_out=rest == 0)]
+    return _joined(*parts)
 
 
-def _values(column: pa.Array, kind: str) -> list[bytes]:
+def _values(column: pa.Array, kind: str) -> pa.Array:
     """Protobuf Values; empty for null."""
+    missing = column.is_null().to_numpy(zero_copy_only=False)
     if kind in ("BYTES", "STRING"):
-        tag = bytes([_TAGS[kind]])
-        texts = column.cast(pa.binary()).to_pylist()
-        return [b"" if text is None else tag + _varint(len(text)) + text for text in texts]
-    missing = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)) if column.null_count else ()
-    filled = column.fill_null(False if kind == "BOOL" else pa.scalar(0).cast(column.type)) if len(missing) else column
+        texts = pc.fill_null(column.cast(pa.binary()), b"")
+        lengths = pc.binary_length(texts).to_numpy(zero_copy_only=False)
+        return _joined(_varints(_TAGS[kind], lengths, left_out=missing), texts)
+    filled = column.fill_null(False if kind == "BOOL" else pa.scalar(0).cast(column.type)) if missing.any() else column
     if kind == "UNIX_TIMESTAMP":
         micros = filled.cast(pa.int64()).to_numpy()
         numbers = np.sign(micros) * (np.abs(micros) // _MICROS)  # towards 1970, as Feast does
     else:
         numbers = filled.to_numpy(zero_copy_only=False)
     if kind in ("DOUBLE", "FLOAT"):
-        values = _joined(bytes([_TAGS[kind]]), _little_endian(numbers))
-    else:
-        values = _varints(_TAGS[kind], numbers)
-    for row in missing:
-        values[row] = b""
-    return values
+        return _fixed(bytes([_TAGS[kind]]), _little_endian(numbers), left_out=missing)
+    return _varints(_TAGS[kind], numbers, left_out=missing)
 
 
 def _little_endian(numbers: np.ndarray) -> np.ndarray:
@@ -148,37 +140,41 @@ def _little_endian(numbers: np.ndarray) -> np.ndarray:
     return ordered.view(np.uint8).reshape(len(numbers), numbers.dtype.itemsize)
 
 
-def _joined(head: bytes, matrix: np.ndarray) -> list[bytes]:
-    """`head` before each row of an (n, size) matrix of bytes."""
-    width = len(head) + matrix.shape[1]
-    rows = np.empty((len(matrix), width), np.uint8)
+def _fixed(head: bytes, matrix: np.ndarray, left_out: np.ndarray | None = None) -> pa.Array:
+    """`head` before each row of an (n, size) matrix of bytes; nothing at all for the rows that are left out."""
+    rows = np.empty((len(matrix), len(head) + matrix.shape[1]), np.uint8)
     rows[:, : len(head)] = np.frombuffer(head, np.uint8)
     rows[:, len(head) :] = matrix
-    texts: list[bytes] = rows.view(f"V{width}").ravel().tolist()
-    return texts
+    sizes = np.full(len(rows), rows.shape[1])
+    if left_out is not None and left_out.any():
+        sizes[left_out] = 0
+        rows = rows[~left_out]
+    return _texts(rows.ravel(), sizes)
 
 
-def _varints(tag: int, numbers: np.ndarray, *, omit_zero: bool = False) -> list[bytes]:
-    """`tag` and each number as protobuf's varint: seven bits a byte, the lowest first, all but the last with bit 8."""
+def _varints(tag: int, numbers: np.ndarray, left_out: np.ndarray) -> pa.Array:
+    """`tag` and each number as protobuf's varint: seven bits a byte, the lowest first, all but the last with bit 8;
+    nothing at all for those that are left out."""
     unsigned = numbers.astype(np.int64).view(np.uint64)  # a negative number has ten bytes
-    shifts = np.arange(0, 64, 7, dtype=np.uint64)
-    groups = unsigned[:, None] >> shifts
+    groups = unsigned[:, None] >> np.arange(0, 64, 7, dtype=np.uint64)
     lengths = np.maximum(1, (groups != 0).sum(axis=1))
-    rows = np.empty((len(numbers), 1 + len(shifts)), np.uint8)
+    rows = np.empty((len(numbers), 1 + groups.shape[1]), np.uint8)
     rows[:, 0] = tag
     rows[:, 1:] = groups & np.uint64(0x7F)
-    rows[:, 1:] |= np.where(np.arange(len(shifts)) < lengths[:, None] - 1, 0x80, 0).astype(np.uint8)
-    sizes = lengths + 1
-    if omit_zero:
-        sizes[unsigned == 0] = 0
-    data, width = rows.tobytes(), rows.shape[1]
-    return [data[start : start + size] for start, size in zip(range(0, len(data), width), sizes.tolist(), strict=True)]
+    places = np.arange(rows.shape[1])
+    rows[(places > 0) & (places < lengths[:, None])] |= 0x80
+    sizes = np.where(left_out, 0, lengths + 1)
+    return _texts(rows[places < sizes[:, None]], sizes)
 
 
-@lru_cache(maxsize=65_536)
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*encoded, number])
+def _texts(data: np.ndarray, sizes: np.ndarray) -> pa.Array:
+    """(n,) texts of these sizes, which lie one behind the other."""
+    offsets = np.zeros(len(sizes) + 1, np.int32)
+    np.cumsum(sizes, out=offsets[1:])
+    return pa.Array.from_buffers(pa.binary(), len(sizes), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+def _joined(*parts: pa.Array | bytes) -> pa.Array:
+    """The parts of each row one behind the other; one that is the same for all rows is given once."""
+    given = (pa.scalar(part, pa.binary()) if isinstance(part, bytes) else part for part in (*parts, b""))
+    return pc.binary_join_element_wise(*given)

@@ -24,7 +24,7 @@ def write(paths: list[Path], view: MaterializedView, window: Window, online: Onl
             rows += table.num_rows
             yield table
 
-    def encoded() -> Iterator[tuple[list[bytes], list[list[bytes]]]]:
+    def encoded() -> Iterator[tuple[pa.Array, list[pa.Array]]]:
         for piece in pieces(counted(), view):
             for start in range(0, piece.num_rows, _ENCODED):
                 part = encode(piece.slice(start, _ENCODED), view)
