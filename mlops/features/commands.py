@@ -40,7 +40,7 @@ def preprocess(*, dataset: str, data: str) -> Result:
 
 
 def engineer(*, dataset: str, data: str) -> Result:
-    """Splits a clean table as the dataset declares and keeps the columns that the model sees."""
+    """Splits a clean table as the dataset declares, computes what is derived, and keeps what the model sees."""
     import polars as pl
 
     from mlops.features.engineer import engineer as features_of
@@ -54,7 +54,7 @@ def engineer(*, dataset: str, data: str) -> Result:
         store.write(keys[name], features_of(part, declared))
         rows[f"{name}_rows"] = store.scan(keys[name]).select(pl.len()).collect().item()
     log.info("%d rows to train on, %d to test on", *rows.values())
-    return {**keys, "features": len(declared.features), **rows}
+    return {**keys, "features": len(declared.features) + len(declared.derived), **rows}
 
 
 def build(*, dataset: str) -> Result:

@@ -112,7 +112,9 @@ def _part(record: Record, name: str, part: str, *, binary: bool) -> str:
 def _features(dataset: Dataset, record: Record, *, named: bool) -> str:
     if not record.feature_schema:
         columns = ", ".join(f"`{column.name}`" for column in dataset.features)
-        return f"{len(dataset.features)} columns of the data set itself: {columns}."
+        derived = "; ".join(f"`{one.name}`, the {one.operation} of {' and '.join(one.of)}" for one in dataset.derived)
+        made = f" Of these it computes {derived}." if derived else ""
+        return f"{len(dataset.features)} columns of the data set itself: {columns}.{made}"
     age = record.tags.get(SERVED_AGE)
     known = f"at the age at which it is served: {age}." if age else "as it was known at the moment of the row's event."
     lines = [

@@ -45,8 +45,13 @@ def filled(features: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
 
 
 def signature_of(features: pd.DataFrame, dataset: Dataset) -> Signature:
-    """What a model of these features reads and answers, as the dataset declares them and not as some rows have it."""
-    inputs = [Input(column.name, column.numeric, column.nullable) for column in columns_of(features, dataset)]
+    """What a model of these features reads and answers, as the dataset declares them and not as some rows have it.
+
+    Derived columns are none of what it reads: it computes them.
+    """
+    derived = {each.name for each in dataset.derived}
+    read = [column for column in columns_of(features, dataset) if column.name not in derived]
+    inputs = [Input(column.name, column.numeric, column.nullable) for column in read]
     return Signature(inputs, {"binary": "long", "multiclass": "string", "regression": "double"}[dataset.label.kind])
 
 

@@ -126,8 +126,9 @@ def fit(
         scores = score(rows, Answers.of(family.predict(fitted, features), rows), dataset.label.kind)
         logged = scores.logged(TRAIN)
         tracking.log(run_id, metrics=logged)
-        example = features.head(_EXAMPLE_ROWS)
-        tracking.log_model(family.save(fitted), example, signature_of(features, dataset), family.PACKAGES)
+        signature = signature_of(features, dataset)
+        example = features[[column.name for column in signature.inputs]].head(_EXAMPLE_ROWS)
+        tracking.log_model(family.save(fitted), example, signature, family.PACKAGES)
     log.info("run %s: %s", run_id, logged)
     return _fitted(run_id, logged)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from mlops.datasets.declaration import Column, Dataset, Label, Source, SplitByKey
+from mlops.datasets.declaration import Column, Dataset, Derived, Label, Source, SplitByKey
 
 CLASSES = ("farm", "flat", "house")
 
@@ -26,6 +26,7 @@ _REGRESSION = Dataset(
     split=SplitByKey(test_fraction=0.3),
     rows=(1, 1_000_000),
     key=("house",),
+    derived=(Derived("area_a_year", "ratio", ("area", "built")),),
 )
 HOUSES: dict[str, Dataset] = {
     "binary": replace(_REGRESSION, label=Label("price", at_least=100)),

@@ -1,6 +1,8 @@
+import operator
 import struct
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from math import isfinite, isnan
 
 import numpy as np
 import pandas as pd
@@ -11,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops import datasets
-from mlops.datasets.declaration import EVENT_TIME, GROUP, LABEL, Column, Label, SplitByKey, SplitByTime
+from mlops.datasets.declaration import EVENT_TIME, GROUP, LABEL, Column, Derived, Label, SplitByKey, SplitByTime
 from mlops.features.engineer import engineer
 from mlops.features.split import hashes, is_test_row, split
 from mlops.result import Failure
+from mlops.training.derive import Derive
 from tests.conftest import cleaned
 
 SHUTTLE, MOVIELENS, ADULT = (datasets.get(name) for name in ("shuttle", "movielens", "adult"))
@@ -299,7 +302,11 @@ def test_each_row_is_preprocessed_by_itself(tables):
 def test_the_model_sees_the_features_and_the_label_only(tables):
     for dataset in (SHUTTLE, MOVIELENS, ADULT):
         train = tables(dataset.name).train
-        assert list(train.columns) == [*(column.name for column in dataset.features), LABEL]
+        assert list(train.columns) == [
+            *(column.name for column in dataset.features),
+            *(each.name for each in dataset.derived),
+            LABEL,
+        ]
         assert dataset.label.column not in train.columns
         assert all(train[column.name].dtype == np.float64 for column in dataset.features if column.numeric)
 
@@ -319,6 +326,46 @@ def test_the_commands_hand_on_keys_and_counts(platform, tables):
     clean = platform.result_of("features", "preprocess", "--dataset", "adult", "--data", "runs/raw.parquet")
     assert (clean["rows"], clean["dropped"]) == (48_790, 52)
     made = platform.result_of("features", "engineer", "--dataset", "adult", "--data", str(clean["data"]))
-    assert made["features"] == len(ADULT.features)
+    assert made["features"] == len(ADULT.features) + 1, "one is derived"
     pd.testing.assert_frame_equal(platform.data.read_table(str(made["train"])), tables("adult").train)
     pd.testing.assert_frame_equal(platform.data.read_table(str(made["test"])), tables("adult").test)
+
+
+OPERATIONS = {"sum": operator.add, "difference": operator.sub, "product": operator.mul, "ratio": operator.truediv}
+values = st.none() | st.sampled_from([0.0, -0.0, 3.0]) | st.floats()
+
+
+@given(st.lists(st.tuples(values, values), min_size=1, max_size=20), st.sampled_from(sorted(OPERATIONS)))
+def test_a_derived_column_is_what_python_computes_and_the_same_in_a_request(rows, operation):
+    derived = Derived("made", operation, ("a", "b"))
+    table = pl.DataFrame(rows, schema={"a": pl.Float64, "b": pl.Float64}, orient="row")
+    in_training = table.select(derived.expression)["made"].to_list()
+    in_a_request = Derive.of([derived]).transform(table.to_pandas())["made"].tolist()
+    for (first, second), made, asked in zip(rows, in_training, in_a_request, strict=True):
+        known = all(value is not None and isfinite(value) for value in (first, second))
+        expected = OPERATIONS[operation](first, second) if known and (operation != "ratio" or second) else None
+        assert made == (expected if expected is not None and isfinite(expected) else None)
+        assert made == asked or (made is None and isnan(asked))
+
+
+def test_engineering_adds_the_derived_columns_behind_the_others(tables):
+    test = tables("adult").test
+    assert list(test.columns) == [*(column.name for column in ADULT.features), "capital_result", LABEL]
+    assert (test["capital_result"] == test["capital_gain"] - test["capital_loss"]).all()
+    assert test["capital_result"].nunique() > 100
+
+
+@pytest.mark.parametrize(
+    ("derived", "cause"),
+    [
+        (Derived("x", "difference", ("capital_gain", "gender")), "two columns that are features and numbers; gender"),
+        (Derived("x", "difference", ("capital_gain", "fnlwgt")), "features and numbers; fnlwgt"),
+        (Derived("x", "difference", ("capital_gain", "nothing")), "features and numbers; nothing"),
+        (Derived("x", "power", ("capital_gain", "age")), "x is derived by 'power', none of sum, difference"),
+        (Derived("age", "sum", ("capital_gain", "age")), "a name of its own: age"),
+        (Derived("label", "sum", ("capital_gain", "age")), "a name of its own: label"),
+    ],
+)
+def test_what_cannot_be_derived_is_refused_where_it_is_declared(derived, cause):
+    with pytest.raises(ValueError, match=cause):
+        replace(ADULT, derived=(derived,))

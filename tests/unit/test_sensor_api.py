@@ -654,7 +654,7 @@ def test_what_is_not_known_is_no_number():
 def test_what_there_is_not_and_what_goes_otherwise_are_problems(client):
     assert problem_of(client.get("/nowhere"), 404)["instance"] == "/nowhere"
     problem_of(client.post("/readings/", json={}), 404)
-    answer = client.get("/readings")
+    answer = client.get("/train")
     problem_of(answer, 405)
     assert answer.headers["allow"] == "POST"
 

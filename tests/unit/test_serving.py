@@ -15,7 +15,6 @@ import pytest
 
 from mlops.config import ServedModelSettings
 from mlops.datasets.declaration import LABEL
-from mlops.features.preprocess import preprocess
 from mlops.registry.aliases import promote
 from mlops.result import Failure
 from mlops.serving import answers, server
@@ -24,7 +23,7 @@ from mlops.training.columns import features_of, signature_of
 from mlops.training.families import sklearn
 from mlops.training.hyperparameters import Hyperparameters
 from tests.conftest import answers as answering
-from tests.conftest import free_ports, running
+from tests.conftest import cleaned, free_ports, running
 from tests.unit import small_models, trainer_api
 from tests.unit.kinds import HOUSES, houses
 
@@ -128,7 +127,7 @@ def test_who_asks_gets_the_probability_of_each_class_beside_the_prediction(produ
 def test_a_model_answers_raw_rows_integers_and_missing_columns(module_platform, tmp_path):
     """Through the loader of the server: texts that are missing, whole numbers, a column that nobody sent."""
     dataset = HOUSES["multiclass"]
-    table = preprocess(houses(600), dataset)
+    table = cleaned(houses(600), dataset)
     features = features_of(table, dataset)
     model = sklearn.fit(features, table[LABEL], dataset, Hyperparameters(max_iter=5))
     with module_platform.tracking.new_run("shuttle", "houses", {}) as run_id:
@@ -150,7 +149,7 @@ def test_a_model_answers_raw_rows_integers_and_missing_columns(module_platform, 
 
 def test_a_number_has_no_probabilities():
     dataset = HOUSES["regression"]
-    table = preprocess(houses(300), dataset)
+    table = cleaned(houses(300), dataset)
     features = features_of(table, dataset)
     model = sklearn.fit(features, table[LABEL], dataset, Hyperparameters(max_iter=5))
     served = answers.ServedModel(sklearn, model, list(features))

@@ -42,7 +42,6 @@ _SWEEP = 5.0  # seconds between two looks for jobs that nobody runs
 _REFRESH = 5.0  # seconds until a new version is served
 _FORGET = 3600.0  # seconds between two removals of old readings
 _FIRST_MODEL = 10.0  # seconds that a starting server waits for its model
-_LARGEST_ID = 2**63 - 1  # of PostgreSQL's bigint
 _GRACE = 20  # seconds that requests under way have when the server is told to stop
 _VALUES_BESIDE_COLUMNS = 64  # of a reading: its fields, and the commas and brackets that a key may have
 
@@ -155,12 +154,10 @@ def _add_readings(app: FastAPI, services: Services, metrics: ApiMetrics, calls: 
         return schemas.Ingested(accepted=accepted, duplicates=duplicates)
 
     @app.get("/readings", responses=documented(401, 422, 503))
-    async def kept(
-        after: Annotated[int, Query(ge=0, le=_LARGEST_ID, description="the id of the last one of the page before")] = 0,
-    ) -> schemas.KeptReadings:
+    async def kept(page: Annotated[schemas.Page, Query()]) -> schemas.KeptReadings:
         """Readings that were taken in, a page at a time; those of the last seconds come later."""
         newest = await calls(services.readings.newest_id)
-        found = await calls(services.readings.after, after, len(columns), schemas.PAGE)
+        found = await calls(services.readings.after, page.after, len(columns), schemas.PAGE)
         return schemas.KeptReadings(
             dataset=services.settings.dataset,
             columns=columns,

@@ -16,6 +16,7 @@ PAGE = 1_000  # readings that one answer holds
 QUESTIONS = 1_000  # readings that one request may ask about
 MODEL_NAMES = ConfigDict(protected_namespaces=())  # "model_version" is our word, not one of pydantic's
 _STRICT = ConfigDict(extra="forbid", strict=True)
+_LARGEST_ID = 2**63 - 1  # of PostgreSQL's bigint
 _AHEAD = timedelta(minutes=5)  # by which a sensor's clock may be wrong
 # RFC 3339. Pydantic by itself also takes a number, in digits too, for seconds since 1970.
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -57,6 +58,13 @@ class Reading(BaseModel):
     ]
     values: BaseModel
     failure: Annotated[bool | None, Field(description="whether the sensor was failing; null: not known")] = None
+
+
+class Page(BaseModel):
+    """Which readings are asked for, in the address."""
+
+    model_config = ConfigDict(extra="forbid")
+    after: Annotated[int, Field(ge=0, le=_LARGEST_ID, description="the id of the last one of the page before")] = 0
 
 
 class Question(BaseModel):

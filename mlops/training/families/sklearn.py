@@ -14,10 +14,11 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
 
-from mlops.datasets.declaration import Column, Dataset, LabelKind
+from mlops.datasets.declaration import Column, Dataset, Derived, LabelKind
 from mlops.result import Failure
 from mlops.stores.tracking import Saved
 from mlops.training.columns import columns_of
+from mlops.training.derive import Derive
 from mlops.training.families import Prediction
 from mlops.training.hyperparameters import Hyperparameters
 from mlops.training.threads import threads_for
@@ -31,6 +32,7 @@ SEED = 7
 TRUSTED_TYPES = frozenset(
     {
         "functools.partial",
+        "mlops.training.derive.Derive",
         "numpy.dtype",
         "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
         "sklearn.model_selection._split.KFold",
@@ -43,11 +45,17 @@ TRUSTED_TYPES = frozenset(
 def fit(features: pd.DataFrame, labels: pd.Series, dataset: Dataset, hyperparameters: Hyperparameters) -> Pipeline:
     """The fitted pipeline."""
     with threads_for(len(features)):
-        return build(columns_of(features, dataset), dataset.label.kind, hyperparameters).fit(features, labels)
+        columns = columns_of(features, dataset)
+        derived = [each for each in dataset.derived if each.name in features]
+        return build(columns, dataset.label.kind, hyperparameters, derived).fit(features, labels)
 
 
-def build(columns: Sequence[Column], kind: LabelKind, hyperparameters: Hyperparameters) -> Pipeline:
-    """The unfitted pipeline: what `fill` says, an encoding, trees. These handle what is still missing or unknown.
+def build(
+    columns: Sequence[Column], kind: LabelKind, hyperparameters: Hyperparameters, derived: Sequence[Derived] = ()
+) -> Pipeline:
+    """The unfitted pipeline: what is derived, what `fill` says, an encoding, trees.
+
+    The trees handle what is still missing or unknown. columns: those that it sees, the derived ones among them.
 
     A category's values are declared, so the trees split on them directly. An identifier has too many, so it is
     replaced by the mean label of its rows, cross-fitted and shrunk to the overall mean (Micci-Barreca, 2001): learned
@@ -81,7 +89,8 @@ def build(columns: Sequence[Column], kind: LabelKind, hyperparameters: Hyperpara
     )
     fills = [column for column in columns if column.fill is not None or column.kind == "identifier"]
     fill = [("fill", _fill(fills))] if fills else []
-    return Pipeline([*fill, ("encode", encode), ("predict", predict_label)])
+    derive = [("derive", Derive.of(derived))] if derived else []
+    return Pipeline([*derive, *fill, ("encode", encode), ("predict", predict_label)])
 
 
 def _fill(columns: Sequence[Column]) -> ColumnTransformer:

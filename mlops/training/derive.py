@@ -1,0 +1,40 @@
+"""The step of a pipeline that computes derived columns where a table lacks them, as a request does."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import pandas as pd
+import polars as pl
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from mlops.datasets.declaration import Derived
+
+
+class Derive(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """columns: name, operation and the names of the two columns of each: plain texts, which a stored model may hold."""
+
+    def __init__(self, columns: Sequence[Sequence[Any]]) -> None:
+        self.columns = columns
+
+    @classmethod
+    def of(cls, derived: Sequence[Derived]) -> Self:
+        return cls([[each.name, each.operation, *each.of] for each in derived])
+
+    def fit(self, features: pd.DataFrame, labels: object = None) -> Self:
+        """Nothing is learned."""
+        return self
+
+    def transform(self, features: pd.DataFrame) -> pd.DataFrame:
+        """The features, and those derived columns behind them that they lack. Raises ValueError where it cannot."""
+        lacking = [Derived(name, how, (a, b)) for name, how, a, b in self.columns if name not in features]
+        if not lacking:
+            return features
+        read = list(dict.fromkeys(name for each in lacking for name in each.of))
+        if missing := sorted(set(read) - set(features)):
+            raise ValueError(f"columns are missing: {', '.join(missing)}")
+        numbers = pl.from_pandas(features[read].astype("float64"), nan_to_null=True)
+        made = numbers.select(each.expression for each in lacking)
+        return features.assign(**{name: made[name].to_numpy() for name in made.columns})
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
