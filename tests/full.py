@@ -65,7 +65,8 @@ GROUPS = {
         e2e("features", "data_validation"),
         (
             *("mlops/features", "mlops/stores", "mlops/data_quality", "mlops/drift"),
-            *("dags/feature_materialization.py", "dags/data_validation_pipeline.py", "charts/feast", "charts/redis"),
+            *("mlops/datasets", "dags/feature_engineering_pipeline.py", "dags/feature_materialization.py"),
+            *("dags/feature_push.py", "dags/data_validation_pipeline.py", "charts/feast", "charts/redis"),
             *("tests/e2e/test_features.py", "tests/e2e/test_data_validation.py"),
         ),
     ),

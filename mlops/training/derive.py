@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import pandas as pd
-import polars as pl
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from mlops.datasets.declaration import Derived
@@ -29,6 +28,8 @@ class Derive(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         lacking = [Derived(name, how, (a, b)) for name, how, a, b in self.columns if name not in features]
         if not lacking:
             return features
+        import polars as pl  # an image without it has no model that derives
+
         read = list(dict.fromkeys(name for each in lacking for name in each.of))
         if missing := sorted(set(read) - set(features)):
             raise ValueError(f"columns are missing: {', '.join(missing)}")

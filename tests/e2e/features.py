@@ -1,6 +1,8 @@
 """The feature store as a test sees it: what is served, and what the raw sets say of it."""
 
+import io
 import json
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,12 +11,14 @@ import pandas as pd
 import pytest
 import requests
 
-from infrastructure.release import kubectl, object_name
+from infrastructure.release import kubectl, object_name, wait_until
 from infrastructure.services import port_forward
 from mlops import datasets
 from tests.conftest import raw_rows
 
 DAG = "feature_materialization"
+ENGINEERING = "feature_engineering_pipeline"
+PUSH = "feature_push"
 DAYS = 7
 
 
@@ -37,12 +41,12 @@ def served(entities, features=None, service=None):
         return requests.post(f"{url}/get-online-features", json=body, timeout=60)
 
 
-def values(entities, features):
-    """Feature name -> its values, one for each entity."""
+def values(entities, features, what="values"):
+    """Feature name -> its values, or what else is told of each, one for each entity."""
     answer = served(entities, features)
     assert answer.status_code == 200, answer.text
     document = answer.json()
-    return dict(zip(document["metadata"]["feature_names"], [r["values"] for r in document["results"]], strict=True))
+    return dict(zip(document["metadata"]["feature_names"], [r[what] for r in document["results"]], strict=True))
 
 
 def assert_users_are_served(services):
@@ -63,3 +67,28 @@ def assert_users_are_served(services):
 def flush():
     """Empties the online store, so that what is found afterwards was written by the run under test."""
     assert "OK" in kubectl("exec", object_name("statefulset", "redis"), "--", "redis-cli", "FLUSHALL")
+
+
+@contextmanager
+def unpushed(services):
+    """Nothing is pushed until the block ends, so that what is served does not change under a test."""
+    services.airflow.call("PATCH", f"/dags/{PUSH}", json={"is_paused": True})
+    try:
+        running = {"state": ["queued", "running"]}
+        wait_until(
+            lambda: not services.airflow.call("GET", f"/dags/{PUSH}/dagRuns", params=running)["total_entries"],
+            300,
+            f"the end of a run of {PUSH}",
+            1,
+        )
+        yield
+    finally:
+        services.airflow.call("PATCH", f"/dags/{PUSH}", json={"is_paused": False})
+
+
+def collected(services, name):
+    """The readings that were collected beside a set."""
+    folder = datasets.get(name).object_key("readings/")
+    found = services.s3.list_objects_v2(Bucket="data", Prefix=folder).get("Contents", [])
+    parts = [services.s3.get_object(Bucket="data", Key=each["Key"])["Body"].read() for each in found]
+    return pd.concat([pd.read_parquet(io.BytesIO(part)) for part in parts]) if parts else None
