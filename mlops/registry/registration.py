@@ -3,7 +3,7 @@
 from mlops.models.declaration import Model
 from mlops.registry.aliases import PRODUCTION, STAGING
 from mlops.registry.card import FILE, card
-from mlops.registry.record import Record
+from mlops.registry.record import FEATURE_SERVICE, Record
 from mlops.result import Refused
 from mlops.stores.tracking import DESCRIPTION_LIMIT, MODEL_ARTIFACT, Tracking
 
@@ -20,7 +20,7 @@ def register(tracking: Tracking, model: Model, record: Record) -> str:
             f"the model of run {record.run_id} has no signature: log it with 'python -m mlops training fit', which "
             "gives it one"
         )
-    _refuse_another_contract(tracking, model.name, record.run_id, columns)
+    _refuse_another_contract(tracking, model, record.run_id, columns)
     tracking.log_text(record.run_id, FILE, card(model, record))
     version = tracking.register(model.name, record.run_id)
     tracking.describe(model.name, version, card(model, record, limit=DESCRIPTION_LIMIT), record.version_tags)
@@ -37,14 +37,15 @@ def stage(tracking: Tracking, model: Model, record: Record) -> str:
     return version
 
 
-def _refuse_another_contract(tracking: Tracking, name: str, run_id: str, columns: dict[str, str]) -> None:
+def _refuse_another_contract(tracking: Tracking, model: Model, run_id: str, columns: dict[str, str]) -> None:
     """Compares with the version in production, or else in staging: whoever asks a model by its name asks that one."""
-    for alias in (PRODUCTION, STAGING):
+    name, alias = model.name, PRODUCTION
+    version = tracking.aliased(name, alias)
+    if version is None:
+        alias = STAGING
         version = tracking.aliased(name, alias)
-        if version is not None:
-            break
-    else:
-        return
+        if version is None or _of_another_source(tracking, model, version):
+            return
     known = tracking.input_columns(f"models:/{name}/{version}")
     # Of a column that was missing in all rows of its example, a version of before 0.2 knows no type.
     same = {
@@ -60,3 +61,12 @@ def _refuse_another_contract(tracking: Tracking, name: str, run_id: str, columns
             + "\nOne name stands for one contract: declare it under a name of its own "
             f"in mlops/models, or take the alias away where nobody asks {name!r} for the old columns"
         )
+
+
+def _of_another_source(tracking: Tracking, model: Model, version: str) -> bool:
+    """Whether a version learned from a feature service that the model does not have.
+
+    Before 0.2 a model of columns and one of features were registered under one name, and one of them was never served.
+    """
+    tags = tracking.run(tracking.made_by(model.name, version)).data.tags
+    return tags.get(FEATURE_SERVICE) != model.feature_service

@@ -194,6 +194,8 @@ def settings_failures(variables: dict[str, str], capsys: pytest.CaptureFixture[s
 def test_variables_that_can_be_used_pass_and_others_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     good = {
         "model_accuracy_threshold": "0.85",
+        "model_f1_threshold": "",
+        "data_max_age_hours": "declared",
         "anomaly_excess_threshold": "0.03",
         "feature_materialization_days": "7",
         "alert_email": "",
@@ -208,6 +210,7 @@ def test_variables_that_can_be_used_pass_and_others_are_left_alone(capsys: pytes
         ("model_f1_threshold", "80", "no number from 0 to 1"),
         ("model_confidence", "high", "no number from 0 to 1"),
         ("drift_effect_threshold", "nan", "no number from 0 to 1"),
+        ("data_max_age_hours", "", "no number of hours and not declared"),
         ("feature_materialization_days", "0", "no number above 0"),
         ("feature_materialization_days", "a week", "no number above 0"),
     ],

@@ -214,6 +214,16 @@ def _share(value: str) -> str:
     return f"{_number(value, lambda number: 0 <= number <= 1, 'from 0 to 1'):g}"
 
 
+def _share_or_declared(value: str) -> str:
+    return _share(value) if value else "as the model declares"
+
+
+def _max_age(value: str) -> str:
+    if value == "declared":
+        return "as the data set declares"
+    return f"{_number(value, lambda number: 0 <= number < math.inf, 'of hours and not declared'):g} h"
+
+
 def _days(value: str) -> str:
     return f"{_number(value, lambda number: 0 < number < math.inf, 'above 0'):g} days"
 
@@ -252,10 +262,11 @@ def _webhook(value: str) -> str:
 
 # What a variable is for, where something can be told of it without a DAG run.
 _VARIABLES: Mapping[str, Callable[[str], str]] = {
-    "model_accuracy_threshold": _share,
-    "model_f1_threshold": _share,
-    "model_baseline_margin": _share,
-    "model_confidence": _share,
+    "model_accuracy_threshold": _share_or_declared,
+    "model_f1_threshold": _share_or_declared,
+    "model_baseline_margin": _share_or_declared,
+    "model_confidence": _share_or_declared,
+    "data_max_age_hours": _max_age,
     "drift_effect_threshold": _share,
     "anomaly_excess_threshold": _share,
     "feature_materialization_days": _days,
