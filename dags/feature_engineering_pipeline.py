@@ -42,7 +42,8 @@ with DAG(
         size="medium",
         pool="materialization",
         timeout=timedelta(minutes=20),
-        trigger_rule="none_failed",  # where no reading is new, files may be
+        # Where no reading is new, files may be; a trainer that is away holds up no other set, and its task tells of it.
+        trigger_rule="all_done",
         outlets=[OFFLINE_FEATURES],
     )
     collect >> save

@@ -80,7 +80,7 @@ class Batch(NamedTuple):
                 "'python -m mlops data-quality window' writes"
             )
         if not table.select(pl.len()).collect().item():
-            raise Refused(f"dataset {dataset} has no rows: load a whole file with 'make data'")
+            raise Refused(f"dataset {declared.name} has no rows: load a whole file with 'make data'")
         return cls(declared, table, facts["data_version"], facts[SHIFT_FIELD], facts["window"])  # type: ignore[arg-type]
 
     def leave(self, step: str, alerts: Sequence[Alert], details: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import polars as pl
 from mlops.data_quality.expectations import Expectation
 from mlops.data_quality.uniqueness import KeyHashes, hash_of, repeated
 from mlops.data_quality.values import Values
-from mlops.datasets.declaration import LABEL, Dataset
+from mlops.datasets.declaration import EVENT_TIME, LABEL, Column, Dataset, Label
 
 _SHOWN = 20  # unexpected values that a result holds: as many as Great Expectations shows
 _BATCH = 1 << 17  # rows
@@ -35,7 +35,9 @@ class Judgement:
 def judge(rows: pl.LazyFrame, dataset: Dataset, expectations: Sequence[Expectation]) -> list[Judgement]:
     """A judgement for each expectation. One of a column that the table lacks is not met."""
     schema = rows.collect_schema()
-    values = {column.name: Values(column, schema[column.name]) for column in dataset.columns if column.name in schema}
+    timed = any(EVENT_TIME in expectation.columns for expectation in expectations)
+    columns = [*dataset.columns, *([Column(EVENT_TIME, "identifier")] if timed else [])]
+    values = {column.name: Values(column, schema[column.name]) for column in columns if column.name in schema}
     checks = [_compiled(expectation, values, dataset) for expectation in expectations]
     read = [pl.col(name) for name in values] or [pl.nth(0)]  # of some column, for the number of rows
     seen = _look(rows.select(read), [column.clean for column in values.values()], checks)
@@ -80,7 +82,7 @@ def _compiled(expectation: Expectation, values: Mapping[str, Values], dataset: D
         case "expect_column_to_exist":
             return _Check(expectation, lambda seen: (True, {}))
         case "expect_column_distinct_values_to_contain_set":
-            return _of_classes(expectation, values[columns[0]], dataset)
+            return _of_classes(expectation, dataset.label)
         case "expect_column_values_to_be_unique" | "expect_compound_columns_to_be_unique":
             return _of_keys(expectation, columns, values)
     return _of_column(expectation, columns[0], values[columns[0]])
@@ -154,14 +156,8 @@ def _of_values(expectation: Expectation, column: str, wrong: pl.Expr | None) -> 
     return _Check(expectation, conclude, counts, shown)
 
 
-def _of_classes(expectation: Expectation, values: Values, dataset: Dataset) -> _Check:
-    label = dataset.label
-    if label.kind == "binary":
-        positive = values.meets(equals=label.equals, at_least=label.at_least)
-        rows_of: Mapping[Any, pl.Expr] = {1: positive, 0: ~positive}
-    else:
-        rows_of = {name: pl.col(label.column) == name for name in expectation.kwargs["value_set"]}
-    counts = {f"class {value}": rows_of[value] for value in expectation.kwargs["value_set"]}
+def _of_classes(expectation: Expectation, label: Label) -> _Check:
+    counts = {f"class {value}": label.expression == value for value in expectation.kwargs["value_set"]}
 
     def conclude(seen: _Seen) -> _Conclusion:
         lacking = [value for value in expectation.kwargs["value_set"] if not seen.counts[f"class {value}"]]

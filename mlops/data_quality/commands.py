@@ -48,9 +48,9 @@ def validate(*, dataset: str, data: str) -> Result:
     if not outcome.passed:
         failures = "".join(f"\n- {line}" for line in outcome.failures)
         raise Refused(
-            f"dataset {dataset}: {len(outcome.failures)} of {count} expectations failed{failures}\n"
-            f"Report: s3://{reports.bucket}/{report}. Correct the data, or the declaration in "
-            f"mlops/datasets/{dataset}.py, and clear the task that downloads it"
+            f"dataset {declared.name}: {len(outcome.failures)} of {count} expectations failed{failures}\n"
+            f"Report: s3://{reports.bucket}/{report}. Correct the data, or the declaration of dataset "
+            f"{declared.name}, and clear the task that downloads it"
         )
     log.info("all %d expectations hold", count)
     return {"passed": True, "expectations": count, "failed": [], "report": report}
@@ -144,12 +144,23 @@ def report(*, dataset: str, states: Mapping[str, str | None]) -> Result:
     )
     log.info("%d alerts; people were told of %d changes", len(outcome.alerts), len(told))
     if outcome.causes:
-        listed = "".join(f"\n- {cause}" for cause in outcome.causes)
+        listed, name = "".join(f"\n- {cause}" for cause in outcome.causes), _declared_name(dataset)
         raise Refused(
-            f"dataset {dataset}: the newest rows are not good{listed}\nReport: {address}. Correct the data, or the "
-            f"declaration in mlops/datasets/{dataset}.py, and clear this run"
+            f"dataset {name}: the newest rows are not good{listed}\nReport: {address}. Correct the data, or the "
+            f"declaration of dataset {name}, and clear this run"
         )
     return {**keys, "alerts": len(outcome.alerts), "notified": len(told), "steps": outcome.states}
+
+
+def _declared_name(dataset: str) -> str:
+    """What a dataset that may be named by its model is called; the name as it is where its declaration is not read.
+
+    Why it is not read is among the causes that are told with the name.
+    """
+    try:
+        return datasets.get(dataset).name
+    except Failure:
+        return dataset
 
 
 def _leave_out_tutorials(site: Path) -> None:
@@ -163,7 +174,7 @@ def _refuse(batch: Batch, alerts: Sequence[Alert], what: str) -> None:
         listed = "".join(f"\n- {alert.text}" for alert in alerts)
         raise Refused(
             f"dataset {batch.declared.name}, the newest rows: {what}{listed}\nCorrect the data, "
-            f"or the declaration in mlops/datasets/{batch.declared.name}.py, and clear this run"
+            f"or the declaration of dataset {batch.declared.name}, and clear this run"
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlops.datasets.declaration import LABEL, Column, Dataset
+from mlops.datasets.declaration import EVENT_TIME, LABEL, Column, Dataset
 
 LARGEST = sys.float_info.max  # a number without a bound is still finite
 _TYPES = {
@@ -33,7 +33,7 @@ class Expectation:
 
 
 def of_table(dataset: Dataset) -> list[Expectation]:
-    """All of a whole table: number of rows, each column, the label's classes, and repeated rows."""
+    """All of a whole table: number of rows, each column, event times, the label's classes, and repeated rows."""
     least, most = dataset.rows
     return [
         Expectation("expect_table_row_count_to_be_between", {"min_value": least, "max_value": most}),
@@ -42,6 +42,7 @@ def of_table(dataset: Dataset) -> list[Expectation]:
             for column in dataset.columns
             for expectation in (*of_presence(column), *of_values(column), *_of_any_value(column))
         ),
+        *of_times(dataset),
         *_of_classes(dataset),
         *of_rows(dataset),
     ]
@@ -72,6 +73,13 @@ def of_values(column: Column) -> list[Expectation]:
         known = {"column": column.name, "value_set": list(column.values)}
         expectations.append(Expectation("expect_column_values_to_be_in_set", known))
     return expectations
+
+
+def of_times(dataset: Dataset) -> list[Expectation]:
+    """Each row has an event time: what its column holds can be read as one."""
+    if dataset.event_time is None:
+        return []
+    return [Expectation("expect_column_values_to_not_be_null", {"column": EVENT_TIME})]
 
 
 def of_rows(dataset: Dataset) -> list[Expectation]:

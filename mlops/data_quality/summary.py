@@ -30,12 +30,13 @@ class Outcome:
         """Leaves out findings that are not of this clearing of the run, which `begun` names.
 
         A task that did not run in it, or that failed though it had found nothing wrong, has none either: what lies
-        there is of a try before.
+        there is of a try before. A run that began under the release before has no such name, and no more have its findings.
         """
+        name = begun or ""
         found: dict[str, Findings | None] = {}
         for step, task in STEPS.items():
             findings = left.get(step)
-            if findings is not None and (findings.begun != begun or not _ended_so(step, findings, ended.get(task))):
+            if findings is not None and (findings.begun != name or not _ended_so(step, findings, ended.get(task))):
                 findings = None
             found[step] = findings
         return cls(found, ended)

@@ -9,11 +9,12 @@ import polars as pl
 
 from mlops.data_quality.checks import Judgement, judge
 from mlops.data_quality.expectations import LARGEST, of_table
-from mlops.datasets.declaration import LABEL, Dataset
+from mlops.datasets.declaration import EVENT_TIME, LABEL, Dataset
 
 _SHOWN = 3  # examples of unexpected values in a message
 # The first of these that a column fails explains its other failures.
 _FIRST_CAUSES = ("expect_column_to_exist", "expect_column_values_to_be_in_type_list")
+_NOT_EMPTY = "expect_column_values_to_not_be_null"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,16 @@ def summary(judgements: Sequence[Judgement], dataset: Dataset) -> list[str]:
         sentence(one, dataset)
         for one in failed
         if all(explained.get(name, one.expectation.type) == one.expectation.type for name in _raw_columns(one, dataset))
+        and not is_of_known_times(one, failed, dataset)
     ]
+
+
+def is_of_known_times(judgement: Judgement, failed: Sequence[Judgement], dataset: Dataset) -> bool:
+    """Whether it tells of rows without an event time and what failed names the column that the time is read from."""
+    column = getattr(dataset.event_time, "column", "")
+    return judgement.expectation.columns == [EVENT_TIME] and any(
+        one.expectation.columns == [column] and one.expectation.type in (*_FIRST_CAUSES, _NOT_EMPTY) for one in failed
+    )
 
 
 def sentence(judgement: Judgement, dataset: Dataset) -> str:
@@ -73,6 +83,10 @@ def sentence(judgement: Judgement, dataset: Dataset) -> str:
             key, allowed = _listed(expectation.columns), f"{dataset.duplicates or 0:.1%}"
             count, rows = result["unexpected_count"], result["element_count"]
             return f"rows repeat: {count:,} of {rows:,} share {key} with another, {allowed} may"
+    if expectation.columns == [EVENT_TIME]:
+        if not result:
+            return "the table has no event times"
+        return f"{result['unexpected_count']:,} of {result['element_count']:,} rows have no event time"
     return _of_values(judgement, dataset)
 
 

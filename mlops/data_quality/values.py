@@ -64,13 +64,6 @@ class Values:
         """Boolean or null: what is there is none of the known texts."""
         return ~self.raw.is_in(list(known)) if self._is_text else self.raw.is_not_null()
 
-    def meets(self, *, equals: str | int | None, at_least: float | None) -> pl.Expr:
-        """Boolean: it equals `equals` or is at least `at_least`; null where it is missing or cannot be compared."""
-        if isinstance(equals, str):
-            return self.raw.cast(pl.String) == equals
-        number = pl.lit(None, pl.Float64) if self._number is None else self._number
-        return number == equals if at_least is None else number >= at_least
-
     @property
     def identity(self) -> list[pl.Expr]:
         """What two equal values have in common and two others do not: the number, and the text that is none."""

@@ -61,7 +61,7 @@ def latest(rows: pl.LazyFrame, dataset: Dataset, *, hours: float, fraction: floa
     if late[0]:
         raise Refused(
             f"dataset {dataset.name}: all of its {late[0]:,} event times lie in the future, up to {about['latest']}: "
-            f"correct them, or the unit or zone that mlops/datasets/{dataset.name}.py declares for them"
+            f"correct them, or the unit or zone that the declaration of dataset {dataset.name} gives them"
         )
     return Window(_last(rows, total, fraction), future, {**about, "end": None})
 

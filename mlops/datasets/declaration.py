@@ -342,6 +342,9 @@ class Dataset:
             )
         if self.label.kind == "regression" and not label.numeric:
             raise ValueError(f"dataset {self.name}: the label {label.name} of kind regression must be a number")
+        equals = self.label.equals
+        if label.values and equals is not None and str(equals) not in label.values:
+            raise ValueError(f"dataset {self.name}: the label {label.name} never equals {equals!r}, none of its values")
 
     def _check_derived(self) -> None:
         features = {column.name: column.numeric for column in self.features}

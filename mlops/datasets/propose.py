@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import polars as pl
 
 from mlops.datasets.declaration import (
     EVENT_TIME,
+    GROUP,
     LABEL,
     MOST_LEVELS,
     Column,
@@ -35,7 +37,10 @@ _FEW = 50  # different texts, at most, that are a category however few rows ther
 _SHARE = 0.02  # of the rows: so many different texts, at most, are a category
 _ENOUGH_WORDS = 0.5  # share of a column's values that may be other words for a missing one
 _REPEATS_LOOKED_AT = 1_000_000  # rows
-_LABELS = ("label", "target", "class", "y", "outcome", "churn", "churned", "default", "is_fraud", "fraud", "anomaly")
+_LABELS = (
+    *("label", "target", "class", "y", "outcome", "churn", "churned", "default", "is_fraud", "fraud", "anomaly"),
+    "species",
+)
 _TIME_NAMES = re.compile(r"(^|_)(ts|time|timestamp|date|datetime|day|hour|created|at)(_|$)")
 _ID_NAMES = re.compile(r"(^|_)(id|uuid|key|no|nr|number|code|zip|phone|identifier)$")
 _PREDICTED = re.compile(r"(^|_)(pred|prediction|predicted|proba|probability|score)(_|$)")
@@ -144,7 +149,8 @@ def _regularity(lines: Sequence[str], separator: str) -> tuple[int, int]:
 
 def _renames(names: Sequence[str], doubts: list[str]) -> dict[str, str]:
     """Raw name -> one for Python; names that are such already are left."""
-    taken, renames = {LABEL, EVENT_TIME}, {}
+    given = (LABEL, EVENT_TIME, GROUP)
+    taken, renames = set(given), {}
     for raw in names:
         name = raw if _NAME.fullmatch(raw) and raw not in taken else _snake(raw)
         while name in taken:
@@ -152,8 +158,8 @@ def _renames(names: Sequence[str], doubts: list[str]) -> dict[str, str]:
         taken.add(name)
         if name != raw:
             renames[raw] = name
-    if {LABEL, EVENT_TIME} & set(names):
-        doubts.append(f"{LABEL} and {EVENT_TIME} are names that the platform gives: the file's are renamed")
+    if set(given) & set(names):
+        doubts.append(f"{', '.join(given)} are names that the platform gives: the file's are renamed")
     return renames
 
 
@@ -182,10 +188,19 @@ def _dataset(name: str, source: Source, rows: pl.LazyFrame, doubts: list[str]) -
     source = _with_signs(source, plain, doubts)
     seen = [_look(column, plain, schema[column], source, count, doubts) for column in schema]
     label = _label(seen, plain, doubts)
+    cadence = Dataset.cadence
     times = [one for one in seen if one.event_time is not None]
     event_time = times[0].event_time if times else None
     if isinstance(event_time, Timestamp) and event_time.zone:
         doubts.append(f"event_time: {event_time.column} names no zone; {event_time.zone} is a guess")
+    if event_time is not None and cadence is not None:
+        newest = _newest(plain, event_time, source)
+        if datetime.now(UTC) - newest > 2 * cadence:
+            doubts.append(
+                f"cadence: the newest event is of {newest:%Y-%m-%d}; it is taken that nothing is added to the set: "
+                "declare how often rows come, if they do"
+            )
+            cadence = None
     if any(one.column.numeric for one in seen):
         doubts.append("low and high are the least and the largest of this file: widen them to what is possible")
     if len(times) > 1:
@@ -209,6 +224,7 @@ def _dataset(name: str, source: Source, rows: pl.LazyFrame, doubts: list[str]) -
         rows=(max(1, count // 10), max(10_000_000, 10 * count)),
         event_time=event_time,
         duplicates=None if repeats else 0.0,
+        cadence=cadence,
     )
 
 
@@ -326,17 +342,30 @@ def _time(name: str, rows: pl.LazyFrame, text: pl.Expr, known: int) -> EventTime
     return None
 
 
+def _newest(rows: pl.LazyFrame, event_time: EventTime, source: Source) -> datetime:
+    """The time of the newest event, of rows whose column of times holds some."""
+    from mlops.datasets.parsing.times import with_event_time
+
+    column = getattr(event_time, "column", "")
+    timed = with_event_time(rows, pl.col(column), rows.collect_schema()[column], event_time, source)
+    newest: datetime = timed.select(pl.col(EVENT_TIME).max()).collect(engine="streaming").item()
+    return newest
+
+
 def _label(seen: Sequence[_Seen], rows: pl.LazyFrame, doubts: list[str]) -> Label:
-    """A column of two values, by its name where there are several; of its values what means yes, or the rarer one."""
+    """A column of two values that is named like a label, or a category of more that is; else the last one of two.
+
+    Of two values it is what means yes, or the rarer one. Without such columns it is a number.
+    """
     possible = [one for one in seen if len(one.values) == 2 and not one.column.nullable]
     two = [one for one in possible if not _PREDICTED.search(_snake(one.column.name))] or possible
-    named = [one for one in two if _snake(one.column.name).strip("_") in _LABELS]
+    named = [one for one in two if _is_named(one.column)]
+    several = [one.column for one in seen if len(one.values) > 2 and _is_named(one.column)]
+    if several and not named:
+        doubts.append(f"label: {several[0].name} is taken, a class of {len(several[0].values)}")
+        return Label(several[0].name, kind="multiclass")
     if not two:
-        doubts.append("label: no column has two values; at_least of the last number is a placeholder")
-        last = next((one.column for one in reversed(seen) if one.column.numeric), None)
-        if last is None:
-            raise Refused("has no column that could be a label: declare it by hand")
-        return Label(last.name, at_least=float(last.high or 0))
+        return _number_as_label(seen, doubts)
     chosen = named[0] if named else two[-1]
     name = chosen.column.name
     shares = dict(rows.group_by(pl.col(name)).len().collect().iter_rows())
@@ -344,6 +373,29 @@ def _label(seen: Sequence[_Seen], rows: pl.LazyFrame, doubts: list[str]) -> Labe
     yes = next((value for value in chosen.values if value.lower() in _POSITIVE), rarer)
     doubts.append(f"label: {name} = {yes} is taken" + ("" if named else "; its name does not say so"))
     return Label(name, equals=int(yes) if chosen.column.numeric else yes)
+
+
+def _number_as_label(seen: Sequence[_Seen], doubts: list[str]) -> Label:
+    """The last number that is no time, that differs, and that is no prediction; one named like a label before others.
+
+    Raises Refused where there is none.
+    """
+    numbers = [one.column for one in seen if one.event_time is None and one.column.numeric]
+    numbers = [one for one in numbers if one.low != one.high and not _PREDICTED.search(_snake(one.name))]
+    if not numbers:
+        raise Refused("has no column that could be a label: declare it by hand")
+    named = [one for one in numbers if _is_named(one)]
+    chosen = named[0] if named else numbers[-1]
+    doubts.append(
+        f"label: {chosen.name}, a number, is taken, as no column has two values"
+        + ("" if named else "; its name does not say so")
+    )
+    return Label(chosen.name, kind="regression")
+
+
+def _is_named(column: Column) -> bool:
+    """Whether it is named like a label."""
+    return _snake(column.name).strip("_") in _LABELS
 
 
 def _same(text: str | None, value: str) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING
 
-from mlops.features.repository import FeatureViewSpec, views_of
+from mlops.features.repository import VIEWS, FeatureViewSpec, views_of
 from mlops.result import Failure
 from mlops.stores.dataset_files import SHIFT_FIELD
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mlops.stores.object_store import ObjectStore
+
+
+_VIEWS = {view.name: view for view in VIEWS}
+Partitions = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class BuildRecord:
     created: str
     rows: Mapping[str, int] = field(default_factory=dict)
     readings: str | None = None
-    partitions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    partitions: Partitions = field(default_factory=dict)
 
     def of(self, data_version: str, shift_seconds: int, readings: str | None, code_version: str) -> bool:
         """Whether computing anew would give the same."""
@@ -43,6 +47,28 @@ class BuildRecord:
     def contents(self, view: FeatureViewSpec) -> dict[date, str]:
         """What names the events of each partition of the view, by its first day."""
         return {date.fromisoformat(start): content for start, content in self.partitions.get(view.name, {}).items()}
+
+    def without(self, written: Mapping[str, Sequence[str]]) -> Partitions:
+        """The partitions whose files are none of these."""
+        return {
+            name: {
+                start: content
+                for start, content in of.items()
+                if _VIEWS[name].file(date.fromisoformat(start)) not in written.get(name, ())
+            }
+            for name, of in self.partitions.items()
+        }
+
+    def files_but(self, known: Partitions) -> dict[str, list[str]]:
+        """The files, by view, of the partitions whose content is another than is known of them; oldest first."""
+        return {
+            name: [
+                _VIEWS[name].file(date.fromisoformat(start))
+                for start, content in sorted(of.items())
+                if known.get(name, {}).get(start) != content
+            ]
+            for name, of in self.partitions.items()
+        }
 
 
 def find_build_record(store: ObjectStore, dataset: str) -> BuildRecord | None:
@@ -62,6 +88,16 @@ def write_build_record(store: ObjectStore, dataset: str, built: BuildRecord) -> 
     store.write_bytes(_note(dataset), json.dumps(asdict(built)).encode())
 
 
+def find_pushed(store: ObjectStore, dataset: str) -> Partitions | None:
+    """What was pushed into the online store, as a record's `partitions`; None where nothing ever was."""
+    note = store.find_bytes(_pushed(dataset))
+    return None if note is None else json.loads(note)
+
+
+def write_pushed(store: ObjectStore, dataset: str, partitions: Partitions) -> None:
+    store.write_bytes(_pushed(dataset), json.dumps(partitions).encode())
+
+
 def check_same_source(store: ObjectStore, dataset: str, table: pd.DataFrame, key: str) -> None:
     """Raises Failure where the features were computed from another content or shift of the set than the table has.
 
@@ -76,6 +112,10 @@ def check_same_source(store: ObjectStore, dataset: str, table: pd.DataFrame, key
     if differs:
         parts = ", ".join(f"{name} {said[name]} and not {table.attrs[name]}" for name in differs)
         raise Failure(f"the features of dataset {dataset} were computed from other data than {key} ({parts}): {remedy}")
+
+
+def _pushed(dataset: str) -> str:
+    return f"pushed/{dataset}.json"
 
 
 def _note(dataset: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlops import datasets, models
 from mlops.config import CodeSettings, RunIdentity
+from mlops.datasets.declaration import GROUP
 from mlops.features import repository
 from mlops.features.materialization import commands as materialization
 from mlops.registry.record import FEATURE_SERVICE
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mlops.stores.tracking import AliasedVersion
 
 _SHOWN = 20  # lines of a diff in a message
+_PLACE = "place"  # of a row, a column that the split is given beside those of the rows
 
 log = logging.getLogger(__name__)
 
@@ -72,16 +74,32 @@ def build(*, dataset: str) -> Result:
 def push(*, dataset: str) -> Result:
     """Brings the feature views of a raw set up to date, and what is new of them into the online store at once.
 
-    Nothing waits for the next materialization: each value is written to both stores. Skipped where nothing is new.
+    Nothing waits for the next materialization: each value is written to both stores, and what an earlier try did not
+    bring into the online one is brought by the next. Skipped where nothing is new, and for a set without views.
     """
+    from mlops.features.build_record import find_pushed, write_pushed
     from mlops.features.materialization.commands import push as push_files
+    from mlops.stores.collected_readings import CollectedReadings
+    from mlops.stores.feature_store import feast_bucket
 
-    repository.views_of(dataset)
-    now = datetime.now(UTC)
+    if dataset not in repository.datasets_with_features():
+        raise Skip(f"dataset {dataset} has no feature views")
+    now, store = datetime.now(UTC), feast_bucket()
+    collected = CollectedReadings(data_bucket(), datasets.get(dataset))
+    changed = collected.state().changed
     updated = _update(dataset, now)
-    if not any(updated.written.values()):
-        raise Skip(f"dataset {dataset} has no event that was not in the offline store at {updated.record.created}")
-    return {**_built(updated), "views": push_files(updated.written, now)}
+    pushed = find_pushed(store, dataset)
+    if pushed is None:  # what was there before is for the materialization to bring
+        pushed = updated.record.without(updated.written)
+        write_pushed(store, dataset, pushed)
+    waiting = updated.record.files_but(pushed)
+    if not any(waiting.values()):
+        collected.note_pushed(changed)
+        raise Skip(f"dataset {dataset} has no event that was not in both stores at {updated.record.created}")
+    views = push_files(waiting, now)
+    write_pushed(store, dataset, updated.record.partitions)
+    collected.note_pushed(changed)
+    return {**_built(updated), "views": views}
 
 
 def apply(*, wait: float) -> Result:
@@ -134,10 +152,14 @@ def historical(*, model: str, data: str) -> Result:
             raise Failure(_not_applied(changes))
         rows = clean(pl.from_pandas(raw).lazy(), declared).collect().to_pandas()
         table = retrieve(store, service, rows)
-    # The split asks for columns that the service may not have.
-    beside = {name: rows[name].to_numpy() for name in declared.split_key if name not in table}
-    parts = split(pl.from_pandas(table.assign(**beside)).lazy(), declared)
-    train, test = (part.drop(beside).collect().to_pandas() for part in parts)
+    # Split are the rows themselves: a service may lack the columns that the split asks for, or have others so named.
+    added = [GROUP] if declared.groups else []
+    parts = split(pl.from_pandas(rows).with_row_index(_PLACE).lazy(), declared)
+    places = [part.select(_PLACE, *added).collect().to_pandas() for part in parts]
+    train, test = (
+        table.iloc[part[_PLACE]].reset_index(drop=True).assign(**{name: part[name] for name in added})
+        for part in places
+    )
     shift = EventTimeShift(raw.attrs.get(SHIFT_FIELD, 0)).note
     keys = {"train": identity.key("train"), "test": identity.key("test")}
     for name, part in (("train", train), ("test", test)):
@@ -204,7 +226,8 @@ def _update(name: str, now: datetime) -> "Updated":
     raw, collected = DatasetFiles(data).read(declared), CollectedReadings(data, declared)
     state, store = collected.state(), feast_bucket()
     store.ensure()
-    rows = union(raw.table, collected.rows() if declared.entity else None, declared)
+    moved = [raw.shift_seconds - shift for shift in state.shifts if shift != raw.shift_seconds]
+    rows = union(raw.table, collected.rows() if declared.entity else None, declared, moved)
     events = Events(rows, raw.data_version, raw.shift_seconds, state.changed)
     return update(store, declared, events, CodeSettings.from_environment().version, now.replace(microsecond=0))
 

@@ -39,12 +39,18 @@ def split(table: pl.LazyFrame, dataset: Dataset) -> tuple[pl.LazyFrame, pl.LazyF
 
 
 def is_test_row(table: pl.LazyFrame, dataset: Dataset) -> pl.Expr:
-    """Whether a row of the table belongs to the test set."""
+    """Whether a row of the table belongs to the test set: true or false, never null.
+
+    A split by time cuts at a time that a row has; a row without a time is one of the training set.
+    """
     declared = dataset.split
     if isinstance(declared, SplitByTime):
-        times = table.select(pl.col(EVENT_TIME).sort()).collect(engine="streaming").to_series()
+        times = table.select(pl.col(EVENT_TIME).drop_nulls().sort()).collect(engine="streaming").to_series()
+        if times.is_empty():
+            return pl.col(EVENT_TIME).is_not_null()
         # Rows of the same moment lie in the same part.
-        return pl.col(EVENT_TIME) >= pl.lit(times[int(len(times) * (1 - declared.test_fraction))], dtype=times.dtype)
+        cut = pl.lit(times[int(len(times) * (1 - declared.test_fraction))], dtype=times.dtype)
+        return (pl.col(EVENT_TIME) >= cut).fill_null(value=False)
     # The upper 53 bits of the hash, all that a double holds, as a share of all there are.
     drawn = (_hash_of(dataset.split_key, dataset, declared.seed) // 2**11).cast(pl.Float64) * 2.0**-53
     return drawn < declared.test_fraction
@@ -122,4 +128,4 @@ def _with_text(state: np.ndarray, texts: pl.Series) -> np.ndarray:
 
 
 def _unusable(dataset: Dataset, why: str) -> Failure:
-    return Failure(f"dataset {dataset.name}: {why}: correct the split in mlops/datasets/{dataset.name}.py")
+    return Failure(f"dataset {dataset.name}: {why}: correct the split in the declaration of dataset {dataset.name}")

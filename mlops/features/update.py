@@ -111,11 +111,23 @@ def _rows(store: ObjectStore, view: FeatureViewSpec) -> int:
     return int(store.scan_parts(view.folder).select(pl.len()).collect().item())
 
 
-def union(rows: pl.LazyFrame, readings: pl.LazyFrame | None, dataset: Dataset) -> pl.LazyFrame:
-    """The rows of a set and the readings that were collected beside it; one that the set has as well counts once."""
+def union(
+    rows: pl.LazyFrame, readings: pl.LazyFrame | None, dataset: Dataset, moved: Sequence[int] = ()
+) -> pl.LazyFrame:
+    """The rows of a set and the readings that were collected beside it; one that the set has as well counts once.
+
+    moved: by how many seconds later the set's event times are now than when readings were collected. What was replayed
+    of the set then is a copy of its rows at other times, and is left out.
+    """
     times = pl.col(EVENT_TIME).cast(pl.Datetime("us", "UTC"))
     rows = rows.with_columns(times)
     if readings is None or dataset.entity is None:
         return rows
     more = readings.with_columns(times).join(rows, on=[dataset.entity, EVENT_TIME], how="anti")
+    values = [column.name for column in dataset.features if column.numeric]
+    for seconds in moved:
+        then = rows.with_columns(
+            pl.col(EVENT_TIME) - pl.duration(seconds=seconds), *(pl.col(name).cast(pl.Float64) for name in values)
+        )
+        more = more.join(then, on=[dataset.entity, EVENT_TIME, *values], how="anti")
     return pl.concat([rows, more], how="diagonal_relaxed")

@@ -11,10 +11,11 @@ from pathlib import Path
 from mlops import datasets
 from mlops.config import RunIdentity, datasets_folder
 from mlops.datasets.declaration import Dataset
-from mlops.result import JSON, Failure, Result
+from mlops.models.declaration import Model
+from mlops.result import JSON, Failure, Refused, Result
 from mlops.retry import once_started
 from mlops.stores.dataset_files import DatasetFiles, EventTimeShift
-from mlops.stores.declarations import DATASET_FILE, Declared, declared_in
+from mlops.stores.declarations import DATASET_FILE, Declared, declared_in, learns_from
 from mlops.stores.object_store import ObjectStore, bucket, data_bucket
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ def load(*, dataset: str, folder: Path, shift_to_now: bool | None) -> Result:
     """Copies datasets' files from a folder into the data bucket; a file that is there already is not written again.
 
     They are read first: what cannot be read right is refused, and the bucket stays as it is. A folder with a file
-    dataset.toml, and a <model>.toml each, declares the set and its models, and they are copied too.
+    dataset.toml, and a <model>.toml each, declares the set and its models, and they are copied too; a model that could
+    not be trained is refused as well, and one whose name another set's model has.
 
     With --shift-to-now the event times of each set are shifted, all by as much, so that its newest event is now; with
     --no-shift-to-now they are those of the files again; with neither a shift stays as it is.
@@ -40,6 +42,7 @@ def load(*, dataset: str, folder: Path, shift_to_now: bool | None) -> Result:
     raw = DatasetFiles(store)
     store.ensure()
     found = {name: declared_in(folder / name) for name in _asked_for(dataset, folder)}
+    _check_models(store, {file: model for beside in found.values() if beside for file, model in beside.models.items()})
     return {
         name: {**_load(store, raw, declared, folder / name), **_shift(raw, _declared(name, declared), shift_to_now)}
         for name, declared in found.items()
@@ -67,6 +70,19 @@ def _asked_for(dataset: str, folder: Path) -> list[str]:
     if not names:
         raise Failure(f"{folder} holds no dataset: give the folder that has one folder a dataset with --folder")
     return names
+
+
+def _check_models(store: ObjectStore, declared: Mapping[Path, Model]) -> None:
+    """declared: models by their files. Raises Refused for one that would replace the model of another set."""
+    sets: dict[str, str] = {}
+    for file, model in declared.items():
+        owner = sets.setdefault(model.name, learns_from(store, model.name) or model.dataset)
+        if owner != model.dataset:
+            raise Refused(
+                f"{file} declares the model {model.name!r} of dataset {model.dataset}, and dataset {owner} has a model "
+                f"of that name: take another name, or first take that one out of the folder and of "
+                f"s3://{store.bucket}/declarations/models"
+            )
 
 
 def _declared(name: str, beside: Declared | None) -> Dataset:

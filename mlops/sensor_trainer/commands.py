@@ -13,6 +13,7 @@ from mlops.config import (
     RunIdentity,
     SensorApiSettings,
     SensorSettings,
+    SensorTrainerSettings,
 )
 from mlops.keys import slug
 from mlops.result import Failure, Refused, Result, Skip
@@ -91,7 +92,7 @@ def replay(*, dataset: str, hours: float, patience: float) -> Result:
 
     declared = datasets.get(dataset)
     trainer, raw = Trainer.from_environment(), DatasetFiles(data_bucket()).read(declared)
-    rows = newest(raw.table.collect().to_pandas(), declared, hours)
+    rows = newest(raw.table, declared, hours, datetime.now(UTC))
     sent = accepted = duplicates = 0
     for hour in by_hour(rows, declared):
         for start in range(0, len(hour.readings), _BATCH):
@@ -107,11 +108,14 @@ def replay(*, dataset: str, hours: float, patience: float) -> Result:
 def collect(*, patience: float) -> Result:
     """Brings the readings that were taken in since the last time beside the data set that has their columns.
 
-    Skipped where there is none. To repeat it, also where it ended half way, changes nothing.
+    Skipped where there is none, and none that waits to be pushed, and where the release has no trainer. To repeat it,
+    also where it ended half way, changes nothing.
     """
     from mlops.sensor_trainer.collected import rows_of
     from mlops.stores.collected_readings import CollectedReadings
 
+    if not SensorTrainerSettings.from_environment().token:
+        raise Skip("the release has no sensor trainer that readings could be collected from")
     trainer, store = Trainer.from_environment(), data_bucket()
     page = patiently(partial(trainer.readings, _LAST), patience)
     declared = datasets.get(page.dataset)
@@ -121,12 +125,13 @@ def collect(*, patience: float) -> Result:
         log.warning("the trainer's newest reading has id %d, not %d: it has a new database", page.newest_id, last)
         last = 0
     read = added = 0
+    shift = DatasetFiles(store).shift(declared).seconds
     while (page := patiently(partial(trainer.readings, last), patience)).readings:
         last = int(page.readings[-1]["id"])
         read += len(page.readings)
-        added += collected.add(rows_of(page.readings, page.columns, declared), last, datetime.now(UTC))
+        added += collected.add(rows_of(page.readings, page.columns, declared), last, shift, datetime.now(UTC))
         log.info("%d readings, %d of them new, up to id %d", read, added, last)
-    if not added:
+    if not added and not collected.state().waits:
         raise Skip("the sensor trainer has taken in no reading since the last time")
     return {"dataset": declared.name, "readings": read, "added": added, "last_id": last}
 

@@ -12,6 +12,7 @@ from mlops.result import Refused
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl
 
 _EXAMPLES = 5  # failures in the result
 
@@ -23,8 +24,8 @@ class Hour(NamedTuple):
     readings: list[dict[str, Any]]
 
 
-def newest(table: pd.DataFrame, dataset: Dataset, hours: float) -> pd.DataFrame:
-    """The rows of the newest hours in order of time, without those that lack a value.
+def newest(table: pl.LazyFrame, dataset: Dataset, hours: float, now: datetime) -> pd.DataFrame:
+    """The rows of the newest hours up to now in order of time, without those that lack a value.
 
     Raises Refused for a set whose rows have no time or no sensor.
     """
@@ -32,7 +33,13 @@ def newest(table: pd.DataFrame, dataset: Dataset, hours: float) -> pd.DataFrame:
         raise Refused(
             f"dataset {dataset.name} has no event times or no entity: choose one whose rows are readings of a sensor"
         )
-    rows = table[table[EVENT_TIME] > table[EVENT_TIME].max() - timedelta(hours=hours)]
+    import polars as pl
+
+    past = table.filter(pl.col(EVENT_TIME) <= now)
+    last = past.select(pl.col(EVENT_TIME).max()).collect().item()
+    if last is None:
+        return past.collect().to_pandas()
+    rows = past.filter(pl.col(EVENT_TIME) > last - timedelta(hours=hours)).collect().to_pandas()
     needed = [dataset.entity, *(column.name for column in dataset.features)]
     whole: pd.DataFrame = rows.dropna(subset=needed)
     return whole.sort_values(EVENT_TIME, kind="stable")
@@ -48,7 +55,8 @@ def readings(rows: pd.DataFrame, dataset: Dataset) -> list[dict[str, Any]]:
     """A reading is one by its sensor and time: sent again, under the same key, it is a duplicate."""
     sensors, times = rows[str(dataset.entity)].astype(str), rows[EVENT_TIME]
     values = rows[[column.name for column in dataset.features]].astype("float64").to_dict("records")
-    known = dataset.label.of(rows).to_numpy(dtype="float64", na_value=math.nan)
+    binary = dataset.label.kind == "binary"  # of another label none of a reading's answers can be told
+    known = dataset.label.of(rows).to_numpy(dtype="float64", na_value=math.nan) if binary else [math.nan] * len(rows)
     return [
         {
             "key": f"{sensor}/{time.isoformat()}",

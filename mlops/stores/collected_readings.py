@@ -1,9 +1,10 @@
-"""Readings that the sensor trainer took in, beside the files of the data set whose columns they have: a file a day."""
+"""Readings that the sensor trainer took in, to be counted with the data set whose columns they have: a file a day."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Collected:
-    """last_id: of the newest reading that was collected; changed: when readings were last added, which names them."""
+    """last_id: of the newest reading that was collected; changed: when readings were last added, which names them.
+
+    pushed: what of these names was brought into the online store; shifts: by how many seconds the set's event times
+    were shifted when readings were added, each once.
+    """
 
     last_id: int = 0
     changed: str | None = None
+    pushed: str | None = None
+    shifts: Sequence[int] = ()
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are readings that were not brought into the online store."""
+        return self.changed != self.pushed
 
 
 class CollectedReadings:
@@ -39,10 +51,11 @@ class CollectedReadings:
         """All of them, in the columns of the data set and `event_time`; None where there is none."""
         return self._store.scan_parts(self._folder) if self._store.keys(self._folder) else None
 
-    def add(self, rows: pl.DataFrame, last_id: int, now: datetime) -> int:
+    def add(self, rows: pl.DataFrame, last_id: int, shift_seconds: int, now: datetime) -> int:
         """Adds readings in the columns of the data set and `event_time`, and notes how far they go.
 
-        A reading of a sensor and moment that is there is left as it is. Returns how many were new.
+        shift_seconds: by how much the event times of the set are shifted now. A reading of a sensor and moment that is
+        there is left as it is. Returns how many were new.
         """
         import polars as pl
 
@@ -59,14 +72,26 @@ class CollectedReadings:
                 added += len(both) - len(known)
         before = self.state()
         if added or last_id != before.last_id:
-            state = Collected(last_id, now.isoformat() if added else before.changed)
-            self._store.write_bytes(self._note, json.dumps(asdict(state)).encode())
+            state = replace(before, last_id=last_id)
+            if added:
+                shifts = sorted({*before.shifts, shift_seconds})
+                state = replace(state, changed=now.isoformat(), shifts=shifts)
+            self._write(state)
         return added
+
+    def note_pushed(self, changed: str | None) -> None:
+        """Notes that the readings of this name are in the online store."""
+        state = self.state()
+        if state.pushed != changed:
+            self._write(replace(state, pushed=changed))
+
+    def _write(self, state: Collected) -> None:
+        self._store.write_bytes(self._note, json.dumps(asdict(state)).encode())
 
     @property
     def _folder(self) -> str:
-        return self._dataset.object_key("readings/")
+        return f"collected/{self._dataset.name}/"
 
     @property
     def _note(self) -> str:
-        return self._dataset.object_key("readings.json")
+        return f"collected/{self._dataset.name}.json"

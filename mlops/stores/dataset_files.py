@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SHIFT_FIELD = "event_time_shift_seconds"
 _SHIFT_FILE = "shift.json"
 _READER = 1  # to be raised by whom changes what reading makes of the same files
+_AHEAD = timedelta(hours=1)  # that a sender's clock may be ahead
 _KEPT = 4  # tables of a set: runs may still read those of the files before
 
 log = logging.getLogger(__name__)
@@ -94,14 +95,22 @@ class DatasetFiles:
         return EventTimeShift() if content is None else EventTimeShift(**json.loads(content))
 
     def shift_to(self, dataset: Dataset, now: datetime) -> EventTimeShift:
-        """Shifts the set by whole seconds so that its newest event is at most a second before `now`."""
+        """Shifts the set by whole seconds so that its newest event is at most a second before `now`.
+
+        An event that is dated later than now, unshifted, is not the newest, unless all are.
+        """
         import polars as pl
 
         read = self.read(dataset)
-        newest = read.table.select(pl.col(EVENT_TIME).max()).collect().item()
-        if newest is None:
+        time = pl.col(EVENT_TIME) - pl.duration(seconds=read.shift_seconds)
+        past, last = (
+            read.table.select(time.filter(time <= now + _AHEAD).max().alias("past"), time.max().alias("last"))
+            .collect()
+            .row(0)
+        )
+        if last is None:
             raise Failure(f"dataset {dataset.name} has no event times to shift: load it with --no-shift-to-now")
-        newest -= timedelta(seconds=read.shift_seconds)
+        newest = past or last
         seconds = (now - newest) // timedelta(seconds=1)
         return self._write(dataset, EventTimeShift(seconds, (newest + timedelta(seconds=seconds)).isoformat()))
 

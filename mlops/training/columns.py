@@ -71,7 +71,7 @@ def _typed(values: pd.Series, column: Column, dataset: Dataset) -> pd.Series:
         except (TypeError, ValueError) as error:
             raise Refused(
                 f"dataset {dataset.name}: column {column.name} is declared as {column.kind} and is none ({error}): "
-                f"correct the data, or the declaration in mlops/datasets/{dataset.name}.py"
+                f"correct the data, or the declaration of dataset {dataset.name}"
             ) from error
     text = values.astype(object)
     text[text.isna()] = None

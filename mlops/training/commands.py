@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
 _EXAMPLE_ROWS = 5
 _CONFIDENCE = 0.95
+_BEFORE = ("accuracy", "f1", "auc")
 
 log = logging.getLogger(__name__)
 
@@ -277,8 +278,12 @@ def _load(tracking: Tracking, run_id: str, model_uri: str) -> "tuple[Family, Any
 
 
 def _training_scores(record: Record, declared: "Model") -> dict[str, float]:
-    """The scores on the training set; NaN for one that was not logged, because it is none."""
-    names = (f"{TRAIN}_{metric.name}" for metric in metrics.of_kind(declared.data.label.kind))
+    """The scores on the training set; NaN for one that was not logged, because it is none.
+
+    Of a run of before 0.2 it is asked for those that were logged then.
+    """
+    known = {metric.name for metric in metrics.of_kind(declared.data.label.kind)}
+    names = (f"{TRAIN}_{name}" for name in (known if METRIC in record.tags else _BEFORE))
     return {name: record.metrics.get(name, nan) for name in names}
 
 

@@ -1,4 +1,4 @@
-"""The step of a pipeline that computes derived columns where a table lacks them, as a request does."""
+"""The step of a pipeline that computes derived columns, which a request lacks."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -24,17 +24,19 @@ class Derive(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         return self
 
     def transform(self, features: pd.DataFrame) -> pd.DataFrame:
-        """The features, and those derived columns behind them that they lack. Raises ValueError where it cannot."""
-        lacking = [Derived(name, how, (a, b)) for name, how, a, b in self.columns if name not in features]
-        if not lacking:
-            return features
+        """The features with the derived columns behind them, computed anew where they are there.
+
+        The set may have come to derive a column otherwise since the model was fitted. Raises ValueError where a column
+        that one is made of is missing.
+        """
         import polars as pl  # an image without it has no model that derives
 
-        read = list(dict.fromkeys(name for each in lacking for name in each.of))
+        derived = [Derived(name, how, (a, b)) for name, how, a, b in self.columns]
+        read = list(dict.fromkeys(name for each in derived for name in each.of))
         if missing := sorted(set(read) - set(features)):
             raise ValueError(f"columns are missing: {', '.join(missing)}")
         numbers = pl.from_pandas(features[read].astype("float64"), nan_to_null=True)
-        made = numbers.select(each.expression for each in lacking)
+        made = numbers.select(each.expression for each in derived)
         return features.assign(**{name: made[name].to_numpy() for name in made.columns})
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -88,7 +88,7 @@ def unpushed(services):
 
 def collected(services, name):
     """The readings that were collected beside a set."""
-    folder = datasets.get(name).object_key("readings/")
+    folder = f"collected/{name}/"
     found = services.s3.list_objects_v2(Bucket="data", Prefix=folder).get("Contents", [])
     parts = [services.s3.get_object(Bucket="data", Key=each["Key"])["Body"].read() for each in found]
     return pd.concat([pd.read_parquet(io.BytesIO(part)) for part in parts]) if parts else None

@@ -52,6 +52,10 @@ class Module:
     def files(self, root: Path) -> list[str]:
         return sorted({str(file.relative_to(root)) for glob in self.sources for file in root.glob(glob)})
 
+    def lacking(self, root: Path) -> list[str]:
+        """What is named and is not there."""
+        return [name for name in (*self.sources, *self.tests) if not any(root.glob(name))]
+
 
 _STORES = ("S3", "MLflow", "PostgreSQL")
 _OF_OPERATOR = ("pod_manifest", "operator", "trigger", "freshness", "pod_log", "kubernetes", "dags")
@@ -73,8 +77,8 @@ MODULES = {
         ("ApiserverOnEtcd",),
     ),
     "gate": Module(
-        ("mlops/training/gate.py", "mlops/training/score.py", "mlops/training/interval.py"),
-        ("tests/unit/test_gate.py", "tests/unit/test_score.py"),
+        tuple(f"mlops/training/{name}.py" for name in ("gate", "score", "resampling", "measures")),
+        tuple(f"tests/unit/test_{name}.py" for name in ("gate", "score", "resampling")),
     ),
     "drift": Module(
         tuple(f"mlops/drift/{name}.py" for name in ("comparison", "rates", "sketch")),
@@ -231,11 +235,12 @@ def main() -> int:
     options = parser.parse_args()
     print(f"seed {options.seed}, {options.sample or 'all'} mutants a file")
     known = explained(EXPLAINED)
-    wrong = list(faults(ROOT, known))
+    names = options.module or list(MODULES)
+    wrong = [f"{name}: there is no {file}" for name in names for file in MODULES[name].lacking(ROOT)]
+    wrong += faults(ROOT, known)
     for reason in wrong:
         print(reason)
     print(_ROW.format("module", "drawn", "tried", "killed", "survived", "time-outs", "score", "seconds", "a mutant"))
-    names = options.module or list(MODULES)
 
     def timed(name: str) -> tuple[Found, float]:
         began = time.monotonic()

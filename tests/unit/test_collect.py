@@ -71,15 +71,15 @@ def test_each_reading_is_collected_once_whatever_is_posted_again(platform, api: 
     trainer.readings = [kept(1), kept(2, minutes=0.5), kept(3, minutes=2, value=3.0)]
     result = platform.result_of("sensor-trainer", "collect")
     assert result == {"dataset": "shuttle", "readings": 3, "added": 3, "last_id": 3}
-    assert platform.data.keys("datasets/shuttle/readings/") == [
-        f"datasets/shuttle/readings/2026-03-0{day}.parquet" for day in (1, 2)
-    ]
+    assert platform.data.keys("collected/shuttle/") == [f"collected/shuttle/2026-03-0{day}.parquet" for day in (1, 2)]
+    collected = CollectedReadings(platform.data, SHUTTLE)
+    assert platform.result_of("sensor-trainer", "collect")["added"] == 0, "they wait to be pushed"
+    collected.note_pushed(collected.state().changed)
     code, message = platform.run("sensor-trainer", "collect")
     assert code == EXIT_SKIPPED and "no reading since the last time" in message
     # The same moment under another key, and a new one: what came first stays.
     trainer.readings += [kept(7, minutes=2, value=9.0), kept(8, minutes=3)]
     assert platform.result_of("sensor-trainer", "collect")["added"] == 1
-    collected = CollectedReadings(platform.data, SHUTTLE)
     rows = collected.rows().sort(EVENT_TIME).collect()
     assert rows["f1"].to_list() == [1.0, 1.0, 3.0, 1.0]
     assert collected.state().last_id == 8
@@ -108,6 +108,12 @@ def test_a_collection_that_ended_half_way_is_completed_by_the_next(platform, api
     api.answer = trainer
     assert platform.result_of("sensor-trainer", "collect")["added"] == 3
     assert len(CollectedReadings(platform.data, SHUTTLE).rows().collect()) == 5
+
+
+def test_a_release_without_a_trainer_has_no_readings(platform, monkeypatch) -> None:
+    monkeypatch.setenv("MAESTRO_SENSOR_TRAINER_TOKEN", "")
+    code, message = platform.run("sensor-trainer", "collect")
+    assert code == EXIT_SKIPPED and "no sensor trainer" in message
 
 
 def test_an_answer_without_readings_is_named(platform, api: Api) -> None:

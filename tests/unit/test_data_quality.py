@@ -1,6 +1,7 @@
 import gzip
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pandas as pd
 import polars as pl
@@ -8,7 +9,8 @@ import pytest
 
 from mlops import datasets
 from mlops.data_quality.validate import check
-from mlops.datasets.declaration import Column, Dataset, Label, Source, SplitByKey
+from mlops.datasets.declaration import Column, Dataset, Label, Source, SplitByKey, Timestamp
+from mlops.features.preprocess import preprocess
 from mlops.result import EXIT_REFUSED
 from tests.conftest import raw_rows
 from tests.unit.kinds import HOUSES, houses
@@ -181,6 +183,32 @@ def test_a_column_without_any_value_is_named_whether_values_may_be_missing_or_no
     )
 
 
+def test_a_label_has_the_classes_that_preprocessing_gives_it():
+    for label, column in (
+        (Label("returned", equals=1), Column("returned", "category", values=("0", "1"), feature=False)),
+        (Label("returned", at_least=1), Column("returned", "category", values=("0", "1"), feature=False)),
+    ):
+        dataset = replace(ORDERS, label=label, columns=(*ORDERS.columns[:-1], column))
+        for values, passed in ((["0", "1", "0", "1"], True), (["0", "0", "0", "0"], False)):
+            rows = pl.LazyFrame(GOOD | {"returned": values})
+            assert preprocess(rows, dataset).collect()["label"].to_list() == [int(value) for value in values]
+            assert check(rows, dataset).passed == passed
+
+
+def test_a_row_without_an_event_time_fails_the_whole_table_and_is_told_of_once():
+    columns = (*ORDERS.columns, Column("at", "identifier", feature=False))
+    dataset = replace(ORDERS, columns=columns, event_time=Timestamp("at", zone="UTC"))
+    times = [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
+    rows = pl.LazyFrame(GOOD | {"at": ["2026-01-01", "2026-01-02", "2026-01-03", "soon"], "event_time": [*times, None]})
+    assert check(rows, dataset).failures == ("1 of 4 rows have no event time",)
+    assert check(rows.with_columns(event_time=pl.lit(times[0])), dataset).passed
+    assert check(rows.drop("event_time"), dataset).failures == ("the table has no event times",)
+    unsaid = rows.with_columns(at=pl.col("at").replace("soon", None))
+    assert check(unsaid, dataset).failures == ("column 'at' must not be empty: 1 of 4 values are missing",)
+    optional = replace(dataset, columns=(*columns[:-1], replace(columns[-1], nullable=True)))
+    assert check(unsaid, optional).failures == ("1 of 4 rows have no event time",)
+
+
 def test_a_number_is_finite_and_a_missing_one_may_be_written_as_nan():
     infinite = [1.0, float("inf"), float("-inf"), 2.0]
     assert orders(amount=infinite) == ("column 'amount' must be finite: 2 of 4 values are not, such as 'inf', '-inf'",)
@@ -225,8 +253,8 @@ def test_a_run_stops_at_bad_data_with_a_readable_summary_and_a_report(platform, 
     platform.data.write_bytes(SHUTTLE.object_key("shuttle.csv.gz"), spoiled(datasets_dir, change))
     data = str(platform.result_of("ingestion", "download", "--dataset", "shuttle")["data"])
     cause = platform.failure_of("data-quality", "validate", "--dataset", "shuttle", "--data", data, code=EXIT_REFUSED)
-    assert cause.startswith("dataset shuttle: 1 of 46 expectations failed\n- column 'f1' is declared an integer")
-    assert "clear the task that downloads it" in cause
+    assert cause.startswith("dataset shuttle: 1 of 47 expectations failed\n- column 'f1' is declared an integer")
+    assert "the declaration of dataset shuttle, and clear the task that downloads it" in cause
     assert report_page(platform, cause.split(f"s3://{platform.s3.reports_bucket}/")[1].split(". ")[0])
 
 
@@ -234,7 +262,7 @@ def test_good_data_passes_with_a_report(platform, datasets_dir):
     platform.result_of("ingestion", "load", "--dataset", "shuttle", "--folder", str(datasets_dir))
     data = str(platform.result_of("ingestion", "download", "--dataset", "shuttle")["data"])
     result = platform.result_of("data-quality", "validate", "--dataset", "shuttle", "--data", data)
-    assert (result["passed"], result["expectations"], result["failed"]) == (True, 46, [])
+    assert (result["passed"], result["expectations"], result["failed"]) == (True, 47, [])
     assert "shuttle" in report_page(platform, str(result["report"]))
 
 

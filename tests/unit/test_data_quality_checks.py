@@ -83,7 +83,9 @@ def test_a_clock_that_is_a_little_ahead_makes_no_event_of_the_future():
 
 def test_a_set_that_lies_in_the_future_as_a_whole_is_refused_with_what_may_be_wrong():
     with pytest.raises(
-        Refused, match=r"all of its 2 event times lie in the future, up to 2026-06-01T01.*the unit or zone"
+        Refused,
+        match=r"all of its 2 event times lie in the future, up to 2026-06-01T01.*the unit or zone "
+        "that the declaration of dataset shuttle gives them",
     ):
         newest(hours([0, 1]), now=NOW - timedelta(days=1))
 

@@ -242,6 +242,14 @@ def test_a_broken_schema_fails_its_step_and_then_the_run_with_a_report(platform,
     assert len(webhook.received) == 1
 
 
+@pytest.mark.parametrize("named", ["shuttle", "@sensor-failure"])
+def test_what_is_to_be_corrected_is_the_declaration_of_the_set_however_it_is_named(platform, store, named):
+    store(lambda table: table.drop(columns="f2", inplace=True))
+    ended = run(platform, ("window", "schema", "report"), named)
+    for step in ("schema", "report"):
+        assert "the declaration of dataset shuttle, and clear this run" in " ".join(ended[step][1].split())
+
+
 def test_bad_values_fail_their_step_and_then_the_run(platform, store, webhook):
     store(shift_last_day("f1", 300, every=10))
     ended = run(platform)
@@ -297,6 +305,7 @@ def test_a_step_that_broke_is_told_of_and_fails_the_run(platform, store, webhook
 def test_a_run_in_which_nothing_was_found_has_a_report_too(platform, webhook):
     ended = run(platform, ("report",), states={})
     assert ended["report"][0] == EXIT_REFUSED
+    assert "the declaration of dataset shuttle" in ended["report"][1]
     assert json.loads(page(platform))["batch"] is None
     assert "left no findings" in page(platform, "report.html")
 

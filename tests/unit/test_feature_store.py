@@ -1,5 +1,6 @@
 """The feature store on real servers: PostgreSQL, Redis, S3 and MLflow."""
 
+import gzip
 import json
 import math
 import os
@@ -9,13 +10,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
 from mlops import datasets, models
-from mlops.datasets.declaration import EVENT_TIME, LABEL
+from mlops.datasets.declaration import EVENT_TIME, LABEL, EpochSeconds, SplitByKey
 from mlops.features import definitions, repository, update
 from mlops.features.repository import NIGHTLY, SERVICES, VIEWS, service_of
 from mlops.features.retrieve import retrieve
@@ -141,7 +143,7 @@ def test_a_reading_that_comes_late_changes_its_day_and_what_it_reaches(loaded):
     first = loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]
     before = versions(loaded, "sensor_windows/")
     late = START + timedelta(days=9, hours=23, minutes=30, seconds=30)
-    readings(loaded).add(reading_rows([late], value=7.0), 1, late)
+    readings(loaded).add(reading_rows([late], value=7.0), 1, 0, late)
     found = loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]
     after = versions(loaded, "sensor_windows/")
     changed = sorted(key for key in after if after[key] != before.get(key))
@@ -156,7 +158,7 @@ def test_a_reading_that_comes_late_changes_its_day_and_what_it_reaches(loaded):
 def test_a_build_that_ended_half_way_is_completed_by_the_next(loaded, monkeypatch):
     loaded.result_of("features", "build", "--dataset", "shuttle")
     late = START + timedelta(days=9)
-    readings(loaded).add(reading_rows([late + timedelta(seconds=30)], value=7.0), 1, late)
+    readings(loaded).add(reading_rows([late + timedelta(seconds=30)], value=7.0), 1, 0, late)
     with monkeypatch.context() as broken:
         broken.setattr(update, "write_build_record", lambda *_: (_ for _ in ()).throw(Failure("the pod was killed")))
         assert "killed" in loaded.failure_of("features", "build", "--dataset", "shuttle")
@@ -194,8 +196,7 @@ def reading_rows(moments, value, machine="shuttle"):
 
 def events(platform, name):
     """All rows of a set, with the readings that were collected beside it."""
-    raw = DatasetFiles(platform.data).read(name).table
-    table = raw if isinstance(raw, pl.LazyFrame) else pl.from_pandas(raw).lazy()
+    table = DatasetFiles(platform.data).read(name).table
     return update.union(table, readings(platform).rows() if name == "shuttle" else None, datasets.get(name)).collect()
 
 
@@ -209,6 +210,19 @@ def test_a_shifted_set_has_shifted_features_and_says_so(loaded, datasets_dir):
     newest = rows["event_timestamp"].max()
     assert START + timedelta(days=365) - timedelta(seconds=1) < newest <= START + timedelta(days=365)
     assert result["event_time_shift_seconds"] == (newest - (START + timedelta(minutes=49_096))).total_seconds()
+
+
+def test_an_event_of_the_future_is_not_what_a_set_is_shifted_by(loaded, datasets_dir):
+    """One row of 2096 would put all others 70 years back."""
+    table = pd.read_csv(datasets_dir / "shuttle/shuttle.csv.gz")
+    shuttle = replace(datasets.get("shuttle"), event_time=EpochSeconds("f1"), split=SplitByKey(), cadence=None)
+    table["f1"] = int(START.timestamp()) - 60 * np.arange(len(table))[::-1]
+    table.loc[7, "f1"] = int(datetime(2096, 1, 1, tzinfo=UTC).timestamp())
+    loaded.data.write_bytes(shuttle.object_key("shuttle.csv.gz"), gzip.compress(table.to_csv(index=False).encode(), 1))
+    now = START + timedelta(days=100)
+    assert DatasetFiles(loaded.data).shift_to(shuttle, now).seconds == 100 * 86_400
+    rows = DatasetFiles(loaded.data).read(shuttle).table
+    assert rows.filter(pl.col(EVENT_TIME) <= now).select(pl.len()).collect().item() == len(table) - 1
 
 
 def test_a_dataset_without_features_is_refused_before_anything_is_read(platform):
@@ -432,7 +446,7 @@ def test_what_is_pushed_is_in_both_stores_and_is_what_is_trained_on(loaded, empt
     newest = START + timedelta(minutes=49_096)
     for number, minutes in enumerate((1, 7), start=1):
         moment = newest + timedelta(minutes=minutes)
-        readings(loaded).add(reading_rows([moment], value=40.0 + number), number, moment)
+        readings(loaded).add(reading_rows([moment], value=40.0 + number), number, 0, moment)
         pushed = loaded.result_of("features", "push", "--dataset", "shuttle")
         assert pushed["views"]["sensor_windows"]["rows_written"] == 1
         assert pushed["views"]["sensor_windows"]["age_seconds"] == pytest.approx(
@@ -446,17 +460,49 @@ def test_what_is_pushed_is_in_both_stores_and_is_what_is_trained_on(loaded, empt
         for name in service.features:
             assert same(found[name][0], expected[name].iloc[0]), name
     code, message = loaded.run("features", "push", "--dataset", "shuttle")
-    assert code == 99 and "no event that was not in the offline store" in message
+    assert code == 99 and "no event that was not in both stores" in message
+
+
+def test_what_a_push_did_not_bring_into_the_online_store_the_next_one_brings(loaded, empty_redis, monkeypatch):
+    """The offline store has it, so nothing is new there; the online one was away."""
+    apply(loaded)
+    loaded.result_of("features", "build", "--dataset", "shuttle")
+    moment = START + timedelta(minutes=49_099)
+    readings(loaded).add(reading_rows([moment], value=42.0), 1, 0, moment)
+    with monkeypatch.context() as away:
+        away.setattr("mlops.features.materialization.write.write", lambda *_: (_ for _ in ()).throw(Failure("away")))
+        loaded.failure_of("features", "push", "--dataset", "shuttle")
+    assert readings(loaded).state().waits
+    assert loaded.result_of("features", "push", "--dataset", "shuttle")["views"]["sensor_windows"]["rows_written"] == 1
+    assert served(loaded, "shuttle", [{"machine": "shuttle"}])["f1"] == [42.0]
+    assert not readings(loaded).state().waits
+    assert loaded.run("features", "push", "--dataset", "shuttle")[0] == 99
+
+
+def test_a_set_without_views_has_nothing_to_push(loaded):
+    code, message = loaded.run("features", "push", "--dataset", "adult")
+    assert code == 99 and "dataset adult has no feature views" in message
+
+
+def test_readings_that_were_replayed_of_a_set_are_left_out_when_it_is_shifted_anew():
+    """At their times of then they are copies of its rows; one of another value is a reading like any other."""
+    shuttle, now = datasets.get("shuttle"), START + timedelta(days=3)
+    rows = reading_rows([now, now + timedelta(minutes=1)], value=1.0).lazy()
+    then = now - timedelta(seconds=500)
+    posted = pl.concat([reading_rows([then], value=1.0), reading_rows([then + timedelta(minutes=1)], value=2.0)])
+    found = update.union(rows, posted.lazy(), shuttle, [500]).collect()
+    assert found[EVENT_TIME].to_list() == [now, now + timedelta(minutes=1), then + timedelta(minutes=1)]
+    assert len(update.union(rows, posted.lazy(), shuttle).collect()) == 4
 
 
 def test_a_reading_that_is_pushed_late_does_not_take_the_place_of_a_newer_one(loaded, empty_redis):
     apply(loaded)
     loaded.result_of("features", "build", "--dataset", "shuttle")
     newest = START + timedelta(minutes=49_097)
-    readings(loaded).add(reading_rows([newest], value=41.0), 1, newest)
+    readings(loaded).add(reading_rows([newest], value=41.0), 1, 0, newest)
     loaded.result_of("features", "push", "--dataset", "shuttle")
     late = newest - timedelta(seconds=30)
-    readings(loaded).add(reading_rows([late], value=190.0), 2, newest + timedelta(minutes=1))
+    readings(loaded).add(reading_rows([late], value=190.0), 2, 0, newest + timedelta(minutes=1))
     loaded.result_of("features", "push", "--dataset", "shuttle")
     found = served(loaded, "shuttle", [{"machine": "shuttle"}])
     assert found["f1"] == [41.0] and found["f1_max_10m"] == [190.0], "its windows hold the late one"
@@ -472,7 +518,7 @@ def test_the_nights_are_green_days_after_the_installation(loaded, empty_redis, p
     for day in (0, 1, 7, 8, 9, 30):
         night = installed + timedelta(days=day, hours=1)
         if posted and day:
-            readings(loaded).add(reading_rows([night - timedelta(minutes=5)], value=float(day)), day, night)
+            readings(loaded).add(reading_rows([night - timedelta(minutes=5)], value=float(day)), day, 0, night)
         build = loaded.result_of("features", "build", "--dataset", "all")
         assert build["shuttle"]["unchanged"] is (day > 0 and not posted)
         loaded.result_of("features", "validate-store")

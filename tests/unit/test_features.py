@@ -22,6 +22,7 @@ from tests.conftest import cleaned
 
 SHUTTLE, MOVIELENS, ADULT = (datasets.get(name) for name in ("shuttle", "movielens", "adult"))
 START = datetime(2026, 1, 1, tzinfo=UTC)
+UTC_TIME = pl.Datetime("us", "UTC")
 moments = st.lists(st.integers(min_value=0, max_value=50), min_size=2, max_size=60)
 fractions = st.floats(min_value=0.05, max_value=0.95)
 
@@ -40,6 +41,17 @@ def test_a_split_by_time_puts_every_training_row_before_every_test_row(minutes, 
     assert (~in_test).sum() == (times < times.sort()[cutoff]).sum(), "no row more is kept from training"
     if not in_test.all():
         assert times.filter(~in_test).max() < times.filter(in_test).min()
+
+
+@given(st.lists(st.none() | st.integers(0, 50), max_size=60), fractions)
+def test_a_row_without_a_time_is_one_of_the_training_set_and_moves_no_other(minutes, fraction):
+    times = pl.Series(EVENT_TIME, [None if m is None else START + timedelta(minutes=m) for m in minutes], UTC_TIME)
+    dataset = replace(SHUTTLE, split=SplitByTime(fraction))
+    in_test = rows_in_test(times.to_frame(), dataset)
+    assert in_test.null_count() == 0
+    assert not in_test.filter(times.is_null()).any()
+    known = times.drop_nulls()
+    assert in_test.filter(times.is_not_null()).to_list() == rows_in_test(known.to_frame(), dataset).to_list()
 
 
 def keyed(*names: str, by: tuple[str, ...] = (), fraction: float = 0.2, seed: int = 7):
@@ -210,7 +222,9 @@ def test_a_training_set_of_one_class_is_refused_as_well():
 
 
 def test_a_test_set_of_one_class_is_refused_with_the_remedy():
-    with pytest.raises(Failure, match=r"the test set has 2 rows and 1 of the classes, .*mlops/datasets/shuttle.py"):
+    with pytest.raises(
+        Failure, match=r"the test set has 2 rows and 1 of the classes, .* declaration of dataset shuttle"
+    ):
         split(clock([0, 1] * 4 + [0, 0]), SHUTTLE)
 
 

@@ -323,6 +323,10 @@ def test_files_that_come_later_are_read_with_those_before(platform, tmp_path):
             "declares the name 'house-sale': it must be 'sensor-failure'",
         ),
         (
+            lambda folder: (folder / "houses/house-sale.toml").write_text(SALE + 'metric = "r2"\n'),
+            "house-sale.toml declares r2, no metric of a binary label: set one of accuracy, f1, auc",
+        ),
+        (
             lambda folder: (folder / "houses/day=2026-01-02/part.csv").write_text("price,sold\n1,0,\n2,1,\n"),
             "declare trailing_separator=True",
         ),
@@ -332,6 +336,37 @@ def test_what_is_declared_or_read_wrong_is_refused_before_anything_is_written(pl
     load = houses(tmp_path)
     change(tmp_path)
     assert cause in platform.failure_of(*load, code=EXIT_REFUSED)
+    assert platform.data.keys("") == []
+
+
+def flats(folder):
+    """Another set, with a model of the name that one of the houses has."""
+    shutil.copytree(folder / "houses", folder / "flats")
+    for name, declared in (("dataset", HOUSES), ("house-sale", SALE)):
+        (folder / f"flats/{name}.toml").write_text(declared.replace('"houses"', '"flats"'))
+
+
+def test_a_model_of_one_set_does_not_take_the_place_of_anothers(platform, tmp_path):
+    platform.result_of(*houses(tmp_path))
+    flats(tmp_path)
+    before = {key: platform.data.read_bytes(key) for key in platform.data.keys("")}
+    load = ("ingestion", "load", "--dataset", "flats", "--folder", str(tmp_path))
+    cause = platform.failure_of(*load, code=EXIT_REFUSED)
+    assert (
+        "declares the model 'house-sale' of dataset flats, and dataset houses has a model of that name: take" in cause
+    )
+    assert {key: platform.data.read_bytes(key) for key in platform.data.keys("")} == before
+    assert models.get("house-sale").dataset == "houses"
+    platform.result_of(*houses(tmp_path))  # its own set may declare it anew
+    platform.data.write_bytes("declarations/models/house-sale.toml", b"of no use")
+    assert platform.result_of(*load)["flats"]["declared"] == 2
+
+
+def test_two_sets_of_one_folder_do_not_have_a_model_of_one_name(platform, tmp_path):
+    houses(tmp_path)
+    flats(tmp_path)
+    load = ("ingestion", "load", "--dataset", "all", "--folder", str(tmp_path))
+    assert "of dataset houses, and dataset flats has a model" in platform.failure_of(*load, code=EXIT_REFUSED)
     assert platform.data.keys("") == []
 
 

@@ -84,7 +84,7 @@ SETS = {
         0.2,
         {
             **{f'name = "{name}"\n': f'name = "{name}"\nfeature = false\n' for name in ("arr_delay", *HIDDEN)},
-            '[label]\ncolumn = "minute"\nat_least = 59.0': '[label]\ncolumn = "arr_delay"\nat_least = 30.0',
+            '[label]\ncolumn = "minute"\nkind = "regression"': '[label]\ncolumn = "arr_delay"\nat_least = 30.0',
         },
     ),
 }

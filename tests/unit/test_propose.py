@@ -149,6 +149,76 @@ def test_kinds_that_no_model_should_see_as_numbers_are_seen(tmp_path, values, co
     assert raw_rows(made.dataset, tmp_path).height == 200
 
 
+NUMBERS = [n % 9 for n in range(200)]
+LABELS = {
+    "a named category": ({"species": list("abca") * 50, "size": NUMBERS}, Label("species", kind="multiclass")),
+    "before two values of no such name": (
+        {"Class": list("abca") * 50, "sex": list("fm") * 100}, Label("class", kind="multiclass")
+    ),
+    "after two values of such a name": ({"class": list("abca") * 50, "y": [0, 1] * 100}, Label("y", equals=1)),
+    "the last number": (
+        {"size": NUMBERS, "price": [n / 3 for n in range(200)], "same": [7] * 200, "score": NUMBERS,
+         "created_at": [1_782_907_200 + n for n in range(200)], "user_id": list(range(200)), "none": [None] * 200},
+        Label("price", kind="regression"),
+    ),
+    "a number of such a name": ({"target": NUMBERS, "size": NUMBERS}, Label("target", kind="regression")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("columns", "label"), LABELS.values(), ids=LABELS)
+def test_a_label_of_each_kind_is_proposed_and_hidden_from_models(tmp_path, columns, label):
+    pl.DataFrame(columns).write_parquet(tmp_path / "some.parquet")
+    made = propose(tmp_path / "some.parquet")
+    assert made.dataset.label == label
+    assert not made.dataset[label.column].feature
+    assert any(doubt.startswith(f"label: {label.column}") for doubt in made.doubts)
+    assert from_toml(to_toml(made.dataset), Dataset) == made.dataset
+
+
+def test_a_file_without_any_label_is_refused(tmp_path):
+    pl.DataFrame({"name": [f"person {n}" for n in range(200)]}).write_parquet(tmp_path / "some.parquet")
+    with pytest.raises(Refused, match="no column that could be a label"):
+        propose(tmp_path / "some.parquet")
+
+
+def test_names_that_the_platform_gives_are_not_taken(tmp_path):
+    pl.DataFrame({"split_group": NUMBERS, "event_time": NUMBERS, "y": [0, 1] * 100}).write_parquet(
+        tmp_path / "s.parquet"
+    )
+    made = propose(tmp_path / "s.parquet")
+    assert made.dataset.source.rename == {"split_group": "split_group_", "event_time": "event_time_"}
+    assert any(doubt.startswith("label, event_time, split_group are names") for doubt in made.doubts)
+
+
+@pytest.mark.parametrize("kind", ["seconds", "milliseconds", "text"])
+@pytest.mark.parametrize("hours", [47, 49])
+def test_a_set_that_was_not_added_to_of_late_is_taken_for_one_that_is_not(tmp_path, kind, hours):
+    newest = datetime.now(UTC) - timedelta(hours=hours)
+    times = [newest - timedelta(minutes=n) for n in range(200)]
+    written = {
+        "seconds": [int(time.timestamp()) for time in times],
+        "milliseconds": [int(time.timestamp() * 1000) for time in times],
+        "text": [time.isoformat() for time in times],
+    }
+    pl.DataFrame({"created_at": written[kind], "y": [0, 1] * 100}).write_parquet(tmp_path / "some.parquet")
+    made = propose(tmp_path / "some.parquet")
+    assert made.dataset.cadence == (None if hours > 48 else timedelta(days=1))
+    doubts = [doubt for doubt in made.doubts if doubt.startswith("cadence: ")]
+    assert len(doubts) == (hours > 48)
+    assert all(f"the newest event is of {newest:%Y-%m-%d};" in doubt for doubt in doubts)
+
+
+@pytest.mark.parametrize("equals", [2, "yes"])
+def test_a_label_that_equals_none_of_its_values_is_refused_where_it_is_declared(equals):
+    columns = (Column("x", "number"), Column("churn", "category", values=("0", "1"), feature=False))
+    shuttle = replace(
+        datasets.get("shuttle"), columns=columns, label=Label("churn", equals=1), event_time=None, entity=None,
+        split=datasets.get("adult").split,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="the label churn never equals"):
+        replace(shuttle, label=Label("churn", equals=equals))
+
+
 def test_a_file_that_is_no_table_is_refused(tmp_path):
     for content in (b"", b"just words\nand more\n", b"a,b\n"):
         (tmp_path / "x.csv").write_bytes(content)

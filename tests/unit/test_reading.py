@@ -502,6 +502,7 @@ def test_a_pattern_fits_names_and_not_what_tools_leave():
     assert matching("**/*.csv", names) == ["a/b.csv", "a/c/d.csv", "b.csv"]
     assert matching("a/", names) == ["a/b.csv", "a/b.csv.crc", "a/c/d.csv"]
     assert matching("[ab].csv", names) == []
+    assert matching("*", ["dataset.toml", "shift.json", "a.csv", "shift.csv"]) == ["a.csv", "shift.csv"]
 
 
 def test_folders_name_columns():

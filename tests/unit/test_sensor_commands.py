@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import pandas as pd
+import polars as pl
 import pytest
 
 from mlops import datasets
@@ -28,6 +28,7 @@ from tests.unit.sensor_servers import migrated_database
 from tests.unit.trainer_api import Api, Reply, job, serving
 
 SHUTTLE = datasets.get("shuttle")
+LATER = datetime(2090, 1, 1, tzinfo=UTC)
 RESULT = {"metrics": {"auc": 0.99}, "model_version": "3", "served_version": "3", "served": True, "reason": "better"}
 
 
@@ -255,7 +256,7 @@ def test_a_reading_without_a_label_or_without_a_value(tables) -> None:
     table.iloc[0, table.columns.get_loc("anomaly")] = None
     table["f3"] = table["f3"].astype("float64")
     table.iloc[1, table.columns.get_loc("f3")] = None
-    rows = replay.newest(table, SHUTTLE, 2)
+    rows = replay.newest(pl.from_pandas(table).lazy(), SHUTTLE, 2, LATER)
     sent = [reading for hour in replay.by_hour(rows, SHUTTLE) for reading in hour.readings]
     assert len(sent) == 119, "what lacks a value is no reading"
     assert sent[0]["failure"] is None
@@ -265,11 +266,21 @@ def test_a_reading_without_a_label_or_without_a_value(tables) -> None:
 def test_rows_without_times_are_no_readings() -> None:
     adult = datasets.get("adult")
     with pytest.raises(Refused, match="no event times"):
-        replay.newest(pd.DataFrame(), adult, 1)
+        replay.newest(pl.LazyFrame(), adult, 1, LATER)
+
+
+def test_a_row_of_the_future_is_not_the_newest(tables) -> None:
+    table = pl.from_pandas(tables("shuttle").raw)
+    late = table.tail(1).with_columns(
+        pl.lit(datetime(2096, 1, 1, tzinfo=UTC)).cast(table.schema[EVENT_TIME]).alias(EVENT_TIME)
+    )
+    assert replay.newest(pl.concat([table, late]).lazy(), SHUTTLE, 2, LATER).equals(
+        replay.newest(table.lazy(), SHUTTLE, 2, LATER)
+    )
 
 
 def test_hours_are_those_of_the_clock(tables) -> None:
-    rows = replay.newest(tables("shuttle").raw, SHUTTLE, 5)
+    rows = replay.newest(pl.from_pandas(tables("shuttle").raw).lazy(), SHUTTLE, 5, LATER)
     starts = [hour.start for hour in replay.by_hour(rows, SHUTTLE)]
     assert all((start.minute, start.second) == (0, 0) for start in starts)
     assert {later - earlier for earlier, later in pairwise(starts)} == {timedelta(hours=1)}
@@ -301,7 +312,10 @@ def test_the_commands_and_the_real_service_understand_each_other(
     code, cause = run("check-trainer", "--patience=0.1")
     assert (code, "redis:" in cause, "mlflow:" in cause, "postgresql:" in cause) == (1, True, True, False)
 
-    trainer, rows = Trainer.from_environment(), replay.newest(tables("shuttle").raw, SHUTTLE, 2)
+    trainer, rows = (
+        Trainer.from_environment(),
+        replay.newest(pl.from_pandas(tables("shuttle").raw).lazy(), SHUTTLE, 2, LATER),
+    )
     rows[EVENT_TIME] += datetime.now(UTC) - rows[EVENT_TIME].max()
     sent = replay.readings(rows, SHUTTLE)
     assert trainer.ingest(sent) == (len(rows), 0)

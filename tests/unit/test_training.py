@@ -11,16 +11,18 @@ import polars as pl
 import pytest
 import skops.io
 
-from mlops import datasets
-from mlops.datasets.declaration import EVENT_TIME, LABEL
+from mlops import datasets, models
+from mlops.datasets.declaration import EVENT_TIME, LABEL, Derived
 from mlops.features.engineer import engineer
 from mlops.features.split import split
 from mlops.models import metrics
 from mlops.models.declaration import Model
 from mlops.registry.aliases import promote
-from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED, RUN_KEY
+from mlops.registry.record import CHAMPION, METRIC, NO_CHAMPION, NOT_ASKED, RUN_KEY, Record
 from mlops.result import Failure, Refused
 from mlops.training.columns import columns_of, features_of, filled
+from mlops.training.commands import _training_scores
+from mlops.training.derive import Derive
 from mlops.training.families import sklearn
 from mlops.training.hyperparameters import Hyperparameters
 from mlops.training.measures import Answers, Rows
@@ -508,3 +510,32 @@ def test_a_better_challenger_is_not_refused_for_what_the_champion_had_trained_on
             kept[name] += advantage(metric, rows, challenger, champion, 0.95, draws=199).upper < 0
     assert kept["drawn anew"] >= 7
     assert kept["by key"] == 0
+
+
+def test_what_a_set_came_to_derive_otherwise_is_nothing_to_a_model_of_before():
+    """A table has the column as the set derives it today; the model computes what it learned."""
+    learned = Derive.of([Derived("made", "difference", ("a", "b"))])
+    table = pd.DataFrame({"a": [10.0], "b": [2.0], "made": [5.0]})
+    assert learned.transform(table)["made"].tolist() == [8.0]
+    with pytest.raises(ValueError, match="columns are missing: b"):
+        learned.transform(table[["a"]])
+
+
+def test_a_class_of_one_row_among_many_is_learned():
+    """Of more than 10,000 rows scikit-learn sets some of each class apart, and of one row there are none."""
+    dataset = HOUSES["multiclass"]
+    table = cleaned(houses(10_100), dataset)
+    table[LABEL] = ["flat"] + ["farm", "house"] * (len(table) // 2 - 1) + ["farm"] * (1 + len(table) % 2)
+    model = sklearn.fit(features_of(table, dataset), table[LABEL], dataset, Hyperparameters(max_iter=2))
+    assert list(model.classes_) == ["farm", "flat", "house"]
+
+
+def test_a_run_of_before_is_asked_for_the_scores_that_were_logged_then(platform, keys):
+    """Trained by the release before, and evaluated by this one."""
+    run_id = fit(platform)["run_id"]
+    client = mlflow.MlflowClient(platform.mlflow.tracking_uri)
+    client.delete_tag(run_id, METRIC)
+    record = Record.read(platform.tracking, run_id)
+    scores = _training_scores(record, models.get(MODEL))
+    assert set(scores) == {"train_accuracy", "train_f1", "train_auc"}
+    assert all(value > 0 for value in scores.values())

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
+_BESIDE_DATA = re.compile(r"[._].*|.*\.toml|shift\.json").fullmatch
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -20,13 +21,13 @@ def stem(pattern: str) -> str:
 def matching(pattern: str, names: Iterable[str]) -> list[str]:
     """The names that a pattern of `Source.file` fits, sorted.
 
-    One that begins with `.` or `_` is left behind by a tool and fits none.
+    One that begins with `.` or `_` is left behind by a tool, a declaration or a shift is not data: they fit none.
     """
     whole = f"{pattern}**" if pattern.endswith("/") else pattern
     places = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
     expression = "".join(places.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*\*|\*)", whole))
     fits = re.compile(expression).fullmatch
-    return sorted(name for name in names if fits(name) and not PurePosixPath(name).name.startswith((".", "_")))
+    return sorted(name for name in names if fits(name) and not _BESIDE_DATA(PurePosixPath(name).name))
 
 
 def partition(name: str) -> dict[str, str | None]:

@@ -26,6 +26,7 @@ from mlops.training.threads import threads_for
 PACKAGES = ("scikit-learn", "skops", "pandas", "numpy")
 KINDS: Sequence[LabelKind] = ("binary", "multiclass", "regression")
 SEED = 7
+_STRATIFIABLE = 2  # rows of a class; of fewer none can be set apart to stop early by, as is done with many rows
 # All that a stored model may hold beside what skops trusts by itself. A model is read from the artifact store, which
 # more people can write to than can change this code; skops builds these types and no other, where (cloud)pickle runs
 # whatever the file says. A name that is taken away makes the models unreadable that were logged with it.
@@ -47,7 +48,10 @@ def fit(features: pd.DataFrame, labels: pd.Series, dataset: Dataset, hyperparame
     with threads_for(len(features)):
         columns = columns_of(features, dataset)
         derived = [each for each in dataset.derived if each.name in features]
-        return build(columns, dataset.label.kind, hyperparameters, derived).fit(features, labels)
+        model = build(columns, dataset.label.kind, hyperparameters, derived)
+        if dataset.label.kind != "regression" and labels.value_counts().min() < _STRATIFIABLE:
+            model.set_params(predict__early_stopping=False)
+        return model.fit(features, labels)
 
 
 def build(
