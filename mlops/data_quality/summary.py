@@ -30,7 +30,7 @@ class Outcome:
         """Leaves out findings that are not of this clearing of the run, which `begun` names.
 
         A task that did not run in it, or that failed though it had found nothing wrong, has none either: what lies
-        there is of a try before. A run that began under the release before has no such name, and no more have its findings.
+        there is of a try before. A run that began under the release before has no such name, nor have its findings.
         """
         name = begun or ""
         found: dict[str, Findings | None] = {}
