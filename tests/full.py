@@ -78,6 +78,17 @@ GROUPS = {
         e2e("sensors"),
         ("mlops/sensor_trainer", "mlops/stores", "dags/train.py", "charts/sensor-trainer", "tests/e2e/test_sensors.py"),
     ),
+    # What is read, held and computed of many rows, beside the plain way; and sets of packages of 80 MB.
+    "figures": Group(
+        25,
+        [sys.executable, "-m", "tests.bench.data_path", "--figures", "validation", "drift", "bytes-read", "memory"],
+        ("mlops/data_quality", "mlops/datasets", "mlops/drift", "mlops/features", "mlops/stores", "tests/bench"),
+    ),
+    "sets": Group(
+        15,
+        ["env", "MAESTRO_TESTS=full", *PYTEST, "-v", "--timeout", "600", "tests/unit/test_named_sets.py"],
+        ("mlops", "tests/unit/test_named_sets.py"),
+    ),
     # The tests of the gate, in another order and with other and more examples.
     "random": Group(
         25,
