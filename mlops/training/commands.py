@@ -282,7 +282,7 @@ def _training_scores(record: Record, declared: "Model") -> dict[str, float]:
 
     Of a run of before 0.2 it is asked for those that were logged then.
     """
-    known = {metric.name for metric in metrics.of_kind(declared.data.label.kind)}
+    known = [metric.name for metric in metrics.of_kind(declared.data.label.kind)]
     names = (f"{TRAIN}_{name}" for name in (known if METRIC in record.tags else _BEFORE))
     return {name: record.metrics.get(name, nan) for name in names}
 

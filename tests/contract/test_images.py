@@ -58,7 +58,7 @@ def test_images_whose_pods_run_commands_of_the_platform_hold_it() -> None:
         assert any("mlops" in recipe.sources for recipe in lineage), name
 
 
-@pytest.mark.parametrize("folder", ["mlops/sensor_trainer"])
+@pytest.mark.parametrize("folder", [f"mlops/sensor_trainer/{part}" for part in ("api", "model", "store", "worker")])
 def test_the_sensor_trainers_image_has_what_its_code_imports(folder: str) -> None:
     there, distributions = packages(RECIPES["sensor-trainer"]), packages_distributions()
     wanted = {name for name in imported(ROOT / folder) if name in distributions} - {"mlops"}

@@ -44,7 +44,7 @@ def test_a_pods_arguments_parse_with_the_real_command_line(
         pytest.fail(f"{' '.join(options)}: {capsys.readouterr().err}")
 
 
-RENDERED = {"--end": "2026-01-01T00:00:00+00:00", "--minimum-new-readings": "None"}
+RENDERED = {"--end": "2026-01-01T00:00:00+00:00", "--minimum-new-readings": "None", "--states": "{}"}
 
 
 def rendered(argument: str) -> str:
