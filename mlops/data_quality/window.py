@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from mlops.datasets.declaration import EVENT_TIME, Dataset
+from mlops.datasets.declaration import EVENT_TIME, FUTURE, Dataset
 from mlops.result import JSON, Refused
 
-FUTURE = timedelta(hours=1)  # that a sender's clock may be ahead; what lies beyond is no event that has been
 _LONGEST = 87_600.0  # hours, ten years: beyond it a window is no part of a set
 _FIRST_LOOK, _FARTHER = 2, 8  # windows that are looked back for the newest event, and the factor from look to look
 
@@ -119,8 +118,4 @@ def _greatest(rows: pl.LazyFrame) -> datetime | None:
 
 
 def _last(rows: pl.LazyFrame, total: int, fraction: float) -> pl.LazyFrame:
-    return rows.tail(_part(total, fraction))
-
-
-def _part(total: int, fraction: float) -> int:
-    return max(1, round(total * fraction))
+    return rows.tail(max(1, round(total * fraction)))

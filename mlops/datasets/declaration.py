@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 LABEL = "label"  # the column that preprocessing adds: 0 or 1, a class, or a number
 EVENT_TIME = "event_time"  # the column of UTC times that reading adds
+FUTURE = timedelta(hours=1)  # that a sender's clock may be ahead; what lies beyond is no event that has been
 GROUP = "split_group"  # the column that the split adds where rows belong together: the same number for those that do
 
 MOST_LEVELS = 255  # values of a category: what scikit-learn's trees split on

@@ -176,7 +176,6 @@ class _Seen:
     column: Column
     event_time: EventTime | None = None
     values: tuple[str, ...] = ()
-    unique: bool = False
 
 
 def _dataset(name: str, source: Source, rows: pl.LazyFrame, doubts: list[str]) -> Dataset:
@@ -274,8 +273,8 @@ def _look(name: str, rows: pl.LazyFrame, dtype: pl.DataType, source: Source, cou
         doubts.append(f"{name}: has no value at all; it is declared a number that no model sees")
         return _Seen(Column(name, "number", nullable=True, feature=False))
     if numbers == known and dtype != pl.Boolean:
-        return _number(name, (low, high), whole == known, distinct, count, nullable, dtype, doubts)
-    time = _time(name, rows, text, known)
+        return _number(name, (low, high), whole == known, distinct, count, nullable, doubts)
+    time = _time(name, rows, text)
     if time is not None:
         return _Seen(Column(name, "identifier", nullable=nullable, feature=False), time)
     if distinct <= max(_FEW, min(MOST_LEVELS, _SHARE * count)):
@@ -285,9 +284,7 @@ def _look(name: str, rows: pl.LazyFrame, dtype: pl.DataType, source: Source, cou
     mixed = "" if not numbers else f", {numbers:,} of them numbers"
     if mixed:
         doubts.append(f"{name}: {known:,} values{mixed}: it is declared an identifier")
-    return _Seen(
-        Column(name, "identifier", nullable=nullable, feature=not _near(distinct, count)), unique=_near(distinct, count)
-    )
+    return _Seen(Column(name, "identifier", nullable=nullable, feature=not _near(distinct, count)))
 
 
 def _number(
@@ -297,7 +294,6 @@ def _number(
     distinct: int,
     count: int,
     nullable: bool,
-    dtype: pl.DataType,
     doubts: list[str],
 ) -> _Seen:
     low, high = bounds
@@ -312,8 +308,7 @@ def _number(
         _ID_NAMES.search(_snake(name)) or (_near(distinct, count) and count > 100 and high - low + 1 == count)
     ):
         doubts.append(f"{name}: looks like a number of things rather than a quantity; it is declared an identifier")
-        unique = _near(distinct, count)
-        return _Seen(Column(name, "identifier", nullable=nullable, feature=not unique), unique=unique)
+        return _Seen(Column(name, "identifier", nullable=nullable, feature=not _near(distinct, count)))
     if low == high:
         doubts.append(f"{name}: has the same value in all rows")
     kind: Any = "integer" if whole else "number"
@@ -330,7 +325,7 @@ def _tidy(bound: float, whole: bool) -> float:
     return int(bound) if whole else bound
 
 
-def _time(name: str, rows: pl.LazyFrame, text: pl.Expr, known: int) -> EventTime | None:
+def _time(name: str, rows: pl.LazyFrame, text: pl.Expr) -> EventTime | None:
     from mlops.datasets.parsing.times import timestamps
 
     options = [Timestamp(name), Timestamp(name, zone="UTC")]

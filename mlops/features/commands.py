@@ -86,7 +86,6 @@ def push(*, dataset: str) -> Result:
         raise Skip(f"dataset {dataset} has no feature views")
     now, store = datetime.now(UTC), feast_bucket()
     collected = CollectedReadings(data_bucket(), datasets.get(dataset))
-    changed = collected.state().changed
     updated = _update(dataset, now)
     pushed = find_pushed(store, dataset)
     if pushed is None:  # what was there before is for the materialization to bring
@@ -94,11 +93,11 @@ def push(*, dataset: str) -> Result:
         write_pushed(store, dataset, pushed)
     waiting = updated.record.files_but(pushed)
     if not any(waiting.values()):
-        collected.note_pushed(changed)
+        collected.note_pushed(updated.record.readings)
         raise Skip(f"dataset {dataset} has no event that was not in both stores at {updated.record.created}")
     views = push_files(waiting, now)
     write_pushed(store, dataset, updated.record.partitions)
-    collected.note_pushed(changed)
+    collected.note_pushed(updated.record.readings)
     return {**_built(updated), "views": views}
 
 
@@ -227,7 +226,7 @@ def _update(name: str, now: datetime) -> "Updated":
     state, store = collected.state(), feast_bucket()
     store.ensure()
     moved = [raw.shift_seconds - shift for shift in state.shifts if shift != raw.shift_seconds]
-    rows = union(raw.table, collected.rows() if declared.entity else None, declared, moved)
+    rows = union(raw.table, collected.rows(), declared, moved)
     events = Events(rows, raw.data_version, raw.shift_seconds, state.changed)
     return update(store, declared, events, CodeSettings.from_environment().version, now.replace(microsecond=0))
 

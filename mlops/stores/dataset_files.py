@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlops.datasets.declaration import EVENT_TIME, Dataset
+from mlops.datasets.declaration import EVENT_TIME, FUTURE, Dataset
 from mlops.datasets.parsing.parts import is_pattern, matching, stem
 from mlops.result import Failure
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 SHIFT_FIELD = "event_time_shift_seconds"
 _SHIFT_FILE = "shift.json"
 _READER = 1  # to be raised by whom changes what reading makes of the same files
-_AHEAD = timedelta(hours=1)  # that a sender's clock may be ahead
 _KEPT = 4  # tables of a set: runs may still read those of the files before
 
 log = logging.getLogger(__name__)
@@ -104,7 +103,7 @@ class DatasetFiles:
         read = self.read(dataset)
         time = pl.col(EVENT_TIME) - pl.duration(seconds=read.shift_seconds)
         past, last = (
-            read.table.select(time.filter(time <= now + _AHEAD).max().alias("past"), time.max().alias("last"))
+            read.table.select(time.filter(time <= now + FUTURE).max().alias("past"), time.max().alias("last"))
             .collect()
             .row(0)
         )

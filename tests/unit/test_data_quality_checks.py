@@ -11,8 +11,8 @@ from mlops import datasets
 from mlops.data_quality import quality, schema
 from mlops.data_quality.findings import Alert
 from mlops.data_quality.quality import Check, freshness
-from mlops.data_quality.window import FUTURE, check_size, latest, span, window_name
-from mlops.datasets.declaration import EVENT_TIME, Dataset
+from mlops.data_quality.window import check_size, latest, span, window_name
+from mlops.datasets.declaration import EVENT_TIME, FUTURE, Dataset
 from mlops.result import Refused
 
 SHUTTLE, MOVIELENS, ADULT = (datasets.get(name) for name in ("shuttle", "movielens", "adult"))
