@@ -1,5 +1,6 @@
 """The platform as a command in a pod sees it, without a cluster."""
 
+import gzip
 import json
 import os
 import uuid
@@ -162,6 +163,21 @@ def new_platform(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Platform:
     names = (found.s3.data_bucket, found.s3.reports_bucket, found.feast.bucket)
     found.result_of("ingestion", "buckets", *(f"--name={name}" for name in names))
     return found
+
+
+@pytest.fixture
+def put_shuttle(platform: Platform, datasets_dir: Path) -> Callable[..., None]:
+    """Puts the shuttle set into the data bucket after a change of its table in place; as it is, to begin with."""
+    table = pd.read_csv(datasets_dir / "shuttle/shuttle.csv.gz")
+
+    def put(change: Callable[[pd.DataFrame], object] = lambda table: None) -> None:
+        changed = table.copy()
+        change(changed)
+        content = gzip.compress(changed.to_csv(index=False).encode(), compresslevel=1)
+        platform.data.write_bytes(datasets.get("shuttle").object_key("shuttle.csv.gz"), content)
+
+    put()
+    return put
 
 
 @dataclass(frozen=True)

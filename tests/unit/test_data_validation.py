@@ -1,6 +1,5 @@
 """The steps of a data validation run, as their pods run them, on real buckets."""
 
-import gzip
 import json
 import re
 import socket
@@ -54,21 +53,6 @@ def packets(exporter: socket.socket) -> list[str]:
             found.append(exporter.recv(1024).decode())
         except BlockingIOError:
             return found
-
-
-@pytest.fixture
-def store(platform, datasets_dir) -> Callable[[Callable[[pd.DataFrame], object]], None]:
-    """Puts the shuttle set into the data bucket after a change of its table in place."""
-    table = pd.read_csv(datasets_dir / "shuttle/shuttle.csv.gz")
-
-    def put(change: Callable[[pd.DataFrame], object] = lambda table: None) -> None:
-        changed = table.copy()
-        change(changed)
-        content = gzip.compress(changed.to_csv(index=False).encode(), compresslevel=1)
-        platform.data.write_bytes(SHUTTLE.object_key("shuttle.csv.gz"), content)
-
-    put()
-    return put
 
 
 def shift_last_day(column: str, by: int, every: int = 1) -> Callable[[pd.DataFrame], object]:
@@ -132,7 +116,7 @@ def run_folder(platform) -> str:
     return slug(platform.run_id)
 
 
-def test_a_good_window_passes_every_step_and_nobody_is_told_anything(platform, store, webhook, exporter):
+def test_a_good_window_passes_every_step_and_nobody_is_told_anything(platform, put_shuttle, webhook, exporter):
     ended = run(platform)
     assert {step: code for step, (code, _) in ended.items()} == dict.fromkeys(STEPS, 0)
     assert result(ended, "drift")["drifted"] == []
@@ -143,8 +127,8 @@ def test_a_good_window_passes_every_step_and_nobody_is_told_anything(platform, s
     assert json.loads(page(platform))["batch"]["rows"] == DAY
 
 
-def test_the_report_of_a_shifted_column_names_it_and_no_other(platform, store, webhook, exporter):
-    store(shift_last_day("f4", 4))
+def test_the_report_of_a_shifted_column_names_it_and_no_other(platform, put_shuttle, webhook, exporter):
+    put_shuttle(shift_last_day("f4", 4))
     ended = run(platform)
     assert result(ended, "drift")["drifted"] == ["f4"]
     assert result(ended, "report")["notified"] == 1, "drift is told of and does not fail the run"
@@ -162,7 +146,7 @@ def test_the_report_of_a_shifted_column_names_it_and_no_other(platform, store, w
     assert told["passed"] is True
 
 
-def test_the_report_is_one_page_that_loads_nothing(platform, store):
+def test_the_report_is_one_page_that_loads_nothing(platform, put_shuttle):
     run(platform)
     html = page(platform, "report.html")
     assert not re.search(r"<(script|link|img|iframe|object)|https?://|url\(|@import|\bsrc=|\bhref=", html)
@@ -170,7 +154,7 @@ def test_the_report_is_one_page_that_loads_nothing(platform, store):
     assert "The reference is the earliest 60% of the data: 29,458 rows" in html
 
 
-def test_what_is_written_in_the_data_is_text_in_the_report(platform, store, datasets_dir):
+def test_what_is_written_in_the_data_is_text_in_the_report(platform, put_shuttle, datasets_dir):
     table = pd.read_parquet(datasets_dir / "adult/adult.parquet.brotli")
     table.loc[table.index[-3000:], "workclass"] = "<script>alert(1)</script>"
     table.to_parquet(datasets_dir.parent / "adult.parquet")
@@ -181,28 +165,28 @@ def test_what_is_written_in_the_data_is_text_in_the_report(platform, store, data
     assert "<script" not in page(platform, "report.html")
 
 
-def test_nobody_is_told_twice_of_a_window(platform, store, webhook):
-    store(shift_last_day("f4", 4))
+def test_nobody_is_told_twice_of_a_window(platform, put_shuttle, webhook):
+    put_shuttle(shift_last_day("f4", 4))
     run(platform)
     again = run(platform.as_run("another"))
     assert (result(again, "report")["alerts"], result(again, "report")["notified"]) == (1, 0)
     assert len(webhook.received) == 1
 
 
-def test_another_column_and_one_that_was_corrected_are_told_of(platform, store, webhook):
-    store(shift_last_day("f4", 4))
+def test_another_column_and_one_that_was_corrected_are_told_of(platform, put_shuttle, webhook):
+    put_shuttle(shift_last_day("f4", 4))
     run(platform)
-    store(shift_last_day("f1", 40))
+    put_shuttle(shift_last_day("f1", 40))
     run(platform.as_run("another"))
     told = [re.findall(r"column (\w+), drift: (\w+)", message["text"]) for message in webhook.received]
     assert told == [[("f4", "drifted")], [("f1", "drifted"), ("f4", "over")]]
 
 
-def test_too_many_strange_rows_raise_an_alert_and_fail_nothing(platform, store, webhook):
+def test_too_many_strange_rows_raise_an_alert_and_fail_nothing(platform, put_shuttle, webhook):
     def spoil(table: pd.DataFrame) -> None:
         table.loc[table.index[-DAY::9], ["f1", "f9"]] = [190, 900]
 
-    store(spoil)
+    put_shuttle(spoil)
     ended = run(platform)
     assert result(ended, "drift")["drifted"] == ["f1", "f9"], "a ninth of the rows lies elsewhere"
     assert result(ended, "anomalies")["rate"] == pytest.approx(1 / 9 + 8 / 9 * 0.07, abs=0.02)
@@ -216,20 +200,20 @@ def test_too_many_strange_rows_raise_an_alert_and_fail_nothing(platform, store, 
     )
 
 
-def test_of_fewer_than_30_rows_a_share_of_strange_ones_raises_no_alert(platform, store):
+def test_of_fewer_than_30_rows_a_share_of_strange_ones_raises_no_alert(platform, put_shuttle):
     def spoil(table: pd.DataFrame) -> None:
         table.loc[table.index[-60:], ["f1", "f9"]] = [190, 900]
 
     run(platform, ("window", "drift"))  # makes the reference
-    store(spoil)
+    put_shuttle(spoil)
     for minutes, alerts in ((30, 1), (29, 0)):
         ended = run(platform, ("window", "anomalies"), hours=(minutes - 0.5) / 60)
         found = result(ended, "anomalies")
         assert (found["rows"], found["rate"], found["alerts"]) == (minutes, 1.0, alerts)
 
 
-def test_a_broken_schema_fails_its_step_and_then_the_run_with_a_report(platform, store, webhook):
-    store(lambda table: table.drop(columns="f2", inplace=True))
+def test_a_broken_schema_fails_its_step_and_then_the_run_with_a_report(platform, put_shuttle, webhook):
+    put_shuttle(lambda table: table.drop(columns="f2", inplace=True))
     ended = run(platform)
     assert list(ended) == ["window", "schema", "report"]
     assert ended["schema"][0] == ended["report"][0] == EXIT_REFUSED
@@ -243,15 +227,15 @@ def test_a_broken_schema_fails_its_step_and_then_the_run_with_a_report(platform,
 
 
 @pytest.mark.parametrize("named", ["shuttle", "@sensor-failure"])
-def test_what_is_to_be_corrected_is_the_declaration_of_the_set_however_it_is_named(platform, store, named):
-    store(lambda table: table.drop(columns="f2", inplace=True))
+def test_what_is_to_be_corrected_is_the_declaration_of_the_set_however_it_is_named(platform, put_shuttle, named):
+    put_shuttle(lambda table: table.drop(columns="f2", inplace=True))
     ended = run(platform, ("window", "schema", "report"), named)
     for step in ("schema", "report"):
         assert "the declaration of dataset shuttle, and clear this run" in " ".join(ended[step][1].split())
 
 
-def test_bad_values_fail_their_step_and_then_the_run(platform, store, webhook):
-    store(shift_last_day("f1", 300, every=10))
+def test_bad_values_fail_their_step_and_then_the_run(platform, put_shuttle, webhook):
+    put_shuttle(shift_last_day("f1", 300, every=10))
     ended = run(platform)
     assert (ended["quality"][0], ended["report"][0]) == (EXIT_REFUSED, EXIT_REFUSED)
     assert "column 'f1': values outside of [0, 200], 10.00% of the rows, 0.00% allowed" in ended["quality"][1]
@@ -259,7 +243,7 @@ def test_bad_values_fail_their_step_and_then_the_run(platform, store, webhook):
     assert "shuttle, column f1, quality" in webhook.received[0]["text"]
 
 
-def test_stale_data_fails_the_quality_check(platform, store, webhook):
+def test_stale_data_fails_the_quality_check(platform, put_shuttle, webhook):
     newest = DatasetFiles(platform.data).read("shuttle").table.collect()["event_time"].max()
     run(platform, ("window",))
     stale = ["data-quality", "quality", "--dataset=shuttle", f"--data={window_key(platform)}", "--max-age=6"]
@@ -276,7 +260,7 @@ def test_stale_data_fails_the_quality_check(platform, store, webhook):
     )
 
 
-def test_shifted_times_are_said_to_be_shifted_wherever_they_are_shown(platform, store):
+def test_shifted_times_are_said_to_be_shifted_wherever_they_are_shown(platform, put_shuttle):
     DatasetFiles(platform.data).shift_to(SHUTTLE, datetime.now(UTC))
     ended = run(platform)
     seconds = result(ended, "schema")["event_time_shift_seconds"]
@@ -284,14 +268,14 @@ def test_shifted_times_are_said_to_be_shifted_wherever_they_are_shown(platform, 
     assert f"shifted by {seconds:,} seconds" in page(platform, "report.html")
 
 
-def test_shifting_times_once_more_makes_no_new_window(platform, store, webhook):
-    store(shift_last_day("f4", 4))
+def test_shifting_times_once_more_makes_no_new_window(platform, put_shuttle, webhook):
+    put_shuttle(shift_last_day("f4", 4))
     run(platform)
     DatasetFiles(platform.data).shift_to(SHUTTLE, datetime.now(UTC))
     assert result(run(platform.as_run("another")), "report")["notified"] == 0
 
 
-def test_a_step_that_broke_is_told_of_and_fails_the_run(platform, store, webhook):
+def test_a_step_that_broke_is_told_of_and_fails_the_run(platform, put_shuttle, webhook):
     steps = ("window", "schema", "quality", "anomalies", "report")
     ended = run(
         platform, steps, states={task: "failed" if task == "detect_drift" else "success" for task in TASKS.values()}
@@ -310,19 +294,19 @@ def test_a_run_in_which_nothing_was_found_has_a_report_too(platform, webhook):
     assert "left no findings" in page(platform, "report.html")
 
 
-def test_a_cleared_run_forgets_what_it_found_in_data_that_was_corrected(platform, store, webhook):
-    store(shift_last_day("f4", 4))
+def test_a_cleared_run_forgets_what_it_found_in_data_that_was_corrected(platform, put_shuttle, webhook):
+    put_shuttle(shift_last_day("f4", 4))
     run(platform)
-    store(lambda table: table.drop(columns="f2", inplace=True))
+    put_shuttle(lambda table: table.drop(columns="f2", inplace=True))
     run(platform)
     assert json.loads(page(platform))["steps"]["drift"] == "not run"
-    store()
+    put_shuttle()
     ended = run(platform)
     assert result(ended, "report")["alerts"] == 0
 
 
 @pytest.mark.parametrize("ended_as", ["told", "untold"])
-def test_a_cleared_run_whose_first_step_breaks_is_failed_whatever_the_try_before_found(platform, store, ended_as):
+def test_a_cleared_run_whose_first_step_breaks_is_failed_whatever_the_try_before_found(platform, put_shuttle, ended_as):
     """The file is broken after a good run: nothing of that run makes this one good."""
     assert result(run(platform), "report")["alerts"] == 0
     platform.data.write_bytes(SHUTTLE.object_key("shuttle.csv.gz"), b"not a file")
@@ -335,7 +319,7 @@ def test_a_cleared_run_whose_first_step_breaks_is_failed_whatever_the_try_before
     assert json.loads(page(platform))["steps"] == steps
 
 
-def test_a_check_that_failed_fails_the_run_though_a_try_before_passed(platform, store):
+def test_a_check_that_failed_fails_the_run_though_a_try_before_passed(platform, put_shuttle):
     """Only the check is cleared, and its pod never comes to write anything: what lies there is of the try before."""
     assert result(run(platform), "report")["alerts"] == 0
     states = dict.fromkeys(TASKS.values(), "success") | {"check_quality": "failed"}
@@ -353,7 +337,7 @@ def test_a_check_that_failed_fails_the_run_though_a_try_before_passed(platform, 
     }
 
 
-def test_findings_of_a_release_before_are_those_of_a_clearing_before(platform, store):
+def test_findings_of_a_release_before_are_those_of_a_clearing_before(platform, put_shuttle):
     run(platform)
     key = f"data-validation/ml_pipeline_dag/{run_folder(platform)}/drift.json"
     left = json.loads(platform.reports.read_bytes(key))
@@ -393,14 +377,14 @@ def test_a_window_that_is_none_is_refused_before_anything_is_read(platform, hour
     assert "hours cannot be judged: it must be longer than 0 and at most 87,600 hours" in cause
 
 
-def test_a_table_that_is_no_window_is_refused_with_the_remedy(platform, store):
+def test_a_table_that_is_no_window_is_refused_with_the_remedy(platform, put_shuttle):
     data = platform.result_of("ingestion", "download", "--dataset=shuttle")["data"]
     cause = platform.failure_of(*STEPS["schema"], "--dataset=shuttle", f"--data={data}", code=EXIT_REFUSED)
     assert "says nothing of its window: give the key of a window, which 'python -m mlops data-quality window'" in cause
 
 
-def test_alerts_that_a_webhook_did_not_take_are_told_by_the_next_try(platform, store, webhook):
-    store(shift_last_day("f4", 4))
+def test_alerts_that_a_webhook_did_not_take_are_told_by_the_next_try(platform, put_shuttle, webhook):
+    put_shuttle(shift_last_day("f4", 4))
     webhook.status = 500
     code, cause = run(platform)["report"]
     assert code == 1, "a webhook may come back, so this is tried again"

@@ -1,6 +1,5 @@
 """What a run that watches data finds, tells, and compares with, as its pods run it on real buckets."""
 
-import gzip
 import json
 from collections.abc import Callable
 
@@ -20,21 +19,6 @@ STEPS = {
     "drift": ["drift", "compare", "--effect-threshold=0.04"],
     "anomalies": ["drift", "anomalies", "--excess-threshold=0.03"],
 }
-
-
-@pytest.fixture
-def put(platform, datasets_dir) -> Callable[[Callable[[pd.DataFrame], object]], None]:
-    """Puts the shuttle set into the data bucket after a change of its table in place."""
-    table = pd.read_csv(datasets_dir / "shuttle/shuttle.csv.gz")
-
-    def once(change: Callable[[pd.DataFrame], object] = lambda table: None) -> None:
-        changed = table.copy()
-        change(changed)
-        content = gzip.compress(changed.to_csv(index=False).encode(), compresslevel=1)
-        platform.data.write_bytes(SHUTTLE.object_key("shuttle.csv.gz"), content)
-
-    once()
-    return once
 
 
 @pytest.fixture
@@ -64,7 +48,7 @@ def in_last_day(column: str, value: object, every: int = 1) -> Callable[[pd.Data
     return change
 
 
-def test_a_problem_that_goes_on_is_told_once_and_once_more_when_it_is_over(platform, put, webhook):
+def test_a_problem_that_goes_on_is_told_once_and_once_more_when_it_is_over(platform, put_shuttle, webhook):
     first = watch(platform, "1")
     assert first["drift"]["drifted"] == []
     assert first["drift"]["reference"] == first["anomalies"]["reference"] == "the earliest 60% of the data"
@@ -74,37 +58,37 @@ def test_a_problem_that_goes_on_is_told_once_and_once_more_when_it_is_over(platf
     def shift(table: pd.DataFrame) -> None:
         table.loc[table.index[-DAY:], "f4"] += 4
 
-    put(shift)
+    put_shuttle(shift)
     assert watch(platform, "2")["drift"]["drifted"] == ["f4"]
     assert watch(platform, "3")["report"]["notified"] == 0
-    put()
+    put_shuttle()
     assert watch(platform, "4")["report"]["notified"] == 1
     assert [line["text"].partition(": ")[0] for line in webhook.received] == ["shuttle, column f4, drift"] * 2
     assert "drift: over. It was told at" in webhook.received[1]["text"]
 
 
 @pytest.mark.parametrize(("every", "share"), [(1, "100.0%"), (2, "50.0%")])
-def test_a_number_that_goes_missing_in_the_newest_day_is_drift(platform, put, monkeypatch, every, share):
-    put(in_last_day("f7", None, every))
+def test_a_number_that_goes_missing_in_the_newest_day_is_drift(platform, put_shuttle, monkeypatch, every, share):
+    put_shuttle(in_last_day("f7", None, every))
     found = watch(platform, "1", told=False)
     assert found["drift"]["drifted"] == ["f7"]
     left = json.loads(platform.reports.read_bytes(found["drift"]["findings"]))
     assert f"{share} are missing, 0.0% were" in left["alerts"][0]["text"]
 
 
-def test_too_many_strange_rows_are_told_of_and_few_rows_are_not(platform, put):
+def test_too_many_strange_rows_are_told_of_and_few_rows_are_not(platform, put_shuttle):
     watch(platform, "1", told=False)  # makes the reference
 
     def spoil(table: pd.DataFrame) -> None:
         table.loc[table.index[-60:], ["f1", "f9"]] = [190, 900]
 
-    put(spoil)
+    put_shuttle(spoil)
     for run, minutes, alerts in (("2", 30, 1), ("3", 29, 0)):
         found = watch(platform, run, told=False, hours=(minutes - 0.5) / 60)["anomalies"]
         assert (found["rows"], found["rate"], found["alerts"]) == (minutes, 1.0, alerts)
 
 
-def test_the_reference_follows_the_model_that_is_put_into_production(platform, put):
+def test_the_reference_follows_the_model_that_is_put_into_production(platform, put_shuttle):
     """Its training set ends where the run says, in times that were a day later than those of the files."""
     watch(platform, "1", told=False)
     tags = {period_tag("train"): "2026-01-01T00:00:00+00:00/2026-01-11T23:59:00+00:00", EVENT_TIME_SHIFT: "86400"}
@@ -121,7 +105,7 @@ def test_the_reference_follows_the_model_that_is_put_into_production(platform, p
     assert (left["rows"], left["made_now"]) == (10 * DAY, True)
 
 
-def test_a_reference_is_made_by_hand(platform, put):
+def test_a_reference_is_made_by_hand(platform, put_shuttle):
     made = platform.result_of("drift", "reference", "--dataset=shuttle", "--fraction=0.5")
     assert (made["rows"], made["reference"]) == (24_548, "the earliest 50% of the data")
     assert watch(platform, "1", told=False)["drift"]["reference"] == "the earliest 50% of the data"
