@@ -9,12 +9,10 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from mlops.features.repository import VIEWS, FeatureViewSpec, views_of
-from mlops.result import Failure
+from mlops.result import JSON, Failure
 from mlops.stores.dataset_files import SHIFT_FIELD
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mlops.stores.object_store import ObjectStore
 
 
@@ -98,19 +96,19 @@ def write_pushed(store: ObjectStore, dataset: str, partitions: Partitions) -> No
     store.write_bytes(_pushed(dataset), json.dumps(partitions).encode())
 
 
-def check_same_source(store: ObjectStore, dataset: str, table: pd.DataFrame, key: str) -> None:
+def check_same_source(store: ObjectStore, dataset: str, facts: Mapping[str, JSON], key: str) -> None:
     """Raises Failure where the features were computed from another content or shift of the set than the table has.
 
-    A table that does not say what it was made from is taken as it is.
+    facts: what the table at the key says of itself; one that does not say what it was made from is taken as it is.
     """
     remedy = f"run 'python -m mlops features build --dataset {dataset}', and clear the task that downloads the data"
     built = find_build_record(store, dataset)
     if built is None:
         raise Failure(f"the features of dataset {dataset} are not in bucket {store.bucket!r}: {remedy}")
     said = {"data_version": built.data_version, SHIFT_FIELD: built.shift_seconds}
-    differs = [name for name, value in said.items() if table.attrs.get(name, value) != value]
+    differs = [name for name, value in said.items() if facts.get(name, value) != value]
     if differs:
-        parts = ", ".join(f"{name} {said[name]} and not {table.attrs[name]}" for name in differs)
+        parts = ", ".join(f"{name} {said[name]} and not {facts[name]}" for name in differs)
         raise Failure(f"the features of dataset {dataset} were computed from other data than {key} ({parts}): {remedy}")
 
 

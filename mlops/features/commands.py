@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlops import datasets, models
 from mlops.config import CodeSettings, RunIdentity
@@ -130,8 +130,6 @@ def historical(*, model: str, data: str) -> Result:
     age gives; the split is the one its dataset declares. The tables say in their attributes which service and schema
     made them, and of which age their values are.
     """
-    import polars as pl
-
     from mlops.features import build_record, definitions
     from mlops.features.preprocess import preprocess as clean
     from mlops.features.retrieve import retrieve
@@ -142,24 +140,25 @@ def historical(*, model: str, data: str) -> Result:
     wanted = models.get(model)
     declared, service = wanted.data, repository.service_of(wanted)
     identity, bucket, config = RunIdentity.from_environment(), data_bucket(), FeatureStoreConfig.from_environment()
-    raw = bucket.read_table(data)
-    build_record.check_same_source(feast_bucket(), declared.name, raw, data)
+    raw = bucket.scan(data)
+    facts: dict[str, Any] = bucket.facts(data)
+    build_record.check_same_source(feast_bucket(), declared.name, facts, data)
     store = open_feature_store()
     with explained(config):
         changes = definitions.changes(store, config)
         if changes:
             raise Failure(_not_applied(changes))
-        rows = clean(pl.from_pandas(raw).lazy(), declared).collect().to_pandas()
-        table = retrieve(store, service, rows)
+        rows = clean(raw, declared).collect()
+        table = retrieve(store, service, rows.to_pandas())
     # Split are the rows themselves: a service may lack the columns that the split asks for, or have others so named.
     added = [GROUP] if declared.groups else []
-    parts = split(pl.from_pandas(rows).with_row_index(_PLACE).lazy(), declared)
+    parts = split(rows.with_row_index(_PLACE).lazy(), declared)
     places = [part.select(_PLACE, *added).collect().to_pandas() for part in parts]
     train, test = (
         table.iloc[part[_PLACE]].reset_index(drop=True).assign(**{name: part[name] for name in added})
         for part in places
     )
-    shift = EventTimeShift(raw.attrs.get(SHIFT_FIELD, 0)).note
+    shift = EventTimeShift(facts.get(SHIFT_FIELD, 0)).note
     keys = {"train": identity.key("train"), "test": identity.key("test")}
     for name, part in (("train", train), ("test", test)):
         part.attrs.update(
