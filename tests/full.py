@@ -92,7 +92,10 @@ GROUPS = {
     # The tests of the gate, in another order and with other and more examples.
     "random": Group(
         25,
-        ["env", "MAESTRO_TESTS=full", *PYTEST, "--numprocesses", "3", "--dist", "loadfile", *UNIT],
+        [
+            *("env", "MAESTRO_TESTS=full", *PYTEST, "--timeout-method", "thread"),
+            *("--numprocesses", "3", "--dist", "loadfile", *UNIT),
+        ],
         ("mlops", "charts", "dags", *UNIT),
     ),
     "mutation": Group(

@@ -38,12 +38,14 @@ class Webhook:
     @contextmanager
     def listening(cls) -> Iterator[Self]:
         hook = cls()
-        thread = Thread(target=hook.server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = Thread(target=hook.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
-        yield hook
-        hook.server.shutdown()
-        hook.server.server_close()
-        thread.join()
+        try:
+            yield hook
+        finally:
+            hook.server.shutdown()
+            hook.server.server_close()
+            thread.join()
 
 
 @pytest.fixture

@@ -59,12 +59,14 @@ def document(postgresql: str, mlflow_server: str, redis: Redis) -> Iterator[sche
     model = ClusterModel(COLUMNS, centres[0], centres[1], centres, healthy, ~healthy, threshold=1.0)
     with application_of(there, FakeModel(model=model)) as app:
         server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
-        thread = threading.Thread(target=server.run)
+        thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
-        eventually(lambda: server.started, 60)
-        yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
-        server.should_exit = True
-        thread.join()
+        try:
+            eventually(lambda: server.started, 60)
+            yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 OPERATIONS = [

@@ -48,12 +48,14 @@ def listening(answer: Callable[[socket.socket], None]) -> Iterator[str]:
                 with connection:
                     answer(connection)
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        with suppress(OSError):
-            server.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            with suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def asked(url: str, timeout: float = 5.0) -> HttpService:

@@ -49,12 +49,14 @@ class Api:
 @contextmanager
 def serving() -> Iterator[Api]:
     api = Api()
-    thread = threading.Thread(target=api.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread = threading.Thread(target=api.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
-    yield api
-    api.server.shutdown()
-    api.server.server_close()
-    thread.join()
+    try:
+        yield api
+    finally:
+        api.server.shutdown()
+        api.server.server_close()
+        thread.join()
 
 
 def job(state: str, **fields: Any) -> dict[str, Any]:
