@@ -27,6 +27,7 @@ GROUPS = {
     "training": "mlops.training.commands",
     "registry": "mlops.registry.commands",
     "serving": "mlops.serving.commands",
+    "inference": "mlops.inference.commands",
     "sensor-trainer": "mlops.sensor_trainer.commands",
     "notify": "mlops.notify.commands",
 }

@@ -2,6 +2,7 @@
 
 import re
 
+INBOX, DONE = "inbox/", "done/"  # folders of the data bucket: what waits to be scored, and markers of what was
 _SEGMENT_LENGTH = 120  # characters of a slug; S3 look-alikes on a file system allow 255 bytes a path segment
 _HASHED = re.compile(r"-[0-9a-f]{12}\Z")  # how a slug ends that is not the text itself
 
@@ -10,6 +11,11 @@ def task_instance(dag_id: str, run_id: str, task_id: str, map_index: int = -1) -
     """The folder of a task instance: the same for each of its tries, another for every other one."""
     segments = [dag_id, run_id, task_id] if map_index == -1 else [dag_id, run_id, task_id, str(map_index)]
     return "/".join(slug(segment) for segment in segments)
+
+
+def done(marker: str) -> str:
+    """Where the marker of a delivery lies once it is scored."""
+    return DONE + marker.removeprefix(INBOX)
 
 
 def slug(text: str) -> str:

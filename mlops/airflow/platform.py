@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import AirflowException
 FOLDER = "MAESTRO_POD_CONFIG"  # environment key; the chart mounts the ConfigMap <release>-airflow-pods there
 _DEFAULT_FOLDER = "/etc/maestro"
 _TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-_FIELDS = {"namespace", "images", "sizes", "identities", "environments", "failedPodTTL", "reportsBucket"}
+_FIELDS = {"namespace", "images", "sizes", "identities", "environments", "failedPodTTL", "reportsBucket", "dataBucket"}
 
 # libyaml where PyYAML was built with it: parsing the two files takes 1 ms instead of 8.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -29,9 +29,9 @@ class Platform:
     images: reference by name ("task"); sizes: Kubernetes resource requirements by name ("small");
     identities: service account by name ("deployer"); environments: what a container is told that opens a part of the
     platform, by the names in mlops/needs.py ("s3"), as entries of its environment; failed_pod_ttl: seconds that a pod
-    is kept that failed; reports_bucket: where reports for people lie; template: the Pod that every task pod starts
-    from, with its work in the container `base`; owner: the reference to the object with which Kubernetes ends all of
-    them, where there is one.
+    is kept that failed; reports_bucket: where reports for people lie; data_bucket: where deliveries lie; template: the
+    Pod that every task pod starts from, with its work in the container `base`; owner: the reference to the object with
+    which Kubernetes ends all of them, where there is one.
     """
 
     namespace: str
@@ -41,6 +41,7 @@ class Platform:
     environments: Mapping[str, Sequence[Mapping[str, Any]]]
     failed_pod_ttl: float
     reports_bucket: str
+    data_bucket: str
     template: Mapping[str, Any]
     owner: Mapping[str, str] | None = None
 
@@ -65,6 +66,7 @@ class Platform:
             environments={name: entries or () for name, entries in declared["environments"].items()},
             failed_pod_ttl=float(declared["failedPodTTL"]),
             reports_bucket=declared["reportsBucket"],
+            data_bucket=declared["dataBucket"],
             template=template,
             owner=_service_account(token, declared["namespace"]),
         )

@@ -8,18 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 from mlops.data_quality.findings import STEPS, Alert, Findings
-from mlops.data_quality.plots import histogram
 from mlops.data_quality.summary import Outcome
+from mlops.page import page, table
+from mlops.plots import histogram
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-h2 { border-bottom: 1px solid #d5dbe1; margin-top: 2.5rem } h3 { margin-bottom: .2rem }
-table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .2rem .8rem .2rem 0 }
-th { border-bottom: 1px solid #8795a1 } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
-svg { width: 100%; max-width: 35rem; font-size: 11px } svg line { stroke: #8795a1 } svg text { fill: #5b6975 }
-.r { fill: #9fb3c8 } .b { fill: #d9822b } .key.r { color: #7c93aa } .key.b { color: #d9822b }
-.passed { color: #1f7a4d } .failed, .broke, .alert { color: #b3261e; font-weight: 600 } .note { color: #5b6975 }
-"""
 _WORDS = {
     "passed": "passed",
     "failed": "failed",
@@ -60,11 +52,7 @@ def as_html(outcome: Outcome, facts: Mapping[str, Any]) -> str:
         findings, state = outcome.found[step], states[step]
         body.append(f'<h2>{escape(task)}: <span class="{state.split()[0]}">{_WORDS[state]}</span></h2>')
         body.append(sections[step](findings.details) if findings else "")
-    title = f"Data validation of {escape(str(facts['dataset']))}"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head><body><h1>{title}</h1>{''.join(body)}</body></html>"
-    )
+    return page(f"Data validation of {facts['dataset']}", "".join(body))
 
 
 def _batch(found: Mapping[str, Findings | None]) -> dict[str, Any]:
@@ -83,14 +71,14 @@ def _head(found: Mapping[str, Findings | None], facts: Mapping[str, Any]) -> str
         rows += [("rows judged", f"{batch['rows']:,}{times}"), ("data version", it["data_version"])]
     if shift := it.get("event_time_shift_seconds"):
         rows.append(("event times", f"shifted by {shift:,} seconds: the set is older than it looks"))
-    return _table(("", ""), rows)
+    return table(("", ""), rows)
 
 
 def _alerts(alerts: Sequence[Alert]) -> str:
     if not alerts:
         return '<p class="passed">Nothing to tell.</p>'
     rows = [(a.kind, a.column, a.text, f"{a.value:.4g}", f"{a.threshold:.4g}") for a in alerts]
-    return "<h2>Alerts</h2>" + _table(("kind", "column", "what", "value", "threshold"), rows)
+    return "<h2>Alerts</h2>" + table(("kind", "column", "what", "value", "threshold"), rows)
 
 
 def _window(details: Mapping[str, Any]) -> str:
@@ -100,11 +88,11 @@ def _window(details: Mapping[str, Any]) -> str:
     if details["future"]:
         kept = f"up to {details['latest']}, left out; the first of them: {details['quarantine']}"
         rows.append(("events of the future", f"{details['future']:,}, {kept}"))
-    return _table(("", ""), rows)
+    return table(("", ""), rows)
 
 
 def _schema(details: Mapping[str, Any]) -> str:
-    return _table(
+    return table(
         ("column", "declared", "read as", ""),
         [(c["column"], c["declared"], c["dtype"], "" if c["ok"] else "wrong") for c in details["columns"]],
     )
@@ -116,9 +104,9 @@ def _quality(details: Mapping[str, Any]) -> str:
         for c in sorted(details["checks"], key=lambda check: bool(check["passed"]))
     ]
     missing = [(column, f"{share:.2%}") for column, share in details["missing"].items() if share]
-    listed = "<h3>Missing values</h3>" + _table(("column", "share"), missing) if missing else ""
+    listed = "<h3>Missing values</h3>" + table(("column", "share"), missing) if missing else ""
     age = f'<p class="note">{escape(details["freshness"])}</p>' if details["freshness"] else ""
-    return _table(("check", "column", "value", "allowed", ""), checks) + age + listed
+    return table(("check", "column", "value", "allowed", ""), checks) + age + listed
 
 
 def _drift(details: Mapping[str, Any]) -> str:
@@ -144,7 +132,7 @@ def _drift(details: Mapping[str, Any]) -> str:
         "the rows lie elsewhere: on the other side of some value for numbers (Kolmogorov-Smirnov distance), in another "
         "one for categories (total variation distance). A missing value is one of them. Distances of numbers are exact "
         f"to {details['reference']['resolution']:.2%}.</p>"
-        + _table(("column", "elsewhere", "drifted", "missing", "test", "p", "p, corrected"), rows)
+        + table(("column", "elsewhere", "drifted", "missing", "test", "p", "p, corrected"), rows)
         + _KEY
         + "".join(plots)
     )
@@ -159,7 +147,7 @@ def _anomalies(details: Mapping[str, Any]) -> str:
     if examples:
         names = tuple(examples[0])
         rows = [tuple(str(example[name]) for name in names) for example in examples]
-        listed = "<h3>The strangest rows</h3>" + _table(names, rows)
+        listed = "<h3>The strangest rows</h3>" + table(names, rows)
     return (
         f"<p>{details['rate']:.2%} of the rows are anomalous, {details['expected']:.2%} of the reference are "
         f"(p {details['p']:.2g}). {details['threshold']:.2%} more than these, significant at level "
@@ -187,9 +175,3 @@ def _reference(reference: Mapping[str, Any]) -> str:
 
 def _change(before: float, now: float) -> str:
     return f"{before:.1%} to {now:.1%}" if before or now else ""
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in header) if any(header) else ""
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>" if head else f"<table>{body}</table>"

@@ -37,6 +37,10 @@ SPLIT = "split"  # how its rows were split, in words
 FILL = "fill"  # IN_THE_MODEL; before, missing values were filled in before the model saw them
 IN_THE_MODEL = "in the model"
 
+# A file of the run: a sample of what the model says of the test set, a JSON list of probabilities of 1, of classes, or
+# of numbers, for those to compare with who score later rows.
+TEST_SCORES = "test_scores.json"
+
 GATE_PASSED, GATE_REFUSED = "passed", "refused"
 NO_CHAMPION, NOT_ASKED = "none", "not asked for"
 TRAIN, TEST = "train", "test"  # prefixes of metrics and of the period's tag

@@ -6,11 +6,11 @@ import hashlib
 import io
 import json
 import mimetypes
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from mlops.config import S3Settings
 from mlops.result import JSON, Failure
@@ -23,6 +23,13 @@ _ROW_GROUP = 1 << 17  # rows: what a reader holds of a table, and leaves out, at
 _FACTS = "PANDAS_ATTRS"  # where pandas keeps a table's `attrs`, so that both read what either wrote
 _DIGEST = "sha256"  # metadata of an object: the digest of its content
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403"}
+
+
+class Entry(NamedTuple):
+    """An object; version: another one for each content."""
+
+    key: str
+    version: str
 
 
 class ObjectStore:
@@ -63,8 +70,11 @@ class ObjectStore:
                 return None
         return content
 
-    def write_new(self, key: str, content: bytes) -> bool:
-        """Writes the object unless it is there; of several writers at once, one is told that it did."""
+    def write_new(self, key: str, content: bytes | BinaryIO) -> bool:
+        """Writes the object unless it is there; of several writers at once, one is told that it did.
+
+        content: at most 5 GiB, which S3 takes by one request.
+        """
         from botocore.exceptions import ClientError
 
         with self._explained(key):
@@ -79,9 +89,14 @@ class ObjectStore:
 
     def keys(self, prefix: str) -> list[str]:
         """The keys that begin with the prefix, sorted."""
+        return [entry.key for entry in self.entries(prefix)]
+
+    def entries(self, prefix: str) -> list[Entry]:
+        """The objects whose keys begin with the prefix, sorted by key."""
         with self._explained(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-            return sorted(entry["Key"] for page in pages for entry in page.get("Contents", ()))
+            found = [Entry(each["Key"], each["ETag"].strip('"')) for page in pages for each in page.get("Contents", ())]
+        return sorted(found)
 
     def download(self, key: str, path: Path) -> str:
         """Copies an object to a file by one request, so that all of it is of one version; gives its SHA-256."""
@@ -168,6 +183,29 @@ class ObjectStore:
                 engine="streaming",
             )
             self.upload(Path(file.name), key)
+
+    def write_new_table(
+        self, key: str, parts: Iterable[pl.DataFrame], facts: Callable[[], Mapping[str, JSON]] = dict
+    ) -> bool:
+        """Writes the parts as one table, a row group each, unless it is there; says whether it did.
+
+        parts: of one schema, one at least, of which one is held at a time. facts: asked for when all of them are
+        written.
+        """
+        from pyarrow import parquet
+
+        with NamedTemporaryFile(suffix=".parquet") as file:
+            writer = None
+            for part in parts:
+                table = part.to_arrow()
+                writer = writer or parquet.ParquetWriter(file.name, table.schema, compression="zstd")
+                writer.write_table(table)
+            if writer is None:
+                raise ValueError(f"{key} would be a table without columns")
+            writer.add_key_value_metadata({_FACTS: json.dumps(dict(facts()))})
+            writer.close()
+            with Path(file.name).open("rb") as content:
+                return self.write_new(key, content)
 
     def copy(self, source: str, target: str) -> None:
         """Copies an object within the store: none of it passes through this pod."""

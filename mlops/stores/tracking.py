@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from mlops.config import MLflowSettings
 from mlops.result import JSON, Failure
@@ -49,6 +49,11 @@ class Input(NamedTuple):
     name: str
     numeric: bool
     optional: bool
+
+    @property
+    def kind(self) -> Literal["number", "identifier"]:
+        """As what a column is declared of which no more is known."""
+        return "number" if self.numeric else "identifier"
 
 
 class Signature(NamedTuple):
@@ -183,12 +188,21 @@ class Tracking:
 
     def input_columns(self, model_uri: str) -> dict[str, str]:
         """The type of each column in the model's signature, in order, empty where it is any; no column without one."""
+        return {str(column.name): getattr(column.type, "name", "") for column in self._inputs(model_uri)}
+
+    def inputs(self, model_uri: str) -> list[Input]:
+        """The columns in the model's signature, in order; none without one."""
+        return [
+            Input(str(column.name), getattr(column.type, "name", "") != "string", not column.required)
+            for column in self._inputs(model_uri)
+        ]
+
+    def _inputs(self, model_uri: str) -> list[Any]:
         import mlflow
 
         with self._explained(model_uri):
             signature = mlflow.models.get_model_info(model_uri).signature
-        inputs = [] if signature is None else signature.inputs.inputs
-        return {str(column.name): getattr(column.type, "name", "") for column in inputs}
+        return [] if signature is None else list(signature.inputs.inputs)
 
     def input_example(self, model_uri: str) -> bytes:
         """The model's input example as the JSON body of a request to a scoring server."""
@@ -212,6 +226,12 @@ class Tracking:
         with TemporaryDirectory() as folder, self._explained(uri):
             path = mlflow.artifacts.download_artifacts(uri, dst_path=folder, tracking_uri=self._uri)
             return Path(path).read_text(encoding="utf-8")
+
+    def find_text(self, run_id: str, file: str) -> str | None:
+        """A file of the run; None where it has none of that name."""
+        with self._explained(f"runs:/{run_id}/{file}"):
+            there = any(entry.path == file for entry in self._client.list_artifacts(run_id))
+        return self.read_text(run_id, file) if there else None
 
     def register(self, name: str, run_id: str, tags: Mapping[str, str] | None = None) -> str:
         """The version of the run's model in the registry: the one there is, else a new one, which has the tags."""

@@ -37,6 +37,7 @@ from mlops.registry.record import (
     RUN_KEY,
     SPLIT,
     TEST,
+    TEST_SCORES,
     TRAIN,
     Record,
 )
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from mlops.training.score import Scores
 
 _EXAMPLE_ROWS = 5
+_SAMPLE = 10_000  # scores that a later batch is compared with
 _CONFIDENCE = 0.95
 _BEFORE = ("accuracy", "f1", "auc")
 
@@ -196,6 +198,7 @@ def evaluate(
             **period(table, TEST),
         },
     )
+    tracking.log_text(run_id, TEST_SCORES, json.dumps(_sample(answers, rows)))
     log.info("candidate: %s", scores)
     log.info("gate: %s", "; ".join(reasons) or "passed")
     return {
@@ -275,6 +278,17 @@ def _load(tracking: Tracking, run_id: str, model_uri: str) -> "tuple[Family, Any
     family = families.of(tracking.run(run_id).data.params)
     with TemporaryDirectory() as folder:
         return family, family.load(tracking.download_model(model_uri, Path(folder), family.verify))
+
+
+def _sample(answers: "Answers", rows: "Rows") -> list[object]:
+    """What the model says of at most _SAMPLE rows, evenly taken: probabilities of 1, classes, or numbers."""
+    if not rows.classes:
+        said = answers.values.tolist()
+    elif rows.classes == (0, 1):
+        said = answers.score.round(6).tolist()
+    else:
+        said = [rows.classes[place] for place in answers.values]
+    return list(said[:: max(1, -(-len(said) // _SAMPLE))])
 
 
 def _training_scores(record: Record, declared: "Model") -> dict[str, float]:

@@ -26,6 +26,16 @@ class Interval(NamedTuple):
     upper: float
 
 
+def interval(metric: Metric, rows: Rows, model: Answers, confidence: float, draws: int = DRAWS) -> Interval:
+    """How good the model is, and between what, by the same bootstrap as `gain`."""
+    measured, groups = measure(metric), rows.number_of_groups
+    found = measured(rows, model)
+    if groups < 2 or not np.isfinite(found):
+        return Interval(found, nan, nan)
+    drawn = _drawn(measured, rows, model, _weights(groups, draws, np.random.default_rng(_SEED)))
+    return Interval(found, *_between(drawn, groups, confidence))
+
+
 def gain(
     metric: Metric, rows: Rows, model: Answers, baseline: Answers, confidence: float, draws: int = DRAWS
 ) -> Interval:
@@ -44,11 +54,8 @@ def gain(
         _drawn(measured, rows, answers, _weights(groups, draws, np.random.default_rng(_SEED)))
         for answers in (model, baseline)
     ]
-    differences = np.sort(values[1] - values[0] if metric.error else values[0] - values[1])
-    tail = norm.cdf(np.sqrt(groups / (groups - 1)) * t.ppf((1 - confidence) / 2, groups - 1))
-    differences = differences[np.isfinite(differences)]  # no positive row may have been drawn
-    lower, upper = np.quantile(differences, [tail, 1 - tail]) if len(differences) else (nan, nan)
-    return Interval(found, float(lower), float(upper))
+    differences = values[1] - values[0] if metric.error else values[0] - values[1]
+    return Interval(found, *_between(differences, groups, confidence))
 
 
 def advantage(
@@ -77,6 +84,14 @@ def advantage(
     far = np.inf if place > draws else float(np.sort(np.abs(swapped))[place - 1])
     far += 1e-12  # two ways of adding up the same rows differ in their last digits
     return Interval(found, found - far, found + far)
+
+
+def _between(drawn: np.ndarray, groups: int, confidence: float) -> tuple[float, float]:
+    """The ends of the percentile interval, its tails widened for few groups; NaN without a finite value."""
+    tail = norm.cdf(np.sqrt(groups / (groups - 1)) * t.ppf((1 - confidence) / 2, groups - 1))
+    finite = drawn[np.isfinite(drawn)]  # no positive row may have been drawn
+    lower, upper = np.quantile(finite, [tail, 1 - tail]) if len(finite) else (nan, nan)
+    return float(lower), float(upper)
 
 
 def _weights(groups: int, draws: int, generator: np.random.Generator) -> Iterator[np.ndarray]:

@@ -23,6 +23,7 @@ from mlops.needs import needs
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 # Should the triggerer be away when the time is up, the kubelet ends the pod, and after that Airflow the task.
 _KUBELET_MARGIN = timedelta(minutes=1)
@@ -203,6 +204,38 @@ def task_pod(
         env=env,
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def task_pods(
+    task_id: str,
+    group: str,
+    command: str,
+    *,
+    each: str,
+    of: PodTask,
+    size: str = "small",
+    at_once: int,
+    timeout: timedelta,
+    pool: str,
+) -> MappedOperator:
+    """A pod `python -m mlops GROUP COMMAND --<each>=<name>` for each name in the result of the task `of`.
+
+    at_once: how many of a run are there at the same time. A deferred task counts for that, and not for the
+    max_active_tasks of a DAG.
+    """
+    option = each.replace("_", "-")
+
+    def arguments(entry: Sequence[str]) -> list[str]:
+        return ["python", "-m", "mlops", group, command, f"--{option}={entry[0]}"]
+
+    return PodTask.partial(
+        task_id=task_id,
+        size=size,
+        needs=needs(group, command),
+        execution_timeout=timeout,
+        pool=pool,
+        max_active_tis_per_dagrun=at_once,
+    ).expand(arguments=of.output.concat().map(arguments))
 
 
 def _arguments(options: Mapping[str, Any]) -> list[str]:

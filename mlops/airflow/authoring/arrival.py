@@ -1,0 +1,87 @@
+"""Waits, inside Airflow, until a delivery is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator
+from airflow.sdk.exceptions import AirflowSensorTimeout, AirflowSkipException
+
+from mlops.airflow.platform import Platform
+from mlops.keys import done
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+_CONNECTION = "aws_default"
+
+
+class DataDelivered(BaseSensorOperator):
+    """Succeeds when the marker is there: an object of the data bucket, or, where it begins with a slash, a file.
+
+    A marker that was moved away because its delivery is scored counts as well, so that a run that is cleared goes on.
+    It holds no slot between two looks.
+    """
+
+    template_fields: Sequence[str] = ("marker", "required")
+
+    def __init__(
+        self,
+        *,
+        marker: str,
+        # A template of "True" where a delivery that does not come fails the run instead of skipping it.
+        required: str = "False",
+        timeout: timedelta | float | None = timedelta(hours=2),
+        poke_interval: timedelta | float = timedelta(minutes=5),
+        mode: str = "reschedule",
+        execution_timeout: timedelta | None = timedelta(minutes=5),  # of one look
+        # As of a pod (see operator.py). A wait that was in vain is not tried again.
+        retries: int | None = 2,
+        retry_delay: timedelta | float = timedelta(minutes=1),
+        retry_exponential_backoff: float = 2.0,
+        owner: str = "maestro",
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            timeout=timeout,
+            poke_interval=poke_interval,
+            mode=mode,
+            execution_timeout=execution_timeout,
+            retries=retries,
+            retry_delay=retry_delay,
+            retry_exponential_backoff=retry_exponential_backoff,
+            owner=owner,
+            **options,
+        )
+        self.marker = marker
+        self.required = required
+
+    def poke(self, context: Context) -> bool:
+        """Whether the marker is there."""
+        if self.marker.startswith("/"):
+            there = Path(self.marker).exists()
+            self.log.info("file %s: %s", self.marker, "there" if there else "not there")
+            return there
+        bucket = Platform.load().data_bucket
+        found = [key for key in (self.marker, done(self.marker)) if _exists(bucket, key)]
+        self.log.info("s3://%s/%s: %s", bucket, self.marker, f"found as {found[0]}" if found else "not there")
+        return bool(found)
+
+    def execute(self, context: Context) -> Any:
+        """Skips after `timeout`. Raises AirflowSensorTimeout instead where the delivery is required."""
+        try:
+            return super().execute(context)
+        except AirflowSensorTimeout as error:
+            cause = f"nothing was delivered: {self.marker} did not come within {self.timeout / 3600:g} h"
+            if self.required == "True":
+                raise AirflowSensorTimeout(f"{cause}: deliver it, then clear this task") from error
+            raise AirflowSkipException(cause) from error
+
+
+def _exists(bucket: str, key: str) -> bool:
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    return bool(S3Hook(_CONNECTION).check_for_key(key, bucket))

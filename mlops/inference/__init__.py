@@ -1,0 +1,1 @@
+"""Batch inference: files that were delivered, scored once by one version of a registered model."""

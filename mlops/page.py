@@ -1,0 +1,30 @@
+"""A report as one HTML page that needs nothing beside it: no script, no style sheet, no picture."""
+
+from collections.abc import Sequence
+from html import escape
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+h2 { border-bottom: 1px solid #d5dbe1; margin-top: 2.5rem } h3 { margin-bottom: .2rem }
+table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .2rem .8rem .2rem 0 }
+th { border-bottom: 1px solid #8795a1 } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
+svg { width: 100%; max-width: 35rem; font-size: 11px } svg line { stroke: #8795a1 } svg text { fill: #5b6975 }
+.r { fill: #9fb3c8 } .b { fill: #d9822b } .key.r { color: #7c93aa } .key.b { color: #d9822b }
+.passed { color: #1f7a4d } .failed, .broke, .alert { color: #b3261e; font-weight: 600 } .note { color: #5b6975 }
+"""
+
+
+def page(title: str, body: str) -> str:
+    """title: text; body: HTML."""
+    name = escape(title)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{name}</h1>{body}</body></html>"
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Rows of any values as text; without a row of names where the header has none."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in header) if any(header) else ""
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>" if head else f"<table>{body}</table>"
