@@ -64,8 +64,8 @@ def ingest(*, model: str, alias: str, marker: str, folder: str | None) -> Result
     batch = Batch.find(store, name)
     if batch is None:
         batch = _begin(store, delivery, name, model, alias)
-    rows = store.facts(batch.raw)["rows"]
-    log.info("batch %s: %s rows of %d files, to be scored by %s", name, rows, len(batch.files), batch.uri)
+    rows = _fact(store, batch.raw, "rows")
+    log.info("batch %s: %d rows of %d files, to be scored by %s", name, rows, len(batch.files), batch.uri)
     return {"batch": name, "rows": rows, "model": model, "version": batch.version}
 
 
@@ -90,8 +90,8 @@ def preprocess(*, batch: str, partition_rows: int) -> Result:
         quarantined = _count(store.scan(begun.quarantine))
         good = marked.filter(pl.col(REASON) == "").drop(REASON).with_columns(read)
         store.write(begun.clean, good, {"quarantined": quarantined})
-    rows_in, clean = int(store.facts(begun.raw)["rows"]), _count(store.scan(begun.clean))  # type: ignore[call-overload]
-    quarantined = int(store.facts(begun.clean)["quarantined"])  # type: ignore[call-overload]
+    rows_in, clean = _fact(store, begun.raw, "rows"), _count(store.scan(begun.clean))
+    quarantined = _fact(store, begun.clean, "quarantined")
     if rows_in != clean + quarantined:
         raise Failure(f"batch {batch}: {rows_in} rows came, {clean} can be scored and {quarantined} cannot")
     log.info("%d rows to be scored, %d put aside", clean, quarantined)
@@ -129,7 +129,7 @@ def evaluate(*, batch: str) -> Result:
     store = data_bucket()
     begun = Batch.get(store, batch)
     clean, parts = store.scan(begun.clean), _partitions(store, begun)
-    rows, quarantined = _count(clean), store.facts(begun.clean)["quarantined"]
+    delivered, rows = _fact(store, begun.raw, "rows"), _count(clean)
     scored = sum(part["rows"] for part in parts)
     if scored != rows:
         raise Failure(
@@ -140,15 +140,14 @@ def evaluate(*, batch: str) -> Result:
     kind, judged, drift, bins = declared.label.kind, None, None, None
     if scored:
         scores = store.scan_parts(begun.scores)
-        total = int(store.facts(begun.raw)["rows"])  # type: ignore[call-overload]
-        judged = judge(clean, scores, declared, total)
+        judged = judge(clean, scores, declared, delivered)
         sample = Tracking.from_environment().find_text(begun.run_id, TEST_SCORES)
         drift = drifted(sample, scores, scored, kind)
         bins = histogram(scores, scored, kind) if drift is None else None
     found = {
-        "rows": store.facts(begun.raw)["rows"],
+        "rows": delivered,
         "scored": scored,
-        "quarantined": quarantined,
+        "quarantined": _fact(store, begun.clean, "quarantined"),
         "quarantine": _reasons(store.scan(begun.quarantine)),
         "partitions": parts,
         "rows_per_second": scored / max(1e-9, sum(part["seconds"] for part in parts)) if parts else 0.0,
@@ -255,6 +254,11 @@ def _facts(batch: Batch, rows: int, began: float, started: float) -> Mapping[str
     }
 
 
+def _fact(store: ObjectStore, key: str, name: str) -> int:
+    found: dict[str, Any] = store.facts(key)
+    return int(found[name])
+
+
 def _scored(store: ObjectStore, key: str) -> dict[str, Any]:
     facts: dict[str, Any] = store.facts(key)
     return {name: facts[name] for name in ("rows", "seconds", "version")}
@@ -327,10 +331,9 @@ def _none_if_empty(text: str) -> str | None:
 
 
 def _count_of(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
 
 
 COMMANDS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -115,7 +115,7 @@ def _without_numbers(rows: pl.LazyFrame, names: Sequence[str], dataset: Delivere
     return {name for name in names if counts[f"{name} values"] and not counts[f"{name} numbers"]}
 
 
-def _kind(name: str, dataset: Dataset) -> str:
+def _kind(name: str, dataset: Dataset) -> Literal["csv", "tsv", "parquet"]:
     if name.endswith(_PARQUET):
         return "parquet"
     if dataset.source.format != "parquet":

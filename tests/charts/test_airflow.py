@@ -299,7 +299,7 @@ def test_the_operators_platform_reads_what_the_chart_renders() -> None:
     platform = platform_of(airflow({"taskPods": {"failedPodTTL": 7}}))
     assert platform.namespace == "maestro"
     assert platform.failed_pod_ttl == 7
-    assert platform.reports_bucket == "reports"
+    assert (platform.reports_bucket, platform.data_bucket) == ("reports", "data")
     assert {"small", "medium", "large", "gpu"} <= platform.sizes.keys()
     assert platform.images["task"] == "localhost/maestro/task:latest"
     assert platform.images["feast"] == "localhost/maestro/feast:latest"

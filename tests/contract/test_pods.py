@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from airflow.dag_processing.dagbag import BundleDagBag
+from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 from mlops.airflow.authoring.operator import PodTask
 from mlops.cli import parser
@@ -22,6 +24,18 @@ def tasks() -> Iterator[PodTask]:
         for task in dag.tasks:
             if isinstance(task, PodTask):
                 yield task
+            elif isinstance(task, MappedOperator) and issubclass(task.operator_class, PodTask):
+                yield one_of(task)
+
+
+def one_of(mapped: MappedOperator) -> PodTask:
+    """What Airflow makes of a mapped task for an entry of the result that it is mapped over."""
+    (arguments,) = mapped.expand_input.value.values()
+    value: Any = "2026-01-01-0123456789ab/0x524288", 10
+    for function in arguments.callables:
+        value = function(value)
+    task: PodTask = mapped.unmap({"arguments": value})
+    return task
 
 
 TASKS = [pytest.param(task, id=f"{task.dag_id}.{task.task_id}") for task in tasks()]
@@ -44,7 +58,12 @@ def test_a_pods_arguments_parse_with_the_real_command_line(
         pytest.fail(f"{' '.join(options)}: {capsys.readouterr().err}")
 
 
-RENDERED = {"--end": "2026-01-01T00:00:00+00:00", "--minimum-new-readings": "None", "--states": "{}"}
+RENDERED = {
+    "--end": "2026-01-01T00:00:00+00:00",
+    "--minimum-new-readings": "None",
+    "--partition-rows": "10",
+    "--states": "{}",
+}
 
 
 def rendered(argument: str) -> str:

@@ -65,6 +65,7 @@ PLATFORM = {
     "environments": PLATFORM_ENVIRONMENTS,
     "failedPodTTL": 3600,
     "reportsBucket": "reports",
+    "dataBucket": "data",
 }
 
 

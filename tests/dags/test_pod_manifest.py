@@ -43,6 +43,7 @@ def platform() -> Platform:
         environments={name: entries or () for name, entries in PLATFORM_ENVIRONMENTS.items()},
         failed_pod_ttl=3600,
         reports_bucket="reports",
+        data_bucket="data",
         template=POD_TEMPLATE,
     )
 
@@ -234,7 +235,8 @@ def test_a_missing_or_incomplete_file_is_named_with_the_remedy(pod_config) -> No
     (pod_config / "platform.yaml").write_text("namespace: maestro")
     with pytest.raises(
         AirflowException,
-        match=r"platform.yaml lacks environments, failedPodTTL, identities, images, reportsBucket, sizes.*helm upgrade",
+        match=r"platform.yaml lacks dataBucket, environments, failedPodTTL, identities, images, reportsBucket, sizes: "
+        r".*helm upgrade",
     ):
         Platform.load()
     (pod_config / "platform.yaml").unlink()
