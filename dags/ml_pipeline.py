@@ -7,7 +7,8 @@ the first row is read. Rows that cannot be scored are put aside with the reason 
 side, each in a pod, and each is written once: a retry, a cleared task or a second run for the same delivery changes
 nothing. The report moves the marker to `done/`.
 
-Where nothing is delivered within two hours, the run is skipped; with `required` it fails.
+Who delivers triggers it, by the UI, the command line or the API. To have it wait for a delivery of each day, give it a
+schedule: `schedule=cron("0 5 * * *")`. Where nothing is delivered within two hours, the run fails.
 """
 
 from datetime import timedelta
@@ -18,7 +19,6 @@ from airflow.sdk import DAG, Param
 from mlops.airflow.authoring.alerts import due_within, task_failed
 from mlops.airflow.authoring.arrival import DataDelivered
 from mlops.airflow.authoring.operator import task_pod, task_pods
-from mlops.airflow.authoring.schedule import cron
 from mlops.models import names
 
 # A run that was triggered need not have a logical date.
@@ -30,7 +30,7 @@ with DAG(
     dag_id="ml_pipeline",
     description="Delivered files, scored once",
     doc_md=__doc__,
-    schedule=cron("0 5 * * *"),
+    schedule=None,  # one run at a time: another that waits would keep those waiting whose data is there
     catchup=False,
     max_active_runs=1,
     max_active_tasks=4,
@@ -43,14 +43,13 @@ with DAG(
         ),
         "folder": Param(None, type=["null", "string"], description="Of the files; empty: that of the marker"),
         "partition_rows": Param(524288, type="integer", minimum=1, description="Rows that one pod scores at most"),
-        "required": Param(False, type="boolean", description="Whether a delivery that does not come is a failure"),
     },
     default_args={"on_failure_callback": task_failed},
     deadline=due_within(timedelta(hours=4)),
     tags=["ml", "inference"],
 ):
     step = partial(task_pod, timeout=timedelta(hours=1))
-    wait = DataDelivered(task_id="wait_for_data", marker=MARKER, required="{{ params.required }}")
+    wait = DataDelivered(task_id="wait_for_data", marker=MARKER)
     ingest = step(
         "ingest_data",
         "inference",

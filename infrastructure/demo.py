@@ -13,12 +13,14 @@ import requests
 
 from infrastructure import ui
 from infrastructure.airflow import Airflow
+from infrastructure.commands import run
 from infrastructure.release import NAMESPACE, RELEASE, NotInstalled, kubectl, wait_until
 from infrastructure.sensors import replay, trainer
 from infrastructure.services import port_forward
 from mlops import models
 
 REPLAYED_HOURS = 7 * 24
+DELIVERED_ROWS = 10_000
 RUN_SECONDS = 30 * 60
 ENDED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 MARKS = {"success": "ok", "failed": "FAILED", "skipped": "skipped", "upstream_failed": "not run"}
@@ -130,6 +132,21 @@ def show_report(airflow: Airflow, dag_id: str, run_id: str) -> None:
     print(f"\nreport           {result['report']} in the bucket reports, {result['alerts']} alerts")
 
 
+def deliver(dataset: str) -> str:
+    """Delivers rows of a data set to be scored, in several files; returns the marker that says that they are whole."""
+    marker = f"inbox/demo-{datetime.now():%Y%m%d-%H%M%S}/_READY"
+    run("inference", "deliver", f"--dataset={dataset}", f"--marker={marker}", f"--rows={DELIVERED_ROWS}", "--files=3")
+    return marker
+
+
+def show_batch(airflow: Airflow, dag_id: str, run_id: str) -> None:
+    result = result_of(airflow, dag_id, run_id, "generate_report")
+    print(
+        f"\nbatch            {result['rows']:,} rows came, {result['scored']:,} are scored by version "
+        f"{result['version']}, {result['quarantined']:,} are put aside"
+    )
+
+
 def replay_readings() -> dict[str, Any]:
     """Sends a week of the real set to the sensor trainer, an hour at a time; returns some of them as examples."""
     sent = replay(REPLAYED_HOURS)
@@ -175,8 +192,9 @@ STEPS: Sequence[tuple[str, Callable[[Airflow, str, str], None]]] = (
     ("ml_pipeline_dag", show_deployment),
     ("model_training_pipeline", show_registration),
     ("data_validation_pipeline", show_report),
+    ("ml_pipeline", show_batch),
 )
-AFTER = {"model_training_pipeline": "feature_materialization"}
+AFTER = {"model_training_pipeline": "feature_materialization", "ml_pipeline": "ml_pipeline_dag"}
 SENSORS = "train_clustering_model"
 
 
@@ -213,6 +231,7 @@ def main() -> int:
     dataset = os.environ.get("DATASET", "shuttle")
     confs = {dag_id: {"dataset": dataset} for dag_id, _ in STEPS} | {"feature_materialization": {}}
     confs["ml_pipeline_dag"] = {"model": model_of(dataset, features=False)}
+    confs["ml_pipeline"] = dict(confs["ml_pipeline_dag"])
     confs["model_training_pipeline"] = {"model": model_of(dataset, features=True)}
     try:
         with port_forward("airflow-api-server") as url:
@@ -221,8 +240,11 @@ def main() -> int:
             for dag_id, show in STEPS:
                 if not ends_well(airflow, dag_id, confs[dag_id], runs[dag_id]):
                     return 1
-                runs |= {late: begin(airflow, late, confs[late]) for late, needed in AFTER.items() if needed == dag_id}
                 show(airflow, dag_id, runs[dag_id])
+                for late in (late for late, needed in AFTER.items() if needed == dag_id):
+                    if late == "ml_pipeline":
+                        confs[late] |= {"marker": deliver(models.get(confs[late]["model"]).dataset)}
+                    runs[late] = begin(airflow, late, confs[late])
             examples = replay_readings()
             # An hourly run may have trained on these readings a moment before.
             conf = {"minimum_new_readings": 0}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
-from airflow.sdk.exceptions import AirflowSensorTimeout, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSensorTimeout
 
 from mlops.airflow.platform import Platform
 from mlops.keys import done
@@ -26,14 +26,12 @@ class DataDelivered(BaseSensorOperator):
     It holds no slot between two looks.
     """
 
-    template_fields: Sequence[str] = ("marker", "required")
+    template_fields: Sequence[str] = ("marker",)
 
     def __init__(
         self,
         *,
         marker: str,
-        # A template of "True" where a delivery that does not come fails the run instead of skipping it.
-        required: str = "False",
         timeout: timedelta | float | None = timedelta(hours=2),
         poke_interval: timedelta | float = timedelta(minutes=5),
         mode: str = "reschedule",
@@ -57,7 +55,6 @@ class DataDelivered(BaseSensorOperator):
             **options,
         )
         self.marker = marker
-        self.required = required
 
     def poke(self, context: Context) -> bool:
         """Whether the marker is there."""
@@ -71,14 +68,14 @@ class DataDelivered(BaseSensorOperator):
         return bool(found)
 
     def execute(self, context: Context) -> Any:
-        """Skips after `timeout`. Raises AirflowSensorTimeout instead where the delivery is required."""
+        """Raises AirflowSensorTimeout, with the remedy, after `timeout`."""
         try:
             return super().execute(context)
         except AirflowSensorTimeout as error:
-            cause = f"nothing was delivered: {self.marker} did not come within {self.timeout / 3600:g} h"
-            if self.required == "True":
-                raise AirflowSensorTimeout(f"{cause}: deliver it, then clear this task") from error
-            raise AirflowSkipException(cause) from error
+            raise AirflowSensorTimeout(
+                f"nothing was delivered: {self.marker} did not come within {self.timeout / 3600:g} h: write it when "
+                "all files are there, then clear this task"
+            ) from error
 
 
 def _exists(bucket: str, key: str) -> bool:
