@@ -1,12 +1,14 @@
 """Real servers and real data for the tests, and what pytest is told before them."""
 
+import faulthandler
 import fcntl
 import os
 import random
+import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.clock import Clock
+from tests.environment import hold_still
 from tests.processes import answers, eventually, free_ports, running
 from tests.servers import ACCESS_KEY, S3, SECRET_KEY, MLflow, PostgreSQL, begin, end, shared
 
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
     from mlops.datasets.declaration import Dataset
     from tests.kube_apiserver import KubeApiserver
+
+hold_still()
 
 ROOT = Path(__file__).parents[1]
 RUN = pytest.StashKey[Path]()
@@ -45,6 +50,15 @@ settings.load_profile(PROFILE)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--order-seed", type=int, help="shuffle the files, and the tests of each, by this number")
+
+
+@pytest.fixture(autouse=True)
+def crashing() -> Iterator[None]:
+    """A crash ends the process and is told. Airflow, when it reads DAG files, has Python come back to what crashed."""
+    yield
+    if signal.getsignal(signal.SIGSEGV) is not signal.SIG_DFL:
+        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+        faulthandler.enable(sys.__stderr__)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

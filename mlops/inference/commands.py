@@ -126,7 +126,8 @@ def evaluate(*, batch: str) -> Result:
     """Sees that each row came through, and judges the scores: by labels, and beside those of the test set."""
     from mlops.inference.evaluate import CONFIDENCE, EFFECT, drifted, histogram, judge
 
-    store = data_bucket()
+    # Before the store is read: MLflow's client changes the environment, which polars then reads again and again.
+    store, tracking = data_bucket(), Tracking.from_environment()
     begun = Batch.get(store, batch)
     clean, parts = store.scan(begun.clean), _partitions(store, begun)
     delivered, rows = _fact(store, begun.raw, "rows"), _count(clean)
@@ -141,7 +142,7 @@ def evaluate(*, batch: str) -> Result:
     if scored:
         scores = store.scan_parts(begun.scores)
         judged = judge(clean, scores, declared, delivered)
-        sample = Tracking.from_environment().find_text(begun.run_id, TEST_SCORES)
+        sample = tracking.find_text(begun.run_id, TEST_SCORES)
         drift = drifted(sample, scores, scored, kind)
         bins = histogram(scores, scored, kind) if drift is None else None
     found = {
