@@ -70,6 +70,14 @@ GROUPS = {
             *("tests/e2e/test_features.py", "tests/e2e/test_data_validation.py"),
         ),
     ),
+    "inference": Group(
+        15,
+        e2e("inference"),
+        (
+            *("mlops/inference", "mlops/datasets", "mlops/stores", "mlops/training", "mlops/airflow"),
+            *("dags/ml_pipeline.py", "charts/airflow", "tests/e2e/test_inference.py"),
+        ),
+    ),
     "release": Group(12, e2e("release"), ("charts", "tests/e2e/test_release.py")),
     "upgrade": Group(20, e2e("upgrade"), ("charts", "mlops/airflow", "tests/e2e/test_upgrade.py")),
     "operations": Group(12, e2e("operations", "images"), ("charts", "dags", "mlops", "tests/e2e"), ("chromium",)),
