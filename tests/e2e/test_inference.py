@@ -158,7 +158,9 @@ def test_a_pod_killed_in_the_second_partition_and_a_promotion_lose_and_change_no
 
     def second():
         running = found_pods(run_id, "run_inference", "Running")
-        return next((pod.metadata.name for pod in running if pod.metadata.labels["maestro/map-index"] == "1"), None)
+        return next(
+            (pod.metadata.name for pod in running if pod.metadata.annotations["maestro/map-index"] == "1"), None
+        )
 
     pod = wait_until(second, 300, "the pod of the second partition", 0.2)
     kubectl("delete", "pod", pod, *KILLED)

@@ -212,7 +212,7 @@ def at_airflow(page):
     page.get_by_text("train_model").first.wait_for()
     page.get_by_role("button", name="Trigger").first.click()
     form = page.get_by_role("dialog")
-    form.get_by_text("A model of mlops/models").wait_for()
+    form.get_by_text("A declared model").wait_for()
     form.get_by_role("button", name="Trigger").click(trial=True)  # waits until it can be sent, and does not send it
 
 
