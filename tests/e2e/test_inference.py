@@ -25,11 +25,9 @@ def version(services):
         known = {model.name for model in services.mlflow.search_registered_models()}
         return sorted(versions(services, MODEL), key=int) if MODEL in known else []
 
-    if not registered():
-        if not services.airflow.call("GET", "/dags/ml_pipeline_dag/dagRuns?state=queued&state=running")[
-            "total_entries"
-        ]:
-            assert finished(services, services.airflow.trigger("ml_pipeline_dag"), "ml_pipeline_dag") == "success"
+    active = services.airflow.call("GET", "/dags/ml_pipeline_dag/dagRuns?state=queued&state=running")
+    if not registered() and not active["total_entries"]:
+        assert finished(services, services.airflow.trigger("ml_pipeline_dag"), "ml_pipeline_dag") == "success"
     found = wait_until(registered, 1000, f"a version of {MODEL}", 2)[-1]
     services.mlflow.set_registered_model_alias(MODEL, ALIAS, found)
     yield str(found)
