@@ -164,6 +164,7 @@ bench: images $(BUILD)/bin/k6 ## Measure an installation, the data path beside t
 	$(PYTHON) -m tests.bench.drift --json $(BUILD)/bench-drift.json
 	$(PYTHON) -m tests.bench.features
 	$(PYTHON) -m tests.bench.comparisons
+	$(PYTHON) -m tests.bench.inference --json $(BUILD)/bench-inference.json
 	$(PYTHON) -m tests.bench.sensors --json $(BUILD)/bench-sensors.json
 
 $(BUILD)/bin/k6:
