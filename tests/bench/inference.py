@@ -3,7 +3,7 @@
 Ours are the commands of a batch, each in a process of its own, as each has a pod of its own: `inference ingest`,
 `preprocess`, and `score` of one partition after the other, against an S3 server and an MLflow server. The plain way
 reads the whole file with pandas, asks the model, and writes the table: once as one would write it, and once with the
-model's threads held to one, as ours are. The model is that of `sensor-failure`, trained on the shuttle set, and the rows
+model's threads held to one, as ours are. The model is that of `sensor-failure`, trained on the shuttle set; the rows
 are readings of it, jittered. Both sides ask the same model, so its own time stands beside them; the plain way asks for
 predictions alone, ours has their probabilities as well.
 """
