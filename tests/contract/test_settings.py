@@ -32,7 +32,12 @@ def tasks() -> Iterator[Any]:
 
 def in_templates(accessor: str) -> set[str]:
     """The names after `accessor.` in what Airflow renders for the tasks of all DAGs."""
-    rendered = [str(getattr(task, field)) for task in tasks() for field in task.template_fields]
+    rendered = [
+        # A mapped task has those fields only that are not mapped.
+        str(getattr(task, field, None))
+        for task in tasks()
+        for field in task.template_fields
+    ]
     return set(re.findall(rf"\b{re.escape(accessor)}\.(\w+)", " ".join(rendered)))
 
 

@@ -50,6 +50,12 @@ COMMANDS = {
     "features validate-store": {},
     "features serve": {"port": 6566, "metrics_port": None},
     "serving serve": {"host": "0.0.0.0", "port": 8080},
+    "inference deliver --dataset s --marker inbox/d/_READY": {"rows": 1000, "files": 1},
+    "inference ingest --model m --marker inbox/d/_READY --folder=": {"alias": "production", "folder": None},
+    "inference preprocess --batch b --partition-rows 10": {"partition_rows": 10},
+    "inference score --partition b/0x10": {"partition": "b/0x10"},
+    "inference evaluate --batch b": {"batch": "b"},
+    "inference report --batch b": {"batch": "b"},
     "notify send --text a --text b": {"text": ["a", "b"]},
 }
 
