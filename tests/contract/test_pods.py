@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -31,9 +31,9 @@ def tasks() -> Iterator[PodTask]:
 def one_of(mapped: MappedOperator) -> PodTask:
     """What Airflow makes of a mapped task for an entry of the result that it is mapped over."""
     (arguments,) = mapped.expand_input.value.values()
-    value: Any = "2026-01-01-0123456789ab/0x524288", 10
-    for function in arguments.callables:
-        value = function(value)
+    result = {"2026-01-01-0123456789ab/0x524288": 10}
+    context = {"ti": SimpleNamespace(xcom_pull=lambda **_: result, task=None), "run_id": "r", "expanded_ti_count": 1}
+    (value,) = list(arguments.resolve(context))
     task: PodTask = mapped.unmap({"arguments": value})
     return task
 
@@ -91,3 +91,8 @@ def test_a_pods_size_and_identity_are_declared(task: PodTask) -> None:
 def test_a_tasks_pool_is_declared_and_counts_deferred_tasks(task: PodTask) -> None:
     if task.pool != "default_pool":
         assert VALUES["pools"][task.pool]["include_deferred"] is True
+
+
+def test_a_mapped_pod_is_told_a_name_of_the_result_that_it_is_mapped_over() -> None:
+    score = DAGS.dags["ml_pipeline"].get_task("run_inference")
+    assert one_of(score).arguments[3:] == ["inference", "score", "--partition=2026-01-01-0123456789ab/0x524288"]

@@ -225,8 +225,8 @@ def task_pods(
     """
     option = each.replace("_", "-")
 
-    def arguments(entry: Sequence[str]) -> list[str]:
-        return ["python", "-m", "mlops", group, command, f"--{option}={entry[0]}"]
+    def arguments(name: str) -> list[str]:
+        return ["python", "-m", "mlops", group, command, f"--{option}={name}"]
 
     return PodTask.partial(
         task_id=task_id,
