@@ -53,6 +53,7 @@ PLATFORM_ENVIRONMENTS: dict[str, Any] = {
     "mlflow": [{"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow:5000"}],
     "code": [{"name": "MAESTRO_CODE_VERSION", "value": "abc"}],
     "notifications": None,
+    "pushgateway": [{"name": "MAESTRO_PUSHGATEWAY_HOST", "value": "pushgateway"}],
 }
 PLATFORM = {
     "namespace": NAMESPACE,
@@ -100,16 +101,24 @@ def printed_in_its_own_airflow(run_folder: Path) -> Printed:
 @pytest.fixture(autouse=True)
 def pod_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that the chart mounts in Airflow's pods."""
-    (tmp_path / "platform.yaml").write_text(yaml.safe_dump(PLATFORM))
-    (tmp_path / "pod-template.yaml").write_text(yaml.safe_dump(POD_TEMPLATE))
-    monkeypatch.setenv("MAESTRO_POD_CONFIG", str(tmp_path))
+    write_platform(tmp_path, monkeypatch)
     return tmp_path
+
+
+def write_platform(folder: Path, environment: pytest.MonkeyPatch) -> None:
+    (folder / "platform.yaml").write_text(yaml.safe_dump(PLATFORM))
+    (folder / "pod-template.yaml").write_text(yaml.safe_dump(POD_TEMPLATE))
+    environment.setenv("MAESTRO_POD_CONFIG", str(folder))
 
 
 @pytest.fixture
 def kubernetes(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubernetes]:
     """An API server, and an Airflow connection `kubernetes_default` to it."""
     with FakeKubernetes(NAMESPACE) as server:
-        connection = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(server.kubeconfig())}}
-        monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(connection))
+        connect(server, monkeypatch)
         yield server
+
+
+def connect(server: FakeKubernetes, environment: pytest.MonkeyPatch) -> None:
+    connection = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(server.kubeconfig())}}
+    environment.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(connection))

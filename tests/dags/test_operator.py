@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from kubernetes.client.exceptions import ApiException
 
 from mlops.airflow.authoring.operator import PodTask, task_pod
+from mlops.airflow.internals.task_metrics import TaskMetrics
 from mlops.airflow.pods import create
 from mlops.result import Failure
 from tests.clock import Clock
@@ -22,9 +23,9 @@ from tests.dags.fake_kubernetes import FakeKubernetes
 
 
 def context(try_number: int = 1, uid: uuid.UUID | None = None) -> dict[str, Any]:
-    ti = SimpleNamespace(
-        dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=try_number, id=uid or uuid.uuid4(), xcoms={}
-    )
+    names = {"dag_id": "d", "task_id": "t", "run_id": "r", "map_index": -1, "try_number": try_number}
+    counted = {"start_date": datetime.now(UTC), "max_tries": 2, "stats_tags": {"dag_id": "d"}, "task": object()}
+    ti = SimpleNamespace(**names, **counted, id=uid or uuid.uuid4(), xcoms={})
     ti.xcom_push = ti.xcoms.__setitem__
     return {"ti": ti}
 
@@ -38,7 +39,8 @@ def deferred(task: PodTask, of: dict[str, Any]) -> TaskDeferred:
 def test_a_task_creates_its_pod_and_defers_at_once(kubernetes: FakeKubernetes) -> None:
     task = task_pod("t", "training", "fit", size="medium", timeout=timedelta(minutes=5), data="key", depth=3)
     start = time.time()
-    handed = deferred(task, context())
+    of = context()
+    handed, ti = deferred(task, of), of["ti"]
     (pod,) = kubernetes.pods.values()
     container = pod["spec"]["containers"][0]
     assert container["args"] == ["python", "-m", "mlops", "training", "fit", "--data=key", "--depth=3"]
@@ -51,6 +53,7 @@ def test_a_task_creates_its_pod_and_defers_at_once(kubernetes: FakeKubernetes) -
     assert start + 300 <= settings["deadline"] <= time.time() + 300
     assert start + 600 <= settings["start_by"] <= time.time() + 600
     assert (settings["push"], settings["resume"]) == (True, False)
+    assert TaskMetrics(**settings["metrics"]) == TaskMetrics.of(ti)
     assert handed.timeout == timedelta(minutes=10), "Airflow's own limit comes after the trigger's and the kubelet's"
     assert kubernetes.requests == {"create": 1}
 

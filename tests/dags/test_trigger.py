@@ -189,6 +189,20 @@ def test_exit_code_99_skips_with_the_reason_as_result(kubernetes: FakeKubernetes
     scenario(story)
 
 
+def test_a_task_that_an_earlier_release_deferred_ends_without_metrics(
+    kubernetes: FakeKubernetes, scenario: Any
+) -> None:
+    async def story(start: Start) -> None:
+        async with start() as run:
+            fields = run.trigger.serialize()[1]
+            del fields["metrics"]
+            assert PodTrigger(**fields).metrics is None
+            kubernetes.exit(POD, 0)
+            assert isinstance(await run.event(), TaskSuccessEvent)
+
+    scenario(story)
+
+
 @pytest.mark.parametrize(("code", "state"), [(0, "success"), (99, "skipped")])
 def test_a_task_with_outlets_is_resumed_on_a_worker_once_the_first_one_is_gone(
     kubernetes: FakeKubernetes, scenario: Any, monkeypatch: pytest.MonkeyPatch, code: int, state: str
@@ -603,6 +617,7 @@ def test_a_trigger_can_be_made_again_from_what_it_serializes() -> None:
         "deadline": None,
         "push": False,
         "resume": True,
+        "metrics": {"started": 0.5},
     }
     path, fields = PodTrigger(**settings).serialize()
     assert (path, fields) == ("mlops.airflow.pods.trigger.PodTrigger", settings)

@@ -15,6 +15,7 @@ from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperato
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from mlops.airflow.internals.reports import ReportLink
+from mlops.airflow.internals.task_metrics import TaskMetrics, count_failure
 from mlops.airflow.platform import Platform
 from mlops.airflow.pods.create import create_pod, delete_pod, end_earlier_tries
 from mlops.airflow.pods.manifest import TaskTry, make_pod
@@ -140,6 +141,7 @@ class PodTask(KubernetesPodOperator):
                 deadline=now + timeout.total_seconds() if timeout else None,
                 push=self.do_xcom_push,
                 resume=bool(self.outlets or self.on_success_callback or self.on_skipped_callback),
+                metrics=TaskMetrics.of(context["ti"]).as_json(),
             ),
             method_name="resume",
             timeout=timeout + _AIRFLOW_MARGIN if timeout else None,
@@ -148,6 +150,7 @@ class PodTask(KubernetesPodOperator):
     def resume(self, context: Context, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Ends a task on a worker, where only a worker can: outlets, callbacks, a failure that is not tried again."""
         if event["state"] == "failed":
+            count_failure(context["ti"])
             raise AirflowFailException(event["cause"])
         result: Mapping[str, Any] | None = event["result"]
         if event["state"] == "skipped":

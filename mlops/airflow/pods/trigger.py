@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
+from airflow.triggers.base import (
+    BaseTaskEndEvent,
+    BaseTrigger,
+    TaskFailedEvent,
+    TaskSkippedEvent,
+    TaskSuccessEvent,
+    TriggerEvent,
+)
 
 from mlops import waiting
 from mlops.airflow.internals.supervisor import supervisor
+from mlops.airflow.internals.task_metrics import TaskMetrics
 from mlops.airflow.internals.wakeup import wake
 from mlops.airflow.pods.log import PodLog
 from mlops.airflow.pods.outcome import Outcome, failed, not_started, outcome, vanished, waiting_problem
@@ -33,6 +41,7 @@ class PodTrigger(BaseTrigger):
     container has to run and to have ended; no deadline for None.
     push: whether the result becomes the task's XCom. resume: whether a worker has to end the task even if it succeeds,
     because Airflow does only there what the task asks for (outlets, callbacks on success and on skip).
+    metrics: TaskMetrics as JSON, emitted where the task ends here; None for a task that an earlier release deferred.
     """
 
     def __init__(
@@ -46,6 +55,7 @@ class PodTrigger(BaseTrigger):
         deadline: float | None,
         push: bool,
         resume: bool,
+        metrics: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
@@ -56,10 +66,11 @@ class PodTrigger(BaseTrigger):
         self.deadline = deadline
         self.push = push
         self.resume = resume
+        self.metrics = metrics
         self._ended = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        fields = ("conn_id", "namespace", "name", "deferred_at", "start_by", "deadline", "push", "resume")
+        fields = ("conn_id", "namespace", "name", "deferred_at", "start_by", "deadline", "push", "resume", "metrics")
         return f"{__name__}.PodTrigger", {name: getattr(self, name) for name in fields}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -74,6 +85,8 @@ class PodTrigger(BaseTrigger):
         await supervisor().drained()
         # Airflow cancels a trigger after its event in the way in which it tells of a user's action.
         self._ended = True
+        if self.metrics is not None and isinstance(event, BaseTaskEndEvent):
+            TaskMetrics(**self.metrics).emit(event.task_instance_state)
         yield event
         wake()
 
