@@ -189,6 +189,16 @@ def test_exit_code_99_skips_with_the_reason_as_result(kubernetes: FakeKubernetes
     scenario(story)
 
 
+def test_a_fault_of_metrics_fails_no_task(kubernetes: FakeKubernetes, scenario: Any) -> None:
+    async def story(start: Start) -> None:
+        async with start(metrics={"of": "another release"}) as run:
+            kubernetes.exit(POD, 0)
+            assert isinstance(await run.event(), TaskSuccessEvent)
+            await run.said("the task's metrics are lost")
+
+    scenario(story)
+
+
 def test_a_task_that_an_earlier_release_deferred_ends_without_metrics(
     kubernetes: FakeKubernetes, scenario: Any
 ) -> None:

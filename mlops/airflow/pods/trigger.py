@@ -85,8 +85,7 @@ class PodTrigger(BaseTrigger):
         await supervisor().drained()
         # Airflow cancels a trigger after its event in the way in which it tells of a user's action.
         self._ended = True
-        if self.metrics is not None and isinstance(event, BaseTaskEndEvent):
-            TaskMetrics(**self.metrics).emit(event.task_instance_state)
+        self._emit(event)
         yield event
         wake()
 
@@ -174,6 +173,14 @@ class PodTrigger(BaseTrigger):
         # What is left only a worker can do; to fail a task for good is a part of it.
         await asyncio.sleep(self.deferred_at + _WORKER_GONE - time.time())
         return TriggerEvent({"state": end.state, "cause": end.cause, "result": end.result})
+
+    def _emit(self, event: TriggerEvent) -> None:
+        """Emits the task's metrics where it ends here; a fault of theirs fails no task."""
+        if self.metrics is not None and isinstance(event, BaseTaskEndEvent):
+            try:
+                TaskMetrics(**self.metrics).emit(event.task_instance_state)
+            except Exception:
+                self.log.exception("the task's metrics are lost")
 
     async def _push(self, key: str, value: Any) -> None:
         """Writes an XCom, not by the event's xcoms: Airflow 3.3 stores those as a string of JSON in JSON."""
