@@ -38,13 +38,20 @@ log = logging.getLogger(__name__)
 
 
 def push(measured: Measured, settings: PushgatewaySettings) -> None:
-    """Pushes what a command measured. Raises nothing and takes PATIENCE at most: without it the numbers are lost."""
-    url = f"http://{settings.host}:{settings.port}"
+    """Pushes what a command measured. Raises nothing, and waits for the gateway for PATIENCE at most."""
+    # Imported here, after the work of the command and where there is a gateway: it takes as long as a light command.
+    from prometheus_client import push_to_gateway
+
+    url, instance = f"http://{settings.host}:{settings.port}", socket.gethostname()
+    groups = list(_groups(measured, instance))
     failures: list[Exception] = []
 
     def attempt() -> None:
         try:
-            _push(url, measured)
+            for job, key, registry in groups:
+                push_to_gateway(url, job, registry, key, timeout=PATIENCE)
+            if is_sweeper(instance):
+                sweep(url)
         except (OSError, HTTPException, ValueError) as error:
             failures.append(error)
 
@@ -56,22 +63,11 @@ def push(measured: Measured, settings: PushgatewaySettings) -> None:
         failures.append(TimeoutError(f"no answer within {PATIENCE:g} s"))
     if failures:
         log.warning(
-            "what was measured here is lost, the push gateway at %s did not take it (%s): look at its pod, or correct "
+            "the push gateway at %s did not take all that was measured here (%s): look at its pod, or correct "
             "global.services.pushgateway",
             url,
             failures[0],
         )
-
-
-def _push(url: str, measured: Measured) -> None:
-    # Imported here, after the work of the command, and where there is a gateway: it takes as long as a light command.
-    from prometheus_client import push_to_gateway
-
-    instance = socket.gethostname()
-    for job, key, registry in _groups(measured, instance):
-        push_to_gateway(url, job, registry, key, timeout=PATIENCE)
-    if is_sweeper(instance):
-        sweep(url)
 
 
 def is_sweeper(instance: str) -> bool:

@@ -80,6 +80,13 @@ def test_a_count_arrives_with_its_task_run_and_pod(gateway, pod, environment):
     }
 
 
+def test_what_a_person_runs_tells_of_no_task(gateway, pod, monkeypatch):
+    monkeypatch.delenv("MAESTRO_DAG_ID")
+    metrics.push(measured(f1=0.5), settings(gateway))
+    assert (gateway.total(COUNTER), gateway.total(GAUGE)) == (1, 0.5)
+    assert not [one for one in gateway.samples() if {"dag_id", "task_id", "run_id"} & one.labels.keys()]
+
+
 def test_no_pod_overwrites_anothers_count_and_all_add_up(gateway, pod):
     first = a_name(sweeps=False)
     metrics.push(measured(), settings(gateway))
