@@ -373,6 +373,23 @@ def test_a_gateway_that_is_away_costs_two_seconds_and_no_success(pod, environmen
     assert took < metrics.PATIENCE + (1.5 if how in ("closed", "ill") else 3), "of which the last is a busy machine's"
 
 
+def test_the_result_is_handed_back_before_the_gateway_is_asked(pod, environment, monkeypatch, tmp_path):
+    """Whatever becomes of the pod meanwhile, its task has ended as the command did."""
+    a_command(monkeypatch, lambda: {"rows": 3})
+    found = []
+
+    def look(request: BaseHTTPRequestHandler) -> None:
+        found.append((tmp_path / "termination-log").read_text())
+        request.send_response(200)
+        request.end_headers()
+
+    with answering(look) as port:
+        monkeypatch.setenv("MAESTRO_PUSHGATEWAY_HOST", "127.0.0.1")
+        monkeypatch.setenv("MAESTRO_PUSHGATEWAY_PORT", str(port))
+        cli.main(["test", "run"])
+    assert found == ['{"rows": 3}']
+
+
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 80, "[", "host name"])
 def test_a_gateway_that_cannot_be_found_is_told_of_once(pod, caplog, host):
     metrics.push(measured(f1=1.0), PushgatewaySettings(host, "9091"))
