@@ -191,7 +191,7 @@ $(VENV)/ready: $(VENV)/bin/uv constraints.txt infrastructure/packages
 
 # The programs that tests and measurements run on this machine; nothing that is installed needs them.
 $(VENV)/test-tools: $(VENV)/ready
-	infrastructure/packages shellcheck postgresql-15 redis-server
+	infrastructure/packages shellcheck postgresql-15 redis-server prometheus prometheus-pushgateway
 	touch $@
 
 $(BUILD)/bin/helm:

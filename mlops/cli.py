@@ -11,7 +11,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from mlops import datasets, models
+from mlops import datasets, measure, models
+from mlops.config import PushgatewaySettings
 from mlops.result import EXIT_REFUSED, EXIT_SKIPPED, Failure, Refused, Result, Skip, encode, hand_back, shorten
 
 Command: TypeAlias = tuple[Callable[..., Result], Callable[[argparse.ArgumentParser], Any]]
@@ -74,20 +75,39 @@ def main(arguments: Sequence[str]) -> int:
     options = vars(parser(named).parse_args(arguments))
     run = options.pop("run")
     _look_in_bucket()
-    del options["group"], options["command"]
+    measured = measure.begin(options.pop("group"), options.pop("command"))
+    message, code, error = _ended(run, options)
+    measured.end(error)
+    hand_back(message)
+    _push(measured)
+    return code
+
+
+def _ended(run: Callable[..., Result], options: Mapping[str, Any]) -> tuple[str, int, measure.Error | None]:
+    """Message, exit code and kind of error of a command that is run here."""
     try:
-        message, code = encode(run(**options)), 0
+        result = run(**options)
+        measure.count_rows(result)
+        return encode(result), 0, None
     except Skip as skip:
         log.warning("skipped: %s", skip)
-        message, code = json.dumps({"skipped": shorten(str(skip), 2000)}, ensure_ascii=False), EXIT_SKIPPED
+        return json.dumps({"skipped": shorten(str(skip), 2000)}, ensure_ascii=False), EXIT_SKIPPED, None
+    except Refused as failure:
+        log.error("%s", failure, exc_info=failure.__cause__)
+        return shorten(str(failure)), EXIT_REFUSED, "refused"
     except Failure as failure:
         log.error("%s", failure, exc_info=failure.__cause__)
-        message, code = shorten(str(failure)), EXIT_REFUSED if isinstance(failure, Refused) else 1
+        return shorten(str(failure)), 1, "failed"
     except Exception as error:
         log.exception("the command failed")
-        message, code = shorten(f"{type(error).__name__}: {error}"), 1
-    hand_back(message)
-    return code
+        return shorten(f"{type(error).__name__}: {error}"), 1, "crashed"
+
+
+def _push(measured: measure.Measured) -> None:
+    """After the result is handed back: whatever becomes of the numbers, the command has ended as it did."""
+    settings = PushgatewaySettings.from_environment()
+    if settings.host is not None:
+        import_module("mlops.stores.metrics").push(measured, settings)
 
 
 def _look_in_bucket() -> None:

@@ -107,10 +107,12 @@ class RedisSettings(FromEnvironment):
 
 
 @dataclass(frozen=True)
-class StatsdSettings(FromEnvironment):
-    need = "statsd"
-    host: str = _from("MAESTRO_STATSD_HOST", "global.services.statsd")
-    port: str = _from("MAESTRO_STATSD_PORT", "global.services.statsd")
+class PushgatewaySettings(FromEnvironment):
+    """Where a pod pushes what it measured when it ends; without a host nowhere, as on a person's machine."""
+
+    need = "pushgateway"
+    host: str | None = _from("MAESTRO_PUSHGATEWAY_HOST", "global.services.pushgateway", default=None)
+    port: str = _from("MAESTRO_PUSHGATEWAY_PORT", "global.services.pushgateway", default="9091")
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,11 @@ class RunIdentity(FromEnvironment):
     task_id: str = _from("MAESTRO_TASK_ID", "the operator")
     try_number: str = _from("MAESTRO_TRY_NUMBER", "the operator", default="1")
     map_index: str = _from("MAESTRO_MAP_INDEX", "the operator, for a mapped task", default="-1")
+
+    @classmethod
+    def if_told(cls) -> Self | None:
+        """None outside of a task's pod."""
+        return cls.from_environment() if os.environ.get("MAESTRO_DAG_ID") else None
 
     @property
     def folder(self) -> str:

@@ -3,6 +3,7 @@
 from mlops.result import Failure
 
 # A command that asks for a dataset or a model opens s3 as well, where its declaration may lie.
+# What every one opens is not listed: the push gateway, for what it measured when it ends.
 # By group and command; each name is the `need` of a record in mlops/config.py, and `common.env.<name>` in the charts.
 _NEEDS = {
     "datasets list": (),
@@ -14,20 +15,20 @@ _NEEDS = {
     "data-quality window": ("s3",),
     "data-quality schema": ("s3",),
     "data-quality quality": ("s3",),
-    "data-quality report": ("s3", "statsd", "notifications"),
-    "drift compare": ("s3", "statsd"),
-    "drift anomalies": ("s3", "statsd"),
+    "data-quality report": ("s3", "notifications"),
+    "drift compare": ("s3",),
+    "drift anomalies": ("s3",),
     "drift reference": ("s3",),
     "features preprocess": ("s3",),
     "features engineer": ("s3",),
     "features build": ("s3", "feast", "code"),
-    "features push": ("s3", "feast", "redis", "statsd", "code"),
+    "features push": ("s3", "feast", "redis", "code"),
     "features apply": ("s3", "feast", "redis", "mlflow"),
     "features historical": ("s3", "feast", "redis"),
     "features validate-store": ("s3", "feast", "redis"),
     "features serve": ("s3", "feast", "redis"),
-    "features materialize": ("s3", "feast", "redis", "statsd"),
-    "features validate-online": ("s3", "feast", "redis", "statsd"),
+    "features materialize": ("s3", "feast", "redis"),
+    "features validate-online": ("s3", "feast", "redis"),
     "training fit": ("s3", "mlflow", "code"),
     "training evaluate": ("s3", "mlflow"),
     "registry register": ("s3", "mlflow"),
@@ -35,12 +36,12 @@ _NEEDS = {
     "serving deploy": ("s3", "mlflow", "model-server"),
     "serving rollback": ("s3", "mlflow", "model-server"),
     "serving serve": ("mlflow",),
-    "inference deliver": ("s3",),
-    "inference ingest": ("s3", "mlflow"),
-    "inference preprocess": ("s3",),
-    "inference score": ("s3", "mlflow"),
-    "inference evaluate": ("s3", "mlflow"),
-    "inference report": ("s3",),
+    "inference deliver": ("s3", "pushgateway"),
+    "inference ingest": ("s3", "mlflow", "pushgateway"),
+    "inference preprocess": ("s3", "pushgateway"),
+    "inference score": ("s3", "mlflow", "pushgateway"),
+    "inference evaluate": ("s3", "mlflow", "pushgateway"),
+    "inference report": ("s3", "pushgateway"),
     "sensor-trainer check-mlflow": ("mlflow",),
     "sensor-trainer check-trainer": ("sensor-trainer",),
     "sensor-trainer trigger": ("sensor-trainer",),
@@ -56,4 +57,4 @@ def needs(group: str, command: str) -> tuple[str, ...]:
     found = _NEEDS.get(f"{group} {command}")
     if found is None:
         raise Failure(f"nothing says what '{group} {command}' opens: list it in mlops/needs.py")
-    return found
+    return (*found, "pushgateway")

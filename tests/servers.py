@@ -1,4 +1,4 @@
-"""The servers that tests use: PostgreSQL, Redis, S3 and MLflow, real, and each started in one way.
+"""The servers that tests use: PostgreSQL, Redis, S3, MLflow and the push gateway, real, and each started in one way.
 
 `shared` are those that all processes of a run use, each started by the first that asks for it. A test that kills or
 empties a server starts one of its own.
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.request
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -21,6 +22,8 @@ from typing import IO, ClassVar, Self
 import psycopg
 import pytest
 import redis
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from tests.processes import answers, free_ports, running
 
@@ -175,6 +178,29 @@ class MLflow(Server):
 
     def is_ready(self) -> bool:
         return answers(f"{self.url}/health")
+
+
+class PushGateway(Server):
+    """Prometheus' push gateway, which keeps nothing while it is down."""
+
+    def prepared(self) -> tuple[list[str], str]:
+        (port,) = free_ports(1)
+        command = ["prometheus-pushgateway", f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
+        return command, f"http://127.0.0.1:{port}"
+
+    def is_ready(self) -> bool:
+        return answers(f"{self.url}/-/ready")
+
+    def samples(self, *names: str) -> list[Sample]:
+        """What it shows Prometheus of these metrics; of all that were pushed without a name."""
+        with urllib.request.urlopen(f"{self.url}/metrics") as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        pushed = [sample for family in families for sample in family.samples if "job" in sample.labels]
+        return [sample for sample in pushed if not names or sample.name in names]
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum of a metric over all groups, of the series that have these labels."""
+        return sum(sample.value for sample in self.samples(name) if labels.items() <= sample.labels.items())
 
 
 def begin(run: Path) -> IO[str]:

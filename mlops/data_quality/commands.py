@@ -13,13 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from mlops import datasets
+from mlops import datasets, measure
 from mlops.config import RunIdentity
 from mlops.data_quality.batch import Batch, batch_options, begun, window_options
 from mlops.data_quality.findings import STEPS, Alert, Findings, folder
 from mlops.datasets.declaration import EVENT_TIME
 from mlops.result import Failure, Refused, Result
-from mlops.stores.metrics import Statsd
 from mlops.stores.object_store import data_bucket, reports_bucket
 
 if TYPE_CHECKING:
@@ -187,9 +186,8 @@ def _notify(changes: Sequence[Change], dataset: str, report: str) -> None:
         raise Failure(
             f"{failure}. Nobody was told of {len(changes)} changes; the report is there: {report}"
         ) from failure
-    metrics = Statsd.from_environment()
     for alert in (change.alert for change in changes if change.what != "over"):
-        metrics.count("alerts", dataset=dataset, column=alert.column, kind=alert.kind)
+        measure.count("maestro_alerts_total", dataset=dataset, column=alert.column, kind=alert.kind)
 
 
 def _validate_options(parser: argparse.ArgumentParser) -> None:

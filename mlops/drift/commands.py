@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from mlops import datasets
+from mlops import datasets, measure
 from mlops.data_quality.batch import Batch, batch_options
 from mlops.data_quality.findings import ALL_COLUMNS, Alert
 from mlops.datasets.declaration import EVENT_TIME, Label
 from mlops.result import Result
 from mlops.stores.dataset_files import DatasetFiles
-from mlops.stores.metrics import Statsd
 from mlops.stores.object_store import data_bucket
 
 if TYPE_CHECKING:
@@ -42,9 +41,8 @@ def compare(*, dataset: str, data: str, level: float, effect_threshold: float) -
         "reference": _about(reference),
         "columns": [one.as_json() for one in compared],
     }
-    metrics = Statsd.from_environment()
     for one in compared:
-        metrics.gauge("drift_effect", one.effect, dataset=dataset, column=one.column)
+        measure.gauge("maestro_drift_effect", one.effect, dataset=dataset, column=one.column)
     result = batch.leave("drift", alerts, details)
     drifted = [alert.column for alert in alerts]
     return {**result, "drifted": drifted, "tested": len(compared), "reference": reference.name}
@@ -86,9 +84,8 @@ def anomalies(*, dataset: str, data: str, level: float, excess_threshold: float)
     if excess.share >= excess_threshold and excess.p <= level and count >= _LEAST_ROWS:
         text = f"{excess.rate:.2%} of {count:,} rows are anomalous, {excess.expected:.2%} of the reference are"
         alerts.append(Alert("anomalies", ALL_COLUMNS, excess.share, excess_threshold, text))
-    metrics = Statsd.from_environment()
-    metrics.gauge("anomaly_rate", excess.rate, dataset=dataset)
-    metrics.gauge("anomaly_rate_expected", excess.expected, dataset=dataset)
+    measure.gauge("maestro_anomaly_rate", excess.rate, dataset=dataset)
+    measure.gauge("maestro_anomaly_rate_expected", excess.expected, dataset=dataset)
     result = batch.leave("anomalies", alerts, details)
     rates = {"rate": round(excess.rate, 6), "expected": round(excess.expected, 6), "p": round(excess.p, 6)}
     return {**result, **rates, "reference": reference.name}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mlops import datasets, models
+from mlops import datasets, measure, models
 from mlops.config import CodeSettings, RunIdentity
 from mlops.datasets.declaration import GROUP
 from mlops.features import repository
@@ -56,6 +56,7 @@ def engineer(*, dataset: str, data: str) -> Result:
         store.write(keys[name], features_of(part, declared))
         rows[f"{name}_rows"] = store.scan(keys[name]).select(pl.len()).collect().item()
     log.info("%d rows to train on, %d to test on", *rows.values())
+    measure.count_records(sum(rows.values()))
     return {**keys, "features": len(declared.features) + len(declared.derived), **rows}
 
 
@@ -167,6 +168,7 @@ def historical(*, model: str, data: str) -> Result:
         bucket.write_table(keys[name], part)
     log.info("%d features, %d rows to train on, %d to test on", len(service.features), len(train), len(test))
     counts = {"train_rows": len(train), "test_rows": len(test)}
+    measure.count_records(sum(counts.values()))
     served = {"feature_service": service.name, "served_age": str(service.served_age)}
     return {**keys, "features": len(service.features), **counts, **served, **shift}
 

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from functools import partial
 
-from mlops import datasets
+from mlops import datasets, measure
 from mlops.config import (
     DatabaseSettings,
     MLflowSettings,
@@ -101,6 +101,7 @@ def replay(*, dataset: str, hours: float, patience: float) -> Result:
             accepted, duplicates = accepted + new, duplicates + known
         sent += 1
         log.info("%s: %d readings sent, %d so far were new", hour.start, len(hour.readings), accepted)
+    measure.count_records(accepted + duplicates)
     counts = {"hours": sent, "accepted": accepted, "duplicates": duplicates}
     return {**counts, **examples(rows, declared), **EventTimeShift(raw.shift_seconds).note}
 
@@ -129,6 +130,7 @@ def collect(*, patience: float) -> Result:
     while (page := patiently(partial(trainer.readings, last), patience)).readings:
         last = int(page.readings[-1]["id"])
         read += len(page.readings)
+        measure.count_records(len(page.readings))
         added += collected.add(rows_of(page.readings, page.columns, declared), last, shift, datetime.now(UTC))
         log.info("%d readings, %d of them new, up to id %d", read, added, last)
     if not added and not collected.state().waits:

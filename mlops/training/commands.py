@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mlops import models
+from mlops import measure, models
 from mlops.config import CodeSettings, RunIdentity
 from mlops.datasets.declaration import GROUP, LABEL, SplitByTime
 from mlops.models import metrics
@@ -132,6 +132,7 @@ def fit(
         signature = signature_of(features, dataset)
         example = features[[column.name for column in signature.inputs]].head(_EXAMPLE_ROWS)
         tracking.log_model(family.save(fitted), example, signature, family.PACKAGES)
+    measure.count_records(len(table))
     log.info("run %s: %s", run_id, logged)
     return _fitted(run_id, logged)
 
@@ -199,6 +200,7 @@ def evaluate(
         },
     )
     tracking.log_text(run_id, TEST_SCORES, json.dumps(_sample(answers, rows)))
+    measure.count_records(len(table))
     log.info("candidate: %s", scores)
     log.info("gate: %s", "; ".join(reasons) or "passed")
     return {

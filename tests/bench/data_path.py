@@ -203,8 +203,6 @@ class Bench:
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "MAESTRO_DATA_BUCKET": "data",
             "MAESTRO_REPORTS_BUCKET": "reports",
-            "MAESTRO_STATSD_HOST": "127.0.0.1",
-            "MAESTRO_STATSD_PORT": "9",
             "MAESTRO_DAG_ID": "bench",
             "MAESTRO_RUN_ID": "run",
             "MAESTRO_TASK_ID": "task",

@@ -22,6 +22,7 @@ from mlops.result import JSON
 from mlops.stores.object_store import ObjectStore
 from mlops.stores.tracking import Tracking
 from tests.conftest import ACCESS_KEY, SECRET_KEY, cleaned, enter_workspace, raw_rows
+from tests.servers import PushGateway
 
 # What a pod is told of each thing that it may need.
 KEYS = {record.need: record.keys() for record in FromEnvironment.__subclasses__() if record.need}
@@ -116,8 +117,6 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, 
         "MAESTRO_REDIS_PASSWORD": "none",
         "MAESTRO_SENSOR_TRAINER_URL": "http://127.0.0.1:9",
         "MAESTRO_SENSOR_TRAINER_TOKEN": "none",
-        "MAESTRO_STATSD_HOST": "127.0.0.1",
-        "MAESTRO_STATSD_PORT": "9",
         "MAESTRO_DAG_ID": "ml_pipeline_dag",
         "MAESTRO_RUN_ID": f"manual__2026-01-01T02:00:00+00:00_{identity}",
         "MAESTRO_TASK_ID": "task",
@@ -129,6 +128,16 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, 
     monkeypatch.delenv("MAESTRO_SLACK_WEBHOOK_URL", raising=False)
     monkeypatch.delenv("MAESTRO_MAP_INDEX", raising=False)
     return values
+
+
+@pytest.fixture
+def gateway(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PushGateway]:
+    """A push gateway, of which commands are told."""
+    with PushGateway(run_folder) as server:
+        host, _, port = server.url.removeprefix("http://").partition(":")
+        monkeypatch.setenv("MAESTRO_PUSHGATEWAY_HOST", host)
+        monkeypatch.setenv("MAESTRO_PUSHGATEWAY_PORT", port)
+        yield server
 
 
 @pytest.fixture

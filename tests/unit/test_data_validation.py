@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
@@ -34,25 +33,6 @@ def webhook(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Ite
     with Webhook.listening() as hook:
         monkeypatch.setenv("MAESTRO_SLACK_WEBHOOK_URL", hook.url)
         yield hook
-
-
-@pytest.fixture
-def exporter(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.setblocking(False)
-        monkeypatch.setenv("MAESTRO_STATSD_HOST", "127.0.0.1")
-        monkeypatch.setenv("MAESTRO_STATSD_PORT", str(listening.getsockname()[1]))
-        yield listening
-
-
-def packets(exporter: socket.socket) -> list[str]:
-    found = []
-    while True:
-        try:
-            found.append(exporter.recv(1024).decode())
-        except BlockingIOError:
-            return found
 
 
 def shift_last_day(column: str, by: int, every: int = 1) -> Callable[[pd.DataFrame], object]:
@@ -116,18 +96,20 @@ def run_folder(platform) -> str:
     return slug(platform.run_id)
 
 
-def test_a_good_window_passes_every_step_and_nobody_is_told_anything(platform, put_shuttle, webhook, exporter):
+def test_a_good_window_passes_every_step_and_nobody_is_told_anything(platform, put_shuttle, webhook, gateway):
     ended = run(platform)
     assert {step: code for step, (code, _) in ended.items()} == dict.fromkeys(STEPS, 0)
     assert result(ended, "drift")["drifted"] == []
     assert result(ended, "anomalies")["rate"] == pytest.approx(0.07, abs=0.01)
     assert result(ended, "report")["steps"] == dict.fromkeys(TASKS, "passed")
     assert webhook.received == []
-    assert not [packet for packet in packets(exporter) if packet.startswith("maestro.alerts")]
+    assert not gateway.samples("maestro_alerts_total")
+    assert gateway.total("maestro_anomaly_rate") == pytest.approx(0.07, abs=0.01)
+    assert gateway.total("maestro_command_records_total", group="drift", command="compare") == DAY
     assert json.loads(page(platform))["batch"]["rows"] == DAY
 
 
-def test_the_report_of_a_shifted_column_names_it_and_no_other(platform, put_shuttle, webhook, exporter):
+def test_the_report_of_a_shifted_column_names_it_and_no_other(platform, put_shuttle, webhook, gateway):
     put_shuttle(shift_last_day("f4", 4))
     ended = run(platform)
     assert result(ended, "drift")["drifted"] == ["f4"]
@@ -140,7 +122,8 @@ def test_the_report_of_a_shifted_column_names_it_and_no_other(platform, put_shut
         rf"Report: {re.escape(address)}",
         message["text"],
     )
-    assert "maestro.alerts,column=f4,dataset=shuttle,kind=drift:1|c" in packets(exporter)
+    assert gateway.total("maestro_alerts_total", column="f4", dataset="shuttle", kind="drift") == 1
+    assert gateway.total("maestro_drift_effect", column="f4", dataset="shuttle") == pytest.approx(0.7869, abs=1e-4)
     told = json.loads(page(platform))
     assert [(alert["kind"], alert["column"]) for alert in told["alerts"]] == [("drift", "f4")]
     assert told["passed"] is True

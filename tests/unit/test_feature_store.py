@@ -77,8 +77,6 @@ def set_feature_store(postgresql, redis_port, monkeypatch):
         "MAESTRO_REDIS_HOST": "127.0.0.1",
         "MAESTRO_REDIS_PORT": str(redis_port),
         "MAESTRO_REDIS_PASSWORD": PASSWORD,
-        "MAESTRO_STATSD_HOST": "127.0.0.1",
-        "MAESTRO_STATSD_PORT": "9",
     }
     for key, value in values.items():
         monkeypatch.setenv(key, value)
@@ -440,7 +438,7 @@ def test_what_is_trained_on_is_what_a_materialization_has_put_into_the_online_st
             assert same(found[name][0], expected[name].iloc[place]), (name, run)
 
 
-def test_what_is_pushed_is_in_both_stores_and_is_what_is_trained_on(loaded, empty_redis):
+def test_what_is_pushed_is_in_both_stores_and_is_what_is_trained_on(loaded, empty_redis, gateway):
     apply(loaded)
     loaded.result_of("features", "build", "--dataset", "shuttle")
     newest = START + timedelta(minutes=49_096)
@@ -452,6 +450,9 @@ def test_what_is_pushed_is_in_both_stores_and_is_what_is_trained_on(loaded, empt
         assert pushed["views"]["sensor_windows"]["age_seconds"] == pytest.approx(
             (datetime.now(UTC) - moment).total_seconds(), abs=120
         ), "how fresh it is, is told"
+        age = gateway.total("maestro_push_age_seconds", view="sensor_windows")
+        assert round(age) == pushed["views"]["sensor_windows"]["age_seconds"]
+        assert gateway.total("maestro_push_rows_written_total", view="sensor_windows") == 1
         row = pd.DataFrame({"machine": ["shuttle"], EVENT_TIME: [pd.Timestamp(moment)], LABEL: [0]})
         service = service_of(models.get("sensor-failure-windows"))
         expected = retrieve(open_feature_store(), service, row)
@@ -509,7 +510,7 @@ def test_a_reading_that_is_pushed_late_does_not_take_the_place_of_a_newer_one(lo
 
 
 @pytest.mark.parametrize("posted", [False, True], ids=["nothing new", "readings are posted"])
-def test_the_nights_are_green_days_after_the_installation(loaded, empty_redis, posted):
+def test_the_nights_are_green_days_after_the_installation(loaded, empty_redis, gateway, posted):
     """The commands of the two nightly DAGs by a clock of our own, for a month from `make data`."""
     installed = START + timedelta(days=400)
     for name in repository.datasets_with_features():
@@ -528,6 +529,13 @@ def test_the_nights_are_green_days_after_the_installation(loaded, empty_redis, p
         assert found["sensor_windows"]["equal"] == found["sensor_windows"]["sampled"] == 1
         fresh = 300 if posted and day else 3_600 + day * 86_400
         assert found["sensor_windows"]["age_seconds"] == pytest.approx(fresh, abs=2), "how old it is, is told"
+        told = {
+            name: gateway.total(f"maestro_materialization_{name}") for name in ("rows_read_total", "rows_written_total")
+        }
+        assert told == {f"{name}_total": made[name] for name in ("rows_read", "rows_written")}
+        assert gateway.total("maestro_command_records_total", command="materialize") == made["rows_read"]
+        age = gateway.total("maestro_materialization_age_seconds", view="sensor_windows")
+        assert age == pytest.approx(fresh, abs=2)
         assert found["user_activity"]["sampled"] > 0
         if day and not posted:
             assert made["rows_written"] == 0, "a second run changes nothing"

@@ -583,8 +583,6 @@ def cluster(
         "MAESTRO_REDIS_HOST": "127.0.0.1",
         "MAESTRO_REDIS_PORT": str(server.port),
         "MAESTRO_REDIS_PASSWORD": PASSWORD,
-        "MAESTRO_STATSD_HOST": "127.0.0.1",
-        "MAESTRO_STATSD_PORT": "9",
     }.items():
         monkeypatch.setenv(key, value)
     for bucket in (feast_bucket(), data_bucket()):

@@ -12,7 +12,7 @@ them.
 
 {{/* All that common.env knows, as YAML. */}}
 {{- define "common.needs" -}}
-[code, feast, mlflow, model-server, notifications, redis, s3, sensor-trainer, statsd]
+[code, feast, mlflow, model-server, notifications, pushgateway, redis, s3, sensor-trainer]
 {{- end -}}
 
 {{/* What a container is told of each of these, by its name, as YAML. */}}
@@ -68,6 +68,13 @@ them.
 {{- end -}}
 {{- end -}}
 
+{{- define "common.env.pushgateway" -}}
+- name: MAESTRO_PUSHGATEWAY_HOST
+  value: {{ include "common.serviceHost" (dict "root" .root "service" "pushgateway") | quote }}
+- name: MAESTRO_PUSHGATEWAY_PORT
+  value: {{ include "common.servicePort" (dict "root" .root "service" "pushgateway") | quote }}
+{{- end -}}
+
 {{- define "common.env.redis" -}}
 - name: MAESTRO_REDIS_HOST
   value: {{ include "common.redis.host" . | quote }}
@@ -98,11 +105,4 @@ them.
       name: {{ include "common.sensorTrainer.secretName" . }}
       key: token
       optional: true
-{{- end -}}
-
-{{- define "common.env.statsd" -}}
-- name: MAESTRO_STATSD_HOST
-  value: {{ include "common.serviceHost" (dict "root" .root "service" "statsd") | quote }}
-- name: MAESTRO_STATSD_PORT
-  value: {{ include "common.servicePort" (dict "root" .root "service" "statsd") | quote }}
 {{- end -}}

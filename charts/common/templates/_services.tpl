@@ -6,6 +6,7 @@ mlflow: mlflow
 airflow: airflow-api-server
 modelServer: model-server
 statsd: statsd
+pushgateway: pushgateway
 redis: redis
 feast: feast
 sensorTrainer: sensor-trainer

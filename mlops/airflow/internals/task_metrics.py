@@ -7,7 +7,6 @@ operator and ours and compares what arrives; what Airflow counts itself one day 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -24,7 +23,7 @@ class TaskMetrics:
 
     started: float
     operator: str
-    tags: Mapping[str, str]
+    tags: dict[str, str]
     retried: bool
 
     @classmethod

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mlops import datasets
+from mlops import datasets, measure
 from mlops.config import RedisSettings
 from mlops.features.materialization.view import MaterializedView
 from mlops.result import JSON, Failure, Refused, Result
 from mlops.stores.dataset_files import DatasetFiles
 from mlops.stores.feature_store import FeatureStoreConfig, explained, open_feature_store
-from mlops.stores.metrics import Statsd
 from mlops.stores.object_store import ObjectStore, bucket, data_bucket
 from mlops.stores.online_store import OnlineStore, Written
 
@@ -39,7 +38,7 @@ def materialize(*, days: float, end: datetime | None) -> Result:
     from mlops.features.materialization.offline import Window, recent
 
     asked = Window.before(end or datetime.now(UTC), days)
-    metrics, online = Statsd.from_environment(), OnlineStore(RedisSettings.from_environment())
+    online = OnlineStore(RedisSettings.from_environment())
     views = {}
     for view in _views(open_feature_store()):
         begun = time.monotonic()
@@ -47,9 +46,10 @@ def materialize(*, days: float, end: datetime | None) -> Result:
         seconds = time.monotonic() - begun
         log.info("%s: %d rows read, %s, %.1f s", view.name, rows, written, seconds)
         counted = {"rows_read": rows, "rows_written": written.written, "rows_not_newer": written.not_newer}
+        measure.count_records(rows)
         for name, value in counted.items():
-            metrics.count(f"materialization.{name}", value, view=view.name)
-        metrics.gauge("materialization.seconds", seconds, view=view.name)
+            measure.count(f"maestro_materialization_{name}_total", value, view=view.name)
+        measure.gauge("maestro_materialization_seconds", seconds, view=view.name)
         views[view.name] = {**counted, "seconds": round(seconds, 3)}
     totals = {name: sum(view[name] for view in views.values()) for name in (*counted, "seconds")}
     totals["seconds"] = round(totals["seconds"], 3)
@@ -64,7 +64,7 @@ def push(written: Mapping[str, Sequence[str]], now: datetime) -> dict[str, JSON]
     from mlops.features.materialization.offline import Window, copies
     from mlops.features.materialization.write import write
 
-    metrics, online = Statsd.from_environment(), OnlineStore(RedisSettings.from_environment())
+    online = OnlineStore(RedisSettings.from_environment())
     always = Window(_EARLIEST, now)
     views: dict[str, JSON] = {}
     for view in _views(open_feature_store()):
@@ -75,8 +75,9 @@ def push(written: Mapping[str, Sequence[str]], now: datetime) -> dict[str, JSON]
         with copies(store, keys) as paths:
             _, done = write(paths, view, always, online)
         age = _age(store, view, now)
-        metrics.count("push.rows_written", done.written, view=view.name)
-        metrics.gauge("push.age_seconds", age, view=view.name)
+        measure.count_records(done.written)
+        measure.count("maestro_push_rows_written_total", done.written, view=view.name)
+        measure.gauge("maestro_push_age_seconds", age, view=view.name)
         log.info("%s: %s, the newest event is %.0f s old", view.name, done, age)
         views[view.name] = {"rows_written": done.written, "rows_not_newer": done.not_newer, "age_seconds": round(age)}
     return views
@@ -95,7 +96,7 @@ def validate_online(
     from mlops.features.materialization.offline import Window, recent
 
     asked = Window.before(end or datetime.now(UTC), days)
-    store, metrics = open_feature_store(), Statsd.from_environment()
+    store = open_feature_store()
     views: dict[str, dict[str, JSON]] = {}
     wrong: list[str] = []
     for view in _views(store):
@@ -107,8 +108,8 @@ def validate_online(
             continue
         age = (asked.end - findings.newest).total_seconds() if findings.newest else None
         if age is not None:
-            metrics.gauge("materialization.age_seconds", age, view=view.name)
-        metrics.gauge("materialization.null_share", findings.null_share, view=view.name)
+            measure.gauge("maestro_materialization_age_seconds", age, view=view.name)
+        measure.gauge("maestro_materialization_null_share", findings.null_share, view=view.name)
         wrong += _faults(view, findings, age, max_null_share, max_age_hours)
         views[view.name] = {
             "sampled": sum(findings.counts.values()),
