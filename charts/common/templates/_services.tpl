@@ -6,6 +6,9 @@ mlflow: mlflow
 airflow: airflow-api-server
 modelServer: model-server
 statsd: statsd
+pushgateway: pushgateway
+prometheus: prometheus
+alertmanager: alertmanager
 redis: redis
 feast: feast
 sensorTrainer: sensor-trainer
