@@ -326,7 +326,9 @@ def test_with_the_api_server_in_its_pod_only_one_scheduler_runs_at_a_time() -> N
     assert "lifecycle" not in api_server, "it outlives the scheduler anyway"
 
 
-@pytest.mark.parametrize(("name", "grace"), [("postgresql", 120), ("redis", 60), ("minio", 30), ("prometheus", 120), ("alertmanager", 30)])
+@pytest.mark.parametrize(
+    ("name", "grace"), [("postgresql", 120), ("redis", 60), ("minio", 30), ("prometheus", 120), ("alertmanager", 30)]
+)
 def test_a_store_has_one_pod_which_an_upgrade_replaces_even_where_it_never_became_ready(name: str, grace: int) -> None:
     spec = find(maestro("default"), "StatefulSet", f"maestro-{name}")["spec"]
     assert (spec["replicas"], spec["podManagementPolicy"]) == (1, "Parallel")

@@ -32,8 +32,8 @@ DATABASE_TIMEOUT = 300.0  # seconds that a first install may take to bring Postg
 _CONNECTION_FIELDS = ("conn_type", "description", "host", "schema", "login", "password", "port", "extra")
 _POOL_FIELDS = ("slots", "include_deferred", "description")
 
-# What the user `monitoring` may read: the columns that charts/monitoring/files/postgresql-queries.yaml asks for, which tell
-# how DAGs fare, and nothing that people have written.
+# What the user `monitoring` may read: the columns that charts/monitoring/files/postgresql-queries.yaml asks for, which
+# tell how DAGs fare, and nothing that people have written.
 MONITOR = "monitoring"
 MONITORED: Mapping[str, tuple[str, ...]] = {
     "asset": ("id", "name"),
@@ -64,7 +64,10 @@ def main(arguments: list[str]) -> None:
 
 
 def migrate(settings: Mapping[str, Any]) -> None:
-    """The newest schema, who may watch it, and the admin: a server that found no roles yet would make them at the same time."""
+    """The newest schema, who may watch it, and the admin.
+
+    A server that found no roles yet would make them at the same time.
+    """
     upgrade_schema()
     let_monitor()
     ensure_admin(settings["adminUser"], os.environ[ADMIN_PASSWORD])
@@ -123,7 +126,7 @@ def let_monitor() -> None:
             _log.info("the server has no user %s: nobody watches Airflow's database", MONITOR)
             return
         for table, columns in MONITORED.items():
-            connection.execute(text(f"REVOKE SELECT ON {table} FROM {MONITOR}"))
+            connection.execute(text(f"REVOKE SELECT ON {table} FROM {MONITOR}"))  # noqa: S608 - names of our own
             connection.execute(text(f"GRANT SELECT ({', '.join(columns)}) ON {table} TO {MONITOR}"))
 
 
