@@ -238,7 +238,7 @@ def alertmanager(folder: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     with receiver() as (webhook, got):
         (folder / "url").write_text(webhook)
         text = alertmanager_config(WEBHOOK).replace("/etc/alertmanager-webhook/url", str(folder / "url"))
-        (folder / "a.yaml").write_text(text.replace("group_wait: 30s", "group_wait: 1s"))
+        (folder / "a.yaml").write_text(re.sub("(group_wait|group_interval): .*", r"\1: 1s", text))
         (port,) = free_ports(1)
         url = f"http://127.0.0.1:{port}"
         options = [f"--web.listen-address=127.0.0.1:{port}", f"--storage.path={folder}", "--cluster.listen-address="]

@@ -109,7 +109,7 @@ def test_a_server_without_a_model_has_no_number_to_show(platform, tmp_path):
 def test_predictions_are_counted_by_their_status_and_timed_and_probes_are_not(production):
     _, address = production
     before = metrics(address)
-    request(f"{address}/ping")
+    assert answering(f"{address}/ping")
     assert request(f"{address}/invocations", b'{"dataframe_records": [{"f1": 50}]}')[0] == 400
     after = metrics(address)
     changed = {name for name in after if after[name] != before.get(name) and not name.endswith("_created")}
@@ -219,7 +219,7 @@ def test_a_request_under_way_is_answered_when_the_server_is_told_to_stop(module_
 def test_the_scoring_server_is_the_process_itself(production):
     """So that signals reach it, and no second Python takes memory beside it."""
     process, _ = production
-    assert b"mlflow.pyfunc.scoring_server.app:app" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    assert b"mlops.serving.measured:application" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
 
 
 def test_without_mlflow_the_server_gives_up_and_names_it(environment, tmp_path):
