@@ -175,7 +175,7 @@ def test_a_service_may_be_named_on_a_release_that_is_installed() -> None:
 
     named = {name: {"name": f"our-{name}"} for name in ("postgresql", "redis", "minio")}
     before = service_names(maestro("default"))
-    assert len(before) == 3
+    assert len(before) == 5
     assert service_names(render("maestro", {"global": {"services": named}})) == before
 
 
@@ -287,6 +287,20 @@ OTHER: dict[str, Callable[[str], Any]] = {
     "feast.autoscaling.targetCPUUtilizationPercentage": lambda _: 71,
     "sensorTrainer.autoscaling.targetCPUUtilizationPercentage": lambda _: 71,
     "mlflow.corsAllowedOrigins": lambda mark: [f"https://{mark}"],
+    "monitoring.alertmanager.receivers": lambda mark: [{"name": mark}],
+    "monitoring.alertmanager.routes": lambda mark: [{"receiver": mark}],
+    "monitoring.alertmanager.secrets": lambda mark: [mark],
+    "monitoring.operator.enabled": lambda _: None,  # it needs the operator's kinds
+    "monitoring.operator.labels": lambda _: None,
+    "monitoring.postgresqlExporter.sslmode": lambda _: "require",
+    "monitoring.prometheus.interval": lambda _: "61s",
+    "monitoring.prometheus.remoteWrite": lambda mark: [{"url": f"http://{mark}"}],
+    "monitoring.prometheus.retention.size": lambda _: "9GB",
+    "monitoring.prometheus.retention.time": lambda _: "9d",
+    "monitoring.prometheus.scrapeConfigs": lambda mark: [{"job_name": mark}],
+    "monitoring.prometheus.secrets": lambda mark: [mark],
+    "monitoring.rules.groups": lambda mark: [{"name": mark, "rules": []}],
+    "monitoring.rules.runbooks": lambda mark: f"https://{mark}/",
 }
 
 
