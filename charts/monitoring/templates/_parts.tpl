@@ -46,7 +46,9 @@ are (a push gateway speaks for others).
 {{- $_ := set $targets "alertmanager" (dict "port" 9093) -}}
 {{- end -}}
 {{- range $component, $target := .Values.targets -}}
+{{- if not (and (eq $component "minio") $.Values.global.s3.external.enabled) -}}
 {{- $_ := set $targets $component $target -}}
+{{- end -}}
 {{- end -}}
 {{- toYaml $targets -}}
 {{- end -}}
