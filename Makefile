@@ -142,6 +142,7 @@ lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell, char
 	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/redis/redis-start images/builder/*-*
 	$(PYTHON) charts/values.py --check
 	$(PYTHON) docs/links.py
+	promtool check rules charts/monitoring/files/rules/*.yaml
 	for chart in charts/*/; do helm lint --quiet "$$chart"; done
 
 test: $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
@@ -191,7 +192,8 @@ $(VENV)/ready: $(VENV)/bin/uv constraints.txt infrastructure/packages
 
 # The programs that tests and measurements run on this machine; nothing that is installed needs them.
 $(VENV)/test-tools: $(VENV)/ready
-	infrastructure/packages shellcheck postgresql-15 redis-server prometheus prometheus-pushgateway
+	infrastructure/packages shellcheck postgresql-15 redis-server prometheus prometheus-alertmanager \
+	  prometheus-postgres-exporter prometheus-pushgateway prometheus-redis-exporter
 	touch $@
 
 $(BUILD)/bin/helm:

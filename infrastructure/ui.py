@@ -16,7 +16,10 @@ from infrastructure.services import admin, object_store_keys, service
 
 
 class Page(NamedTuple):
-    """What is shown of a component: the port of its Service by name, and where it is on this machine."""
+    """What is shown of a component: the port of its Service by name, and where it is on this machine.
+
+    optional: whether a release may be without it.
+    """
 
     title: str
     component: str
@@ -24,6 +27,7 @@ class Page(NamedTuple):
     local: int
     path: str = ""
     login: Callable[[], str] = str  # nothing, where everybody gets in
+    optional: bool = False
 
 
 PAGES = (
@@ -33,12 +37,28 @@ PAGES = (
     Page("Model server", "model-server", "http", 8081),
     Page("Features", "feast", "http", 6566),
     Page("Sensor trainer", sensors.COMPONENT, "http", 8000, "/docs", lambda: f"token {sensors.token()}"),
+    Page("Prometheus", "prometheus", "http", 9090, optional=True),
 )
+
+
+def installed() -> list[Page]:
+    """The pages that the release has. Raises NotInstalled where one is missing that each release has."""
+
+    def there(page: Page) -> bool:
+        try:
+            service(page.component)
+        except NotInstalled:
+            if not page.optional:
+                raise
+            return False
+        return True
+
+    return [page for page in PAGES if there(page)]
 
 
 def addresses() -> list[str]:
     """A line for each page: its address while `make ui` runs, and what to log in with."""
-    return [f"{page.title:<14} http://127.0.0.1:{page.local}{page.path}   {page.login()}" for page in PAGES]
+    return [f"{page.title:<14} http://127.0.0.1:{page.local}{page.path}   {page.login()}" for page in installed()]
 
 
 def _taken(port: int) -> bool:
@@ -55,7 +75,7 @@ def main() -> int:
         )
         return 1
     try:
-        commands = [service(page.component).forwarding(page.port, page.local) for page in PAGES]
+        commands = [service(page.component).forwarding(page.port, page.local) for page in installed()]
         lines = addresses()
     except NotInstalled as error:
         print(f"error: {error}", file=sys.stderr)

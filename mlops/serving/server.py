@@ -15,8 +15,11 @@ from mlops.config import MLflowSettings, ServedModelSettings
 from mlops.registry.aliases import PRODUCTION, production
 from mlops.retry import once_started
 from mlops.serving import answers
+from mlops.serving.measured import METRICS
 from mlops.stores.tracking import Tracking, health_check, load_through, scoring_command
 from mlops.training import families
+
+APPLICATION = "mlops.serving.measured:application"
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +46,17 @@ def run_scoring_server(model: Path, host: str, port: int) -> None:
     `mlflow models serve` itself would stay as its parent and end at SIGTERM before the requests under way are done,
     and it takes 180 MB.
     """
-    command, environment = scoring_command(model, host, port)
+    command, environment = scoring_command(model, host, port, APPLICATION)
     log.info("serving %s: %s", model, " ".join(command))
     # A request holds few rows: several threads would only wait for each other.
     os.execvpe(command[0], command, {"OMP_NUM_THREADS": "1", **environment})
 
 
 def wait_for_a_model(host: str, port: int, model: str) -> None:
-    """Answers /ping with 200, so that a fresh installation is ready, and all else with 503 and the remedy."""
+    """Answers /ping with 200, so that a fresh installation is ready, and all else with 503 and the remedy.
+
+    /metrics has nothing to show, which is no fault.
+    """
     log.info("model %s has no version with the alias %s: waiting for the first deployment", model, PRODUCTION)
     body = json.dumps(
         {
@@ -63,10 +69,10 @@ def wait_for_a_model(host: str, port: int, model: str) -> None:
     class Waiting(BaseHTTPRequestHandler):
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            ready = self.path == "/ping"
-            content = b"{}" if ready else body
-            self.send_response(200 if ready else 503)
-            self.send_header("Content-Type", "application/json")
+            well = {"/ping": b"{}", METRICS: b""}
+            content = well.get(self.path, body)
+            self.send_response(200 if self.path in well else 503)
+            self.send_header("Content-Type", "text/plain" if self.path == METRICS else "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

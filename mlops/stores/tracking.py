@@ -359,14 +359,25 @@ def load_through(model: Path, loader: str, config: Mapping[str, JSON], switch: s
     meta.save(str(file))
 
 
-def scoring_command(model: Path, host: str, port: int) -> tuple[list[str], dict[str, str]]:
-    """The command line and the environment of MLflow's scoring server for a downloaded model."""
+def scoring_command(model: Path, host: str, port: int, factory: str) -> tuple[list[str], dict[str, str]]:
+    """The command line and the environment of MLflow's scoring server for a downloaded model.
+
+    factory: `module:function` that makes the application, of `scoring_application`.
+    """
     import shlex
 
     from mlflow.pyfunc.scoring_server import get_cmd
 
     command, environment = get_cmd(str(model), port, host)  # type: ignore[arg-type]  # its host is annotated as int
-    return shlex.split(command), environment
+    *server, _ = shlex.split(command)  # the last word is MLflow's own application
+    return [*server, "--factory", factory], environment
+
+
+def scoring_application() -> Any:
+    """MLflow's application (ASGI) for the model that the environment of `scoring_command` names, which is loaded."""
+    from mlflow.pyfunc.scoring_server.app import app
+
+    return app
 
 
 def _refuse_long_tags(tags: Mapping[str, str]) -> None:

@@ -48,10 +48,15 @@ def render_anew(
 
 
 def template(
-    chart: str, values: Mapping[str, Any] | None = None, name: str = "maestro", namespace: str = "maestro"
+    chart: str,
+    values: Mapping[str, Any] | None = None,
+    name: str = "maestro",
+    namespace: str = "maestro",
+    *options: str,
 ) -> str:
     """What helm prints of a chart: each object below a comment that names its template."""
     command = ["helm", "template", name, str(ROOT / "charts" / chart), "--namespace", namespace, "--values", "-"]
+    command += options
     result = subprocess.run(
         command,
         input=json.dumps(dict(values or {})),

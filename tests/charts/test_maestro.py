@@ -175,7 +175,7 @@ def test_a_service_may_be_named_on_a_release_that_is_installed() -> None:
 
     named = {name: {"name": f"our-{name}"} for name in ("postgresql", "redis", "minio")}
     before = service_names(maestro("default"))
-    assert len(before) == 3
+    assert len(before) == 5
     assert service_names(render("maestro", {"global": {"services": named}})) == before
 
 
@@ -287,6 +287,20 @@ OTHER: dict[str, Callable[[str], Any]] = {
     "feast.autoscaling.targetCPUUtilizationPercentage": lambda _: 71,
     "sensorTrainer.autoscaling.targetCPUUtilizationPercentage": lambda _: 71,
     "mlflow.corsAllowedOrigins": lambda mark: [f"https://{mark}"],
+    "monitoring.alertmanager.receivers": lambda mark: [{"name": mark}],
+    "monitoring.alertmanager.routes": lambda mark: [{"receiver": mark}],
+    "monitoring.alertmanager.secrets": lambda mark: [mark],
+    "monitoring.operator.enabled": lambda _: None,  # it needs the operator's kinds
+    "monitoring.operator.labels": lambda _: None,
+    "monitoring.postgresqlExporter.sslmode": lambda _: "require",
+    "monitoring.prometheus.interval": lambda _: "61s",
+    "monitoring.prometheus.remoteWrite": lambda mark: [{"url": f"http://{mark}"}],
+    "monitoring.prometheus.retention.size": lambda _: "9GB",
+    "monitoring.prometheus.retention.time": lambda _: "9d",
+    "monitoring.prometheus.scrapeConfigs": lambda mark: [{"job_name": mark}],
+    "monitoring.prometheus.secrets": lambda mark: [mark],
+    "monitoring.rules.groups": lambda mark: [{"name": mark, "rules": []}],
+    "monitoring.rules.runbooks": lambda mark: f"https://{mark}/",
 }
 
 
@@ -508,11 +522,10 @@ def test_every_chart_installs_alone_under_the_names_it_has_in_the_umbrella(chart
 def test_external_databases_and_an_external_store_replace_the_platforms_own() -> None:
     values = merge(outside("postgresql", host="db.example.com", port=6432), INSTEAD["redis"])
     objects = render("maestro", merge(values, INSTEAD["minio"]))
-    assert not [entry for entry in objects if entry["kind"] == "StatefulSet"]
+    stores = {entry["metadata"]["name"] for entry in objects if entry["kind"] == "StatefulSet"}
+    assert stores == {"maestro-prometheus", "maestro-alertmanager"}
     text = yaml.safe_dump(objects)
-    assert "maestro-postgresql" not in text
-    assert "maestro-minio" not in text
-    assert "maestro-redis" not in text
+    assert not re.search("maestro-(minio|(postgresql|redis)(?!-exporter))", text)
     assert "airflow@db.example.com:6432/airflow" in text
 
 
@@ -532,7 +545,7 @@ def test_the_notes_name_services_and_secrets_that_exist(tmp_path: Path) -> None:
     objects, text = with_notes(tmp_path, PROFILES["minikube"])
     kinds = {"service": "Service", "secret": "Secret"}
     named = re.findall(r"port-forward (service)/(\S+)|get (secret) (\S+)", text)
-    assert len(named) == 10
+    assert len(named) == 11
     for pair in named:
         kind, name = (part for part in pair if part)
         assert find(objects, kinds[kind], name)
@@ -581,4 +594,4 @@ def test_a_template_is_named_for_the_kind_that_it_renders_and_its_folder_for_the
         entry = yaml.load(text, Loader)  # noqa: S506
         assert KUBECTLS_SHORT_NAMES.get(file, file) == entry["kind"].lower(), path
         part = re.sub(rf"^maestro(-{SUBCHARTS.get(chart, chart)})?-?|-[0-9a-f]{{8}}$", "", entry["metadata"]["name"])
-        assert part == folder or (folder == "tests" and part.endswith("test")), path
+        assert part == folder or part.endswith({"tests": "test", "metrics": "-metrics"}[folder]), path

@@ -99,6 +99,11 @@ RIGHTS = {
         rule("apps", "deployments", "get", "patch", names=("maestro-model-server",)),
         rule("", "pods", "list"),
     ],
+    "pod-states": [
+        rule("", "pods", "list"),
+        rule("", "persistentvolumeclaims", "list"),
+        rule("metrics.k8s.io", "pods", "list"),
+    ],
     "task": [],
 }
 # The pods of each service account; all others have the default one, which may do nothing.
@@ -111,6 +116,7 @@ IDENTITIES = {
         "airflow-test",
         "airflow-triggerer",
     },
+    "maestro-pod-states": {"pod-states"},
     "maestro-task": {"task"},
 }
 
@@ -143,7 +149,8 @@ def test_pods_have_the_identity_that_the_table_says_and_its_token_only_where_the
         for volume in pod["spec"].get("volumes", ())
         if mount["name"] == volume["name"] and "serviceAccountToken" in json.dumps(volume)
     }
-    assert holders == {"airflow-scheduler scheduler", "airflow-triggerer triggerer", "airflow-test test"}
+    airflow = {"airflow-scheduler scheduler", "airflow-triggerer triggerer", "airflow-test test"}
+    assert holders == {*airflow, "pod-states pod-states"}
 
 
 def test_a_task_has_the_token_of_the_identity_that_it_names_and_no_other() -> None:
@@ -198,9 +205,11 @@ SECRETS: dict[str, dict[str, str]] = {
     "mlflow release-gate": database("mlflow"),
     "mlflow-migrate migrate": database("mlflow"),
     "postgresql postgresql": {
-        f"{name.upper()}_PASSWORD": f"postgresql/{name}-password" for name in ("postgres", *DATABASES)
+        f"{name.upper()}_PASSWORD": f"postgresql/{name}-password" for name in ("postgres", "monitoring", *DATABASES)
     },
+    "postgresql-exporter postgresql-exporter": {"DATA_SOURCE_PASS": "postgresql/monitoring-password"},
     **{f"postgresql-test {name}": database(name) for name in DATABASES},
+    "redis-exporter redis-exporter": {"REDIS_PASSWORD": "redis/redis-password"},
     "redis redis": {"REDISCLI_AUTH": "redis/redis-password"},
     "redis-test test": {"REDISCLI_AUTH": "redis/redis-password"},
     "sensor-trainer api": database("sensors") | REDIS | TRAINER,
@@ -246,6 +255,7 @@ PLACED = {
         {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
     ],
 }
+MEASURES = re.compile(r"statsd|pushgateway|prometheus|alertmanager|(postgresql|redis)-exporter|pod-states")
 ANYWHERE = re.compile(r"(?!airflow).*-test|command")
 
 
@@ -261,7 +271,7 @@ def test_every_pod_runs_where_values_say_and_pulls_as_they_say() -> None:
     objects = [*rendered, task_pod(rendered)]
     for name, pod in pods(objects).items():
         fields = {field: pod["spec"][field] for field in PLACED if field in pod["spec"]}
-        called = name.replace("-", "").replace("statsd", "monitoring")
+        called = "monitoring" if MEASURES.fullmatch(name) else name.replace("-", "")
         key = next((key for key in CHARTS if called.startswith(key.lower())), "taskPods")
         expected = (
             tasks if key == "taskPods" else {field: placed[key][field] for field in PLACED if field in placed[key]}
@@ -288,6 +298,10 @@ ROLLOUTS: dict[str, tuple[Object, int, int]] = {
     "model-server": (ROLLING, 40, 10),
     "sensor-trainer": (ROLLING, 30, 5),
     "sensor-trainer-worker": (ROLLING, 120, 0),
+    "pod-states": (ROLLING, 30, 0),
+    "postgresql-exporter": (ROLLING, 30, 0),
+    "pushgateway": (RECREATE, 30, 0),
+    "redis-exporter": (ROLLING, 30, 0),
     "statsd": (RECREATE, 30, 0),
 }
 
@@ -312,7 +326,9 @@ def test_with_the_api_server_in_its_pod_only_one_scheduler_runs_at_a_time() -> N
     assert "lifecycle" not in api_server, "it outlives the scheduler anyway"
 
 
-@pytest.mark.parametrize(("name", "grace"), [("postgresql", 120), ("redis", 60), ("minio", 30)])
+@pytest.mark.parametrize(
+    ("name", "grace"), [("postgresql", 120), ("redis", 60), ("minio", 30), ("prometheus", 120), ("alertmanager", 30)]
+)
 def test_a_store_has_one_pod_which_an_upgrade_replaces_even_where_it_never_became_ready(name: str, grace: int) -> None:
     spec = find(maestro("default"), "StatefulSet", f"maestro-{name}")["spec"]
     assert (spec["replicas"], spec["podManagementPolicy"]) == (1, "Parallel")

@@ -59,7 +59,13 @@ def selected(selector: Mapping[str, str], objects: list[Object]) -> list[str]:
 
 def behind(service: str, objects: list[Object]) -> str:
     """The pod whose Service this is: of the same name, or the scheduler's where that holds the api-server."""
-    return service if service in pods(objects) else {"airflow-api-server": "airflow-scheduler"}[service]
+    name = service.removesuffix("-metrics")
+    return name if name in pods(objects) else {"airflow-api-server": "airflow-scheduler"}[name]
+
+
+def asked_services(objects: list[Object]) -> Iterator[tuple[str, Object]]:
+    """The Services that something connects to; the others name the pods whose metrics Prometheus asks for."""
+    return ((name, entry) for name, entry in of_kind(objects, "Service") if not name.endswith("-metrics"))
 
 
 # Selectors
@@ -116,6 +122,7 @@ def airflow_default(section: str, option: str) -> int:
 
 AIRFLOW_OPTIONS = yaml.load((AIRFLOW / "config_templates/config.yml").read_text(), Loader)  # noqa: S506
 OWN_PORTS = {
+    "pod-states": {8080},
     "postgresql": {5432},
     "redis": {6379},
     "api-server": {airflow_default("api", "port")},
@@ -141,7 +148,7 @@ def test_programs_whose_port_no_argument_names_are_told_no_other_one() -> None:
 
 
 def test_every_service_leads_to_a_port_that_its_pods_open_and_their_image_exposes(objects: list[Object]) -> None:
-    for name, service in of_kind(objects, "Service"):
+    for name, service in asked_services(objects):
         assert service["spec"].keys() == {"selector", "ports"}, "reached from inside the cluster only"
         opened = {
             port["name"]: (container["image"], port["containerPort"], port.get("protocol", "TCP"))
@@ -188,6 +195,7 @@ FOUND = {
     ("mlflow", "http"): ("mlflow", "port"),
     ("model-server", "http"): ("modelServer", "port"),
     ("postgresql", "postgresql"): ("postgresql", "port"),
+    ("prometheus", "http"): ("prometheus", "port"),
     ("sensor-trainer", "http"): ("sensorTrainer", "port"),
 }
 
@@ -281,6 +289,10 @@ def heartbeat(job: str) -> dict[str, Probe]:
     return {"startupProbe": (command, 5, 20, 60), "livenessProbe": (command, 60, 20, 3)}
 
 
+def small(port: str, ready: str, alive: str) -> dict[str, Probe]:
+    return {"readinessProbe": (f"{port} {ready}", 10, 1, 3), "livenessProbe": (f"{port} {alive}", 30, 10, 3)}
+
+
 TCP = "pg_isready --host=127.0.0.1 --username=postgres"
 PROBES: dict[str, dict[str, Probe]] = {
     "mlflow": health(),
@@ -310,10 +322,13 @@ PROBES: dict[str, dict[str, Probe]] = {
     "scheduler": heartbeat("SchedulerJob"),
     "dag-processor": heartbeat("DagProcessorJob"),
     "triggerer": heartbeat("TriggererJob"),
-    "statsd-exporter": {
-        "readinessProbe": ("metrics /-/ready", 10, 1, 3),
-        "livenessProbe": ("metrics /-/healthy", 30, 1, 3),
-    },
+    "prometheus": health("/-/ready", startup_failures=600) | {"livenessProbe": ("http /-/healthy", 10, 10, 6)},
+    "alertmanager": small("http", "/-/ready", "/-/healthy"),
+    "pushgateway": small("http", "/-/ready", "/-/healthy"),
+    "statsd-exporter": small("metrics", "/-/ready", "/-/healthy"),
+    "postgresql-exporter": small("metrics", "/", "/"),
+    "redis-exporter": small("metrics", "/health", "/health"),
+    "pod-states": small("metrics", "/health", "/health"),
     "worker": {},  # it serves nothing, and the job of one that hangs is given to another when its lease ends
 }
 
@@ -354,7 +369,7 @@ def test_a_probe_by_http_asks_a_port_of_its_own_container(objects: list[Object])
 def test_what_a_service_leads_to_is_asked_whether_it_is_ready_and_what_starts_slowly_is_given_time(
     objects: list[Object],
 ) -> None:
-    for name, service in of_kind(objects, "Service"):
+    for name, service in asked_services(objects):
         targets = {port["targetPort"] for port in service["spec"]["ports"]}
         (server,) = (
             container
@@ -385,7 +400,8 @@ def test_prometheus_is_told_a_port_and_a_path_that_there_are(objects: list[Objec
         "minio": "api /minio/v2/metrics/cluster",
         "mlflow": "http /metrics",
         "sensor-trainer": "http /metrics",
-        "statsd": "metrics /metrics",
+        **dict.fromkeys(("pod-states", "postgresql-exporter", "redis-exporter", "statsd"), "metrics /metrics"),
+        "pushgateway": "http /metrics",
     }
 
 
@@ -404,6 +420,7 @@ LEADS = {
     "MLFLOW_BACKEND_STORE_URI": "postgresql",
     "MLFLOW_TRACKING_URI": "mlflow",
     "MODEL_SERVER_URL": "modelServer",
+    "REDIS_ADDR": "redis",
     "REDIS_HOST": "redis",
     "SENSOR_TRAINER_URL": "sensorTrainer",
     "STATSD_HOST": "statsd",
@@ -435,7 +452,7 @@ def test_every_address_elsewhere_is_one_of_a_service(moved: list[Object]) -> Non
     there = {f"{service['name']}:{service[port]}" for service in MOVED.values() for port in service.keys() - {"name"}}
     services = {
         f"{entry['metadata']['name']}:{port['port']}"
-        for _, entry in of_kind(moved, "Service")
+        for _, entry in asked_services(moved)
         for port in entry["spec"]["ports"]
     }
     assert services == there

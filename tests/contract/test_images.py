@@ -149,7 +149,7 @@ def test_python_finds_its_bytecode_in_an_image_and_may_leave_none(recipe: Recipe
 
 
 # Programs that no package brings: where an image has them from.
-PROGRAMS = {"minio", "statsd_exporter", "postgresql-start", "redis-start", "release-gate"}
+PROGRAMS = {"minio", "pod-states", "statsd_exporter", "postgresql-start", "redis-start", "release-gate"}
 
 
 def test_a_program_of_ours_that_a_container_starts_is_in_its_image() -> None:

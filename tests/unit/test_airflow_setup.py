@@ -134,6 +134,12 @@ def test_an_empty_database_gets_its_schema_an_admin_and_what_is_declared(airflow
     ) == [("Admin",)]
 
 
+def test_a_database_that_nobody_watches_is_set_up_all_the_same_and_it_is_said(airflow: Airflow) -> None:
+    done = airflow.try_setup()
+    assert done.returncode == 0
+    assert "the server has no user monitoring: nobody watches Airflow's database" in done.stdout
+
+
 def test_what_is_no_longer_declared_is_removed_and_what_people_made_stays(airflow: Airflow) -> None:
     airflow.query(
         "INSERT INTO connection (conn_id, conn_type, is_encrypted, is_extra_encrypted) VALUES ('hand','x',false,false)"

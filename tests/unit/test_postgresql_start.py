@@ -149,6 +149,23 @@ def test_a_confined_user_touches_its_own_schema_only(volume):
             assert ask(port, own, "sensors", "s") == "sensors"
 
 
+def test_who_watches_sees_sizes_and_activity_and_what_an_owner_lets_it_read(volume):
+    told = {**PASSWORDS, "MONITORING_PASSWORD": "m"}
+    with server(volume, POSTGRES_DATABASES="airflow", **PASSWORDS) as port:
+        ask(port, "CREATE TABLE t AS SELECT 42 AS answer, 7 AS secret", "airflow", PASSWORDS["AIRFLOW_PASSWORD"])
+        assert not answers(port, "monitoring", "m", database="airflow"), "nobody asked for it"
+    for _ in range(2):
+        with server(volume, POSTGRES_DATABASES="airflow mlflow", **told) as port:
+            watch = {"user": "monitoring", "password": "m", "database": "airflow"}
+            assert ask(port, "SELECT pg_database_size('mlflow')", **watch) > 0
+            ask(port, "GRANT SELECT (answer) ON t TO monitoring", "airflow", PASSWORDS["AIRFLOW_PASSWORD"])
+            assert ask(port, "SELECT answer FROM t", **watch) == 42
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                ask(port, "SELECT secret FROM t", **watch)
+            with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+                ask(port, "CREATE TABLE u ()", **watch)
+
+
 def test_an_interrupted_initdb_is_done_again(volume):
     half = volume / "data/pgdata.new"
     half.mkdir()
@@ -188,6 +205,10 @@ def test_a_cluster_of_another_version_is_left_alone_and_the_remedy_said(volume):
     [
         ({}, "POSTGRES_PASSWORD is not set"),
         ({**PASSWORDS, "POSTGRES_DATABASES": "feature-store"}, "FEATURE_STORE_PASSWORD is not set"),
+        (
+            {**PASSWORDS, "POSTGRES_DATABASES": "monitoring", "MONITORING_PASSWORD": "m"},
+            "the user that watches: use another name",
+        ),
         ({**PASSWORDS, "POSTGRES_DATABASES": 'x";DROP'}, "use a-z, 0-9, _ and -"),
     ],
 )

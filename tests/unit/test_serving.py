@@ -95,6 +95,33 @@ def test_without_a_model_the_server_is_ready_and_says_what_to_do(platform, tmp_p
         assert process.wait(60) == 0
 
 
+def metrics(address: str) -> dict[str, float]:
+    with urllib.request.urlopen(f"{address}/metrics", timeout=60) as answer:
+        lines = [line.rpartition(" ") for line in answer.read().decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+def test_a_server_without_a_model_has_no_number_to_show(platform, tmp_path):
+    with model_server(platform, tmp_path) as (_, address):
+        assert metrics(address) == {}
+
+
+def test_predictions_are_counted_by_their_status_and_timed_and_probes_are_not(production):
+    _, address = production
+    before = metrics(address)
+    assert answering(f"{address}/ping")
+    assert request(f"{address}/invocations", b'{"dataframe_records": [{"f1": 50}]}')[0] == 400
+    after = metrics(address)
+    changed = {name for name in after if after[name] != before.get(name) and not name.endswith("_created")}
+    seconds = "maestro_model_server_request_seconds"
+    assert 'maestro_model_server_requests_total{status="400"}' in changed
+    assert {name for name in changed if "_requests_total" in name} == {
+        'maestro_model_server_requests_total{status="400"}'
+    }
+    assert after[f"{seconds}_count"] == before[f"{seconds}_count"] + 1
+    assert 'maestro_model_server_requests_total{status="500"}' in before, "a rate begins at nothing"
+
+
 def test_the_production_model_predicts_the_label_of_real_rows(production, tables):
     _, address = production
     test = tables("shuttle").test.head(2000)
@@ -192,7 +219,7 @@ def test_a_request_under_way_is_answered_when_the_server_is_told_to_stop(module_
 def test_the_scoring_server_is_the_process_itself(production):
     """So that signals reach it, and no second Python takes memory beside it."""
     process, _ = production
-    assert b"mlflow.pyfunc.scoring_server.app:app" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    assert b"mlops.serving.measured:application" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
 
 
 def test_without_mlflow_the_server_gives_up_and_names_it(environment, tmp_path):

@@ -108,14 +108,14 @@ def kubectl(folder: Path, monkeypatch: pytest.MonkeyPatch, missing: str = "none"
 
 
 def test_each_page_is_forwarded_again_when_its_pod_is_replaced(program):
-    program.has_forwarded(6)
+    program.has_forwarded(len(ui.PAGES))
     assert {(service, ports) for _, service, ports in program.forwards} == {
         (f"our-{page.component}", f"{local}:{number}")
         for number, (page, local) in enumerate(zip(ui.PAGES, program.ports, strict=True), FIRST)
     }
     ended, service, ports = program.forwards[1]
     os.kill(ended, signal.SIGKILL)
-    program.has_forwarded(7)
+    program.has_forwarded(len(ui.PAGES) + 1)
     assert program.forwards[-1][1:] == (service, ports)
     code, out, _ = program.ends(signal.SIGINT)
     assert code == 0
@@ -125,7 +125,7 @@ def test_each_page_is_forwarded_again_when_its_pod_is_replaced(program):
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
 def test_no_forward_outlives_the_program(program, by):
-    program.has_forwarded(6)
+    program.has_forwarded(len(ui.PAGES))
     assert program.ends(by)[0] == 0
     eventually(lambda: not any(runs(pid) for pid, *_ in program.forwards), 60)
 
@@ -155,3 +155,8 @@ def test_a_service_that_is_not_installed_is_named_and_nothing_is_forwarded(pages
     assert ui.main() == 1
     assert 'no service of release "maestro" with component "feast" in namespace "maestro"' in capsys.readouterr().err
     assert not (tmp_path / "forwards").exists()
+
+
+def test_a_page_that_a_release_may_be_without_is_left_out_where_it_is(pages, tmp_path, monkeypatch):
+    kubectl(tmp_path, monkeypatch, missing="prometheus")
+    assert [page.component for page in ui.PAGES if page not in ui.installed()] == ["prometheus"]

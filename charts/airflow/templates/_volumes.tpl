@@ -21,23 +21,7 @@ The volumes of an Airflow pod, beside `tmp`.
   {{- end }}
 {{- end }}
 {{- if .token }}
-# The token as the kubelet would mount it, but for one container instead of the whole pod.
-- name: token
-  projected:
-    sources:
-      - serviceAccountToken:
-          path: token
-          expirationSeconds: 3607
-      - configMap:
-          name: kube-root-ca.crt
-          items:
-            - key: ca.crt
-              path: ca.crt
-      - downwardAPI:
-          items:
-            - path: namespace
-              fieldRef:
-                fieldPath: metadata.namespace
+{{ include "common.tokenVolume" .root }}
 {{- end }}
 {{- end -}}
 

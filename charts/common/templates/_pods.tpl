@@ -51,6 +51,29 @@ volumes:
 {{- end -}}
 
 {{/*
+The volume `token`: that of the pod's service account, as the kubelet would mount it, but for one container instead of the
+whole pod, at /var/run/secrets/kubernetes.io/serviceaccount.
+*/}}
+{{- define "common.tokenVolume" -}}
+- name: token
+  projected:
+    sources:
+      - serviceAccountToken:
+          path: token
+          expirationSeconds: 3607
+      - configMap:
+          name: kube-root-ca.crt
+          items:
+            - key: ca.crt
+              path: ca.crt
+      - downwardAPI:
+          items:
+            - path: namespace
+              fieldRef:
+                fieldPath: metadata.namespace
+{{- end -}}
+
+{{/*
 Annotations of a pod by which Prometheus finds its metrics.
   (dict "port" 8000 "path" "/metrics"), which is the path where none is given
 */}}

@@ -7,6 +7,8 @@ airflow: airflow-api-server
 modelServer: model-server
 statsd: statsd
 pushgateway: pushgateway
+prometheus: prometheus
+alertmanager: alertmanager
 redis: redis
 feast: feast
 sensorTrainer: sensor-trainer

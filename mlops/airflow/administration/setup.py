@@ -32,6 +32,23 @@ DATABASE_TIMEOUT = 300.0  # seconds that a first install may take to bring Postg
 _CONNECTION_FIELDS = ("conn_type", "description", "host", "schema", "login", "password", "port", "extra")
 _POOL_FIELDS = ("slots", "include_deferred", "description")
 
+# What the user `monitoring` may read: the columns that charts/monitoring/files/postgresql-queries.yaml asks for, which
+# tell how DAGs fare, and nothing that people have written.
+MONITOR = "monitoring"
+MONITORED: Mapping[str, tuple[str, ...]] = {
+    "asset": ("id", "name"),
+    "asset_event": ("asset_id", "timestamp"),
+    "dag": ("dag_id", "is_paused", "is_stale", "next_dagrun_create_after"),
+    "dag_run": ("id", "dag_id", "state", "run_type", "run_after", "end_date"),
+    "deadline": ("dagrun_id", "deadline_time"),
+    "job": ("job_type", "latest_heartbeat"),
+    "slot_pool": ("pool", "slots", "include_deferred"),
+    "task_instance": (
+        *("id", "dag_id", "task_id", "run_id", "state", "end_date"),
+        *("pool", "pool_slots", "scheduled_dttm"),
+    ),
+}
+
 _TABLE = "CREATE TABLE IF NOT EXISTS maestro_declared (kind text, name text, PRIMARY KEY (kind, name))"
 
 _log = logging.getLogger(__name__)
@@ -47,8 +64,12 @@ def main(arguments: list[str]) -> None:
 
 
 def migrate(settings: Mapping[str, Any]) -> None:
-    """The newest schema and the admin: a server that found no roles yet would make them at the same time."""
+    """The newest schema, who may watch it, and the admin.
+
+    A server that found no roles yet would make them at the same time.
+    """
     upgrade_schema()
+    let_monitor()
     ensure_admin(settings["adminUser"], os.environ[ADMIN_PASSWORD])
 
 
@@ -93,6 +114,20 @@ def upgrade_schema() -> None:
     from airflow.utils.db import upgradedb
 
     upgradedb()
+
+
+def let_monitor() -> None:
+    """Lets the user `monitoring`, where the server has it, read what it watches, and no column beside it."""
+    from airflow.settings import get_engine
+    from sqlalchemy import text
+
+    with get_engine().begin() as connection:
+        if connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": MONITOR}) is None:
+            _log.info("the server has no user %s: nobody watches Airflow's database", MONITOR)
+            return
+        for table, columns in MONITORED.items():
+            connection.execute(text(f"REVOKE SELECT ON {table} FROM {MONITOR}"))  # noqa: S608 - names of our own
+            connection.execute(text(f"GRANT SELECT ({', '.join(columns)}) ON {table} TO {MONITOR}"))
 
 
 def ensure_admin(user: Mapping[str, str], password: str) -> None:
