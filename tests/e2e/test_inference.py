@@ -162,9 +162,8 @@ def test_a_pod_killed_in_the_second_partition_and_a_promotion_lose_and_change_no
 
     pod = wait_until(second, 300, "the pod of the second partition", 0.2)
     kubectl("delete", "pod", pod, *KILLED)
-    other = services.mlflow.create_model_version(
-        MODEL, services.mlflow.get_model_version(MODEL, version).source, tags={"test": "promoted in mid-run"}
-    )
+    source = services.mlflow.get_model_version(MODEL, version).source
+    other = services.mlflow.create_model_version(MODEL, source, model_id=source.removeprefix("models:/"))
     services.mlflow.set_registered_model_alias(MODEL, ALIAS, other.version)
     try:
         assert finished(services, run_id, DAG, hurried=True) == "success"
