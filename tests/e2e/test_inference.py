@@ -2,6 +2,7 @@
 
 import io
 import json
+import uuid
 
 import pandas as pd
 import polars as pl
@@ -15,6 +16,7 @@ DAG = "ml_pipeline"
 MODEL, ALIAS = "sensor-failure", "batch-e2e"
 COLUMNS = [f"f{index}" for index in range(1, 10)]
 SMALL = 300  # rows of a partition
+ONCE = uuid.uuid4().hex[:8]  # what was delivered before is scored already, by the version of that time
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +54,8 @@ def put(services, key, content):
 def deliver(services, name, files):
     """Puts files, a table or bytes each, and then their marker; returns the marker."""
     for file, content in files.items():
-        put(services, f"inbox/{name}/{file}", content)
-    marker = f"inbox/{name}/_READY"
+        put(services, f"inbox/{name}-{ONCE}/{file}", content)
+    marker = f"inbox/{name}-{ONCE}/_READY"
     services.s3.put_object(Bucket="data", Key=marker, Body=b"")
     return marker
 
@@ -109,7 +111,7 @@ def test_ten_files_are_scored_to_the_last_row_and_counted_once(services, version
     }
     mapped = [task for task in services.airflow.tasks(DAG, run_id) if task["task_id"] == "run_inference"]
     assert [task["map_index"] for task in sorted(mapped, key=lambda task: task["map_index"])] == [0, 1, 2, 3]
-    assert not there(services, marker) and there(services, "done/e2e-ten/_READY")
+    assert not there(services, marker) and there(services, marker.replace("inbox/", "done/"))
     links = services.airflow.call("GET", f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/generate_report/links")
     address = services.airflow.url + links["extra_links"]["Report"]
     assert services.airflow.session.get(address, timeout=30).text == page
@@ -183,21 +185,22 @@ def test_a_file_larger_than_the_memory_of_a_pod_streams_through(services, versio
     block = rows.to_csv(index=False, header=False).encode()
     header = ",".join(rows.columns).encode() + b"\n"
     times = -(-2_000_000_000 // len(block))
-    upload = services.s3.create_multipart_upload(Bucket="data", Key="inbox/e2e-large/part-0.csv")
-    where = {"Bucket": "data", "Key": "inbox/e2e-large/part-0.csv", "UploadId": upload["UploadId"]}
+    folder = f"inbox/e2e-large-{ONCE}"
+    where = {"Bucket": "data", "Key": f"{folder}/part-0.csv"}
+    where["UploadId"] = services.s3.create_multipart_upload(**where)["UploadId"]
     parts = []
     for number in range(1, times + 1):
         body = header + block if number == 1 else block
         tag = services.s3.upload_part(**where, PartNumber=number, Body=body)["ETag"]
         parts.append({"PartNumber": number, "ETag": tag})
     services.s3.complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
-    services.s3.put_object(Bucket="data", Key="inbox/e2e-large/_READY", Body=b"")
+    services.s3.put_object(Bucket="data", Key=f"{folder}/_READY", Body=b"")
     try:
-        run_id = begin(services, "inbox/e2e-large/_READY", 524288)
+        run_id = begin(services, f"{folder}/_READY", 524288)
         assert finished(services, run_id, DAG) == "success"
         document, _ = report_of(services, run_id)
         assert (document["rows"], document["scored"]) == (times * len(shuttle), times * len(shuttle))
         attempts = {task["task_id"]: task["try_number"] for task in services.airflow.tasks(DAG, run_id)}
         assert set(attempts.values()) == {1}, "nothing was killed for its memory"
     finally:
-        services.s3.delete_object(Bucket="data", Key="inbox/e2e-large/part-0.csv")
+        services.s3.delete_object(Bucket="data", Key=f"{folder}/part-0.csv")
