@@ -14,7 +14,8 @@ _SERVICES = """*" get service "*)
 
 # The ConfigMap in which a release describes the Job of a command, small: JSON is YAML.
 _JOB = {"metadata": {"labels": {"a": "b"}}, "spec": {"template": {"spec": {"containers": [{"image": "datasets"}]}}}}
-_ENVIRONMENTS = {need: [{"name": need.upper(), "value": "x"}] for need in ("s3", "feast", "code", "sensor-trainer")}
+_NEEDS = ("s3", "feast", "code", "sensor-trainer", "pushgateway")
+_ENVIRONMENTS = {need: [{"name": need.upper(), "value": "x"}] for need in _NEEDS}
 _LOADING = [["ingestion", "load", "--dataset", "all"], ["features", "build", "--dataset", "all"]]
 DESCRIBED: dict[str, Any] = {
     "metadata": {"name": "our-command", "uid": "u-1"},

@@ -119,7 +119,7 @@ def test_a_command_hands_back_its_result_and_its_log(cluster: Cluster) -> None:
 def test_a_job_is_told_what_its_command_opens_and_goes_with_the_release() -> None:
     job = commands.make_job(DESCRIBED, "sensor-trainer", "replay", ["--hours=1"])
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    assert [entry["name"] for entry in container["env"]] == ["S3", "SENSOR-TRAINER"]
+    assert [entry["name"] for entry in container["env"]] == ["S3", "SENSOR-TRAINER", "PUSHGATEWAY"]
     assert container["image"] == "datasets"
     assert job["metadata"] == {
         "labels": {"a": "b"},
