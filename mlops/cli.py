@@ -33,6 +33,10 @@ GROUPS = {
     "notify": "mlops.notify.commands",
 }
 
+# Of a table in S3 polars would hold 128 row groups that it has not come to yet: of ten million rows all. Two keep it
+# busy (preprocessing of 10 million rows x 13: 304 MiB instead of 739, in the same CPU time).
+_READ_AHEAD = {"POLARS_ROW_GROUP_PREFETCH_SIZE": "2", "POLARS_DOWNLOAD_CHUNK_SIZE": str(8 << 20)}
+
 _IN_BUCKET = "mlops.stores.declarations"  # imported by who asks for what no package declares
 
 log = logging.getLogger(__name__)
@@ -69,6 +73,8 @@ def commands(group: str) -> Mapping[str, Command]:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command, hands its result or the cause of its failure back, and returns the exit code."""
+    for name, value in _READ_AHEAD.items():
+        os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("mlops").setLevel(logging.INFO)
     named = arguments[0] if arguments and arguments[0] in GROUPS else None

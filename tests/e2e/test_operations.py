@@ -234,7 +234,18 @@ def at_trainer(page):
     page.get_by_text("/predict").first.wait_for()
 
 
-VISITS = {"Airflow": at_airflow, "MLflow": at_mlflow, "MinIO": at_minio, "Sensor trainer": at_trainer}
+def at_prometheus(page):
+    page.goto("/classic/alerts")
+    page.get_by_text("DagRunFailed").first.wait_for()
+
+
+VISITS = {
+    "Airflow": at_airflow,
+    "MLflow": at_mlflow,
+    "MinIO": at_minio,
+    "Sensor trainer": at_trainer,
+    "Prometheus": at_prometheus,
+}
 
 
 def test_every_page_is_visited_but_those_that_only_programs_ask():
