@@ -13,6 +13,11 @@ def task_instance(dag_id: str, run_id: str, task_id: str, map_index: int = -1) -
     return "/".join(slug(segment) for segment in segments)
 
 
+def is_path(marker: str) -> bool:
+    """Whether the marker of a delivery is a file that Airflow looks for, and no object."""
+    return marker.startswith("/")
+
+
 def done(marker: str) -> str:
     """Where the marker of a delivery lies once it is scored."""
     return DONE + marker.removeprefix(INBOX)

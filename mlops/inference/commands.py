@@ -216,7 +216,8 @@ def _begin(store: ObjectStore, delivery: Delivery, name: str, model: str, alias:
 
 def _read(store: ObjectStore, batch: Batch) -> None:
     """Writes the delivered rows as one table, in the order of the files' names."""
-    from mlops.inference.contract import check, read
+    from mlops.datasets.read import read_dataset
+    from mlops.inference.contract import check
 
     dataset = _delivered(batch)
     with TemporaryDirectory(prefix="delivery-") as folder, TemporaryDirectory(prefix="scratch-") as scratch:
@@ -224,7 +225,7 @@ def _read(store: ObjectStore, batch: Batch) -> None:
             path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             store.download(f"{batch.folder}/{name}", path)
-        rows = read(dataset, Path(folder), Path(scratch))
+        rows = read_dataset(dataset, Path(folder), Path(scratch))
         check(rows, dataset, batch.inputs, batch.uri)
         store.write(batch.raw, rows.with_row_index(ROW), {"rows": _count(rows)})
 

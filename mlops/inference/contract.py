@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
 from mlops.datasets.declaration import Column, Dataset, SplitByKey
 from mlops.datasets.parsing.columns import number
-from mlops.datasets.read import read_dataset
 from mlops.features.contract import difference
 from mlops.result import Refused
 from mlops.stores.tracking import Input
@@ -50,11 +48,6 @@ def delivered(dataset: Dataset, folder: str, names: Sequence[str], inputs: Seque
         "folder": folder,
     }
     return Delivered(**{each.name: getattr(dataset, each.name) for each in fields(dataset)} | changed)
-
-
-def read(dataset: Delivered, folder: Path, scratch: Path) -> pl.LazyFrame:
-    """The delivered rows with the columns that are known, typed as `datasets.read` does it."""
-    return read_dataset(dataset, folder, scratch)
 
 
 def check(rows: pl.LazyFrame, dataset: Delivered, inputs: Sequence[Input], model: str) -> None:

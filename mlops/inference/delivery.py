@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from mlops.keys import done, slug
+from mlops.keys import done, is_path, slug
 from mlops.result import Failure, Refused
 
 if TYPE_CHECKING:
@@ -55,11 +55,6 @@ class Delivery:
     def names(self) -> list[str]:
         """The files, relative to their folder."""
         return [entry.key.removeprefix(f"{self.folder}/") for entry in self.files]
-
-
-def is_path(marker: str) -> bool:
-    """Whether it is a file that Airflow looks for, and no object."""
-    return marker.startswith("/")
 
 
 def move_marker(store: ObjectStore, marker: str) -> None:

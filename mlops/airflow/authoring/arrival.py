@@ -7,11 +7,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseSensorOperator
 from airflow.sdk.exceptions import AirflowSensorTimeout
 
+from mlops.airflow.authoring.waiting import PatientSensor
 from mlops.airflow.platform import Platform
-from mlops.keys import done
+from mlops.keys import done, is_path
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _CONNECTION = "aws_default"
 
 
-class DataDelivered(BaseSensorOperator):
+class DataDelivered(PatientSensor):
     """Succeeds when the marker is there: an object of the data bucket, or, where it begins with a slash, a file.
 
     A marker that was moved away because its delivery is scored counts as well, so that a run that is cleared goes on.
@@ -34,31 +34,18 @@ class DataDelivered(BaseSensorOperator):
         marker: str,
         timeout: timedelta | float | None = timedelta(hours=2),
         poke_interval: timedelta | float = timedelta(minutes=5),
-        mode: str = "reschedule",
-        execution_timeout: timedelta | None = timedelta(minutes=5),  # of one look
-        # As of a pod (see operator.py). A wait that was in vain is not tried again.
-        retries: int | None = 2,
-        retry_delay: timedelta | float = timedelta(minutes=1),
-        retry_exponential_backoff: float = 2.0,
-        owner: str = "maestro",
         **options: Any,
     ) -> None:
         super().__init__(
             timeout=timeout,
             poke_interval=poke_interval,
-            mode=mode,
-            execution_timeout=execution_timeout,
-            retries=retries,
-            retry_delay=retry_delay,
-            retry_exponential_backoff=retry_exponential_backoff,
-            owner=owner,
             **options,
         )
         self.marker = marker
 
     def poke(self, context: Context) -> bool:
         """Whether the marker is there."""
-        if self.marker.startswith("/"):
+        if is_path(self.marker):
             there = Path(self.marker).exists()
             self.log.info("file %s: %s", self.marker, "there" if there else "not there")
             return there

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, BaseSensorOperator
+from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowSensorTimeout
+
+from mlops.airflow.authoring.waiting import PatientSensor
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -15,7 +17,7 @@ OFFLINE_FEATURES = Asset("offline-features")  # the last task of feature_enginee
 ONLINE_FEATURES = Asset("online-features")  # the last task of feature_materialization updates it
 
 
-class FreshFeatures(BaseSensorOperator):
+class FreshFeatures(PatientSensor):
     """Succeeds at once where feature_materialization has ended well within `max_age`, else when it next does.
 
     It holds no slot between two looks. A look is one request to Airflow's own API, so it needs no pod.
@@ -29,24 +31,11 @@ class FreshFeatures(BaseSensorOperator):
         # Longer than a materialization takes, so one that runs already, or is triggered now, is waited for.
         timeout: timedelta | float | None = timedelta(hours=1),
         poke_interval: timedelta | float = timedelta(minutes=1),
-        mode: str = "reschedule",
-        execution_timeout: timedelta | None = timedelta(minutes=5),  # of one look
-        # As of a pod (see operator.py). A wait that was in vain is not tried again.
-        retries: int | None = 2,
-        retry_delay: timedelta | float = timedelta(minutes=1),
-        retry_exponential_backoff: float = 2.0,
-        owner: str = "maestro",
         **options: Any,
     ) -> None:
         super().__init__(
             timeout=timeout,
             poke_interval=poke_interval,
-            mode=mode,
-            execution_timeout=execution_timeout,
-            retries=retries,
-            retry_delay=retry_delay,
-            retry_exponential_backoff=retry_exponential_backoff,
-            owner=owner,
             inlets=[ONLINE_FEATURES],
             **options,
         )
