@@ -14,7 +14,9 @@ _SERVICES = """*" get service "*)
 
 # The ConfigMap in which a release describes the Job of a command, small: JSON is YAML.
 _JOB = {"metadata": {"labels": {"a": "b"}}, "spec": {"template": {"spec": {"containers": [{"image": "datasets"}]}}}}
-_ENVIRONMENTS = {need: [{"name": need.upper(), "value": "x"}] for need in ("s3", "feast", "code", "sensor-trainer")}
+_ENVIRONMENTS = {
+    need: [{"name": need.upper(), "value": "x"}] for need in ("s3", "feast", "code", "sensor-trainer", "pushgateway")
+}
 _LOADING = [["ingestion", "load", "--dataset", "all"], ["features", "build", "--dataset", "all"]]
 DESCRIBED: dict[str, Any] = {
     "metadata": {"name": "our-command", "uid": "u-1"},
