@@ -7,7 +7,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -48,9 +48,9 @@ class Prometheus:
     def at(cls, url: str, now: float | None = None) -> Prometheus:
         """One that shows all it has of the last hours. Raises QueryFailed."""
         end = int(now or time.time())
-        earliest = cls(url, end - LONGEST, 60)
-        seen = [sample[0] for one in earliest.ask("query_range", "count(up)") for sample in one["values"]]
-        begin = min([*seen, end - SHORTEST])
+        longest = cls(url, end - LONGEST, LONGEST // POINTS)
+        seen = [sample[0] for one in longest.ask("query_range", "count(up)") for sample in one["values"]]
+        begin = max(end - LONGEST, min([*seen, end - SHORTEST]) - longest.step)
         step = max(1, math.ceil((end - begin) / POINTS))
         return cls(url, end - POINTS * step, step)
 
@@ -140,10 +140,11 @@ def drawn(prometheus: Prometheus, panel: Mapping[str, Any]) -> str:
     return table((), list(last.items()))
 
 
-def _legend(found: Values, text: Any) -> str:
+def _legend(found: Values, text: Callable[[float], str]) -> str:
+    """The series by their colours, each with its value of now, where it has one."""
+    last = {name: f"{name} {text(values[-1])}" if math.isfinite(values[-1]) else name for name, values in found.items()}
     names = (
-        f'<span class="s{number % plots.COLOURS}">● {escape(name)} {text(values[-1])}</span> '
-        for number, (name, values) in enumerate(found.items())
+        f'<span class="s{i % plots.COLOURS}">● {escape(one.strip())}</span> ' for i, one in enumerate(last.values())
     )
     return f'<p class="legend">{"".join(names)}</p>'
 
@@ -162,7 +163,7 @@ def sections(prometheus: Prometheus, shown: Sequence[Mapping[str, Any]], failed:
         yield "</div>"
 
 
-def draw(url: str, path: Path = PAGE) -> list[str]:
+def draw(url: str, path: Path) -> list[str]:
     """Writes the page of a Prometheus at this address; returns what it gave no answer to. Raises QueryFailed."""
     prometheus, shown, failed = Prometheus.at(url), dashboards(), list[str]()
     begin, end = (f"{datetime.fromtimestamp(prometheus.times[at], UTC):%Y-%m-%d %H:%M}" for at in (0, -1))
@@ -177,7 +178,7 @@ def draw(url: str, path: Path = PAGE) -> list[str]:
 def main() -> int:
     try:
         with port_forward("prometheus") as url:
-            failed = draw(url)
+            failed = draw(url, PAGE)
     except (NotInstalled, QueryFailed, requests.RequestException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
