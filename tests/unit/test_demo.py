@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -144,6 +145,9 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platfo
         monkeypatch.setenv(name, "127.0.0.1")
     monkeypatch.delenv("DATASET", raising=False)
     monkeypatch.setattr(dashboard, "PAGE", tmp_path / "dashboard.html")
+    (tmp_path / "dashboards").mkdir()  # one will do: a page of all is drawn in test_dashboard.py
+    shutil.copy(dashboard.DASHBOARDS / "1-overview.json", tmp_path / "dashboards")
+    monkeypatch.setattr(dashboard, "DASHBOARDS", tmp_path / "dashboards")
     with serving() as api:
         yield Platform(api, tmp_path, monkeypatch)
 
