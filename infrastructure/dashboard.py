@@ -62,7 +62,8 @@ class Prometheus:
         """The series that answer a query, over the times or, by the path `query`, at the last of them."""
         last = self.begin + POINTS * self.step
         when = {"time": last} if path == "query" else {"start": self.begin, "end": last, "step": self.step}
-        answer = session().get(f"{self.url}/api/v1/{path}", params={"query": query, **when}, timeout=TIMEOUT)
+        asked: dict[str, str | int] = {"query": query, **when}
+        answer = session().get(f"{self.url}/api/v1/{path}", params=asked, timeout=TIMEOUT)
         try:
             said = answer.json()
         except requests.JSONDecodeError:
