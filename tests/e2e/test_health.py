@@ -63,8 +63,8 @@ def test_the_user_by_whom_it_reads_may_change_nothing(services):
     with port_forward("airflow-api-server") as url:
         token = requests.post(f"{url}/auth/token", json=login, timeout=30).json()["access_token"]
         headers = {"Authorization": f"Bearer {token}"}
-        asked = {"headers": headers, "timeout": 30}
-        assert requests.get(f"{url}/api/v2/dags", **asked).ok
-        assert requests.patch(f"{url}/api/v2/dags/{DAG}", json={"is_paused": True}, **asked).status_code == 403
-        assert requests.get(f"{url}/api/v2/connections", **asked).status_code == 403
-        assert requests.get(f"{url}/api/v2/variables", **asked).status_code == 403
+        assert requests.get(f"{url}/api/v2/dags", headers=headers, timeout=30).ok
+        pause = requests.patch(f"{url}/api/v2/dags/{DAG}", json={"is_paused": True}, headers=headers, timeout=30)
+        assert pause.status_code == 403
+        assert requests.get(f"{url}/api/v2/connections", headers=headers, timeout=30).status_code == 403
+        assert requests.get(f"{url}/api/v2/variables", headers=headers, timeout=30).status_code == 403

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mlops.health.failures import fingerprint, last_words
 from mlops.health.runs import fence
 from mlops.result import EXIT_SKIPPED
-from tests.servers import Server, answers, free_ports
+from tests.servers import Server, free_ports
 from tests.unit.airflow_api import COMPONENTS, NOW, TOKEN, AirflowApi, iso
 from tests.unit.conftest import Platform, new_platform
 from tests.unit.trainer_api import Api, serving
@@ -398,10 +398,11 @@ class Prometheus(Server):
         return all(self._knows(name) for name in ("ALERTS", "airflow_db_heartbeat_timestamp_seconds"))
 
     def _knows(self, name: str) -> bool:
-        if not answers(f"{self.url}/-/ready"):
+        try:
+            with urllib.request.urlopen(f"{self.url}/api/v1/query?query={name}") as answer:
+                return bool(json.load(answer)["data"]["result"])
+        except OSError:  # it is not there yet, or not ready
             return False
-        with urllib.request.urlopen(f"{self.url}/api/v1/query?query={name}") as answer:
-            return bool(json.load(answer)["data"]["result"])
 
 
 @pytest.fixture
