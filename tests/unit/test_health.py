@@ -316,6 +316,7 @@ def test_an_api_that_is_slow_costs_what_it_does_not_say_and_nothing_that_it_does
     (missing,) = report["unseen"]["runs"]
     assert missing.startswith("earlier runs of sound: Airflow at")
     assert "is slow: no whole answer" in missing
+    assert not {"failing", "late", "slow"} & set(report["judged"])
     told = monitoring.told()
     assert all("unseen" in line for line in told) and len(told) == 2, "what nobody could look at is not over"
 
