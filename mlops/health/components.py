@@ -49,7 +49,8 @@ def heartbeats(health: Entry) -> dict[str, str | None]:
 
 def is_full(pool: Entry) -> bool:
     """Whether a pool has no slot left, and tasks wait for one."""
-    return pool["slots"] >= 0 and pool["open_slots"] <= 0 and pool["scheduled_slots"] + pool["queued_slots"] > 0
+    waiting = pool["scheduled_slots"] + pool["queued_slots"]
+    return bool(pool["slots"] >= 0 and pool["open_slots"] <= 0 and waiting > 0)
 
 
 def starved(pool: Entry, waiting: Sequence[Entry], now: datetime) -> Incident | None:

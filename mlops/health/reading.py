@@ -138,8 +138,8 @@ def past(look: Look, airflow: Airflow, dag_id: str, task_id: str) -> Past:
     began = first.entries[0]["end_date"] if first and first.entries else None
     return Past(
         seen=True,
-        success=last and datetime.fromisoformat(last["end_date"]),
-        success_version=last and (last.get("dag_version") or {}).get("version_number"),
+        success=datetime.fromisoformat(last["end_date"]) if last else None,
+        success_version=(last.get("dag_version") or {}).get("version_number") if last else None,
         first_failure=began and datetime.fromisoformat(began),
     )
 
@@ -155,7 +155,7 @@ def of_prometheus(look: Look, prometheus: Prometheus, window_hours: float) -> di
     """What only Prometheus knows: which alerts fire, and how long components were silent and pools full before."""
 
     def ask(what: str, expression: str) -> list[Sample]:
-        return (not away and look.at(what, lambda: prometheus.query(expression))) or []
+        return [] if away else look.at(what, lambda: prometheus.query(expression)) or []
 
     firing = look.at("the alerts of Prometheus", lambda: prometheus.query('ALERTS{alertstate="firing"}'))
     away = firing is None

@@ -136,7 +136,7 @@ def _failing(record: Record, now: datetime) -> Incident | None:
         record.dag_id,
         f"{count} runs in a row failed; {good}",
         first.due.isoformat(),
-        versions(first.version, last and last.version),
+        versions(first.version, last.version if last else None),
         (("newest failed run", newest.link[1]), ("first failed run", first.link[1])),
     )
 
@@ -186,7 +186,7 @@ def _slow(record: Record, now: datetime) -> Incident | None:
         f"it that succeeded half took less than {span(median(usual))}, and more than {span(fence(usual) or 0)} is "
         "unlike them"
     )
-    return Incident("slow", record.dag_id, text, run.start and run.start.isoformat(), None, (run.link,))
+    return Incident("slow", record.dag_id, text, run.start.isoformat() if run.start else None, None, (run.link,))
 
 
 def details(records: Sequence[Record], now: datetime) -> list[dict[str, Any]]:
