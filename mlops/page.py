@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from typing import NamedTuple
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -30,8 +31,26 @@ def page(title: str, body: str) -> str:
     )
 
 
+class Link(NamedTuple):
+    """A word that leads somewhere, in the page's own window: a report may open no other."""
+
+    text: str
+    address: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def html(self) -> str:
+        return f'<a href="{escape(self.address)}">{escape(self.text)}</a>'
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Rows of any values as text; without a row of names where the header has none."""
+    """Rows of any values as text, and of links; without a row of names where the header has none."""
     head = "".join(f"<th>{escape(name)}</th>" for name in header) if any(header) else ""
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>" if head else f"<table>{body}</table>"
+
+
+def _cell(value: object) -> str:
+    return value.html if isinstance(value, Link) else escape(str(value))
