@@ -62,6 +62,10 @@ demo: install data ## The main job: cluster, images, platform, data, then one ru
 ui: $(VENV)/ready ## Forward the pages of all services to this machine until Ctrl-C
 	$(PYTHON) -m infrastructure.ui
 
+.PHONY: dashboard
+dashboard: $(VENV)/ready ## Draw the dashboards from the release's Prometheus, on one page that needs no Grafana
+	$(PYTHON) -m infrastructure.dashboard
+
 .PHONY: help
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9%_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -141,6 +145,7 @@ lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell, char
 	$(VENV)/bin/hadolint images/*/Dockerfile infrastructure/local/node/Dockerfile
 	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/redis/redis-start images/builder/*-*
 	$(PYTHON) charts/values.py --check
+	$(PYTHON) charts/dashboards.py --check
 	$(PYTHON) docs/links.py
 	promtool check rules charts/monitoring/files/rules/*.yaml
 	for chart in charts/*/; do helm lint --quiet "$$chart"; done

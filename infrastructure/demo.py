@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from infrastructure import ui
+from infrastructure import dashboard, ui
 from infrastructure.airflow import Airflow
 from infrastructure.commands import run
 from infrastructure.release import NAMESPACE, RELEASE, NotInstalled, kubectl, wait_until
@@ -186,6 +186,17 @@ def show_addresses() -> None:
     print("\n".join(f"  {line}" for line in ui.addresses()))
 
 
+def show_dashboard() -> None:
+    """Where the page of the dashboards is; nothing where the release has no Prometheus."""
+    try:
+        with port_forward("prometheus") as url:
+            dashboard.draw(url, dashboard.PAGE)
+    except (NotInstalled, dashboard.QueryFailed, requests.RequestException) as error:
+        print(f"\nNo dashboards: {error}")
+    else:
+        print(f"\nDashboards: {dashboard.PAGE.as_uri()}, and 'make dashboard' draws them anew")
+
+
 # Each DAG and what shows what came of it. They run side by side, but for one that trains on what another makes fresh.
 STEPS: Sequence[tuple[str, Callable[[Airflow, str, str], None]]] = (
     ("feature_materialization", show_features),
@@ -253,6 +264,7 @@ def main() -> int:
                 return 1
             show_failure(examples, show_training(airflow, SENSORS, run_id))
         show_addresses()
+        show_dashboard()
     except (NotInstalled, TimeoutError, requests.RequestException) as error:
         print(f"error: {error}", file=sys.stderr)
         print(kubectl("get", "pods", check=False), file=sys.stderr)

@@ -68,10 +68,10 @@ def service(component: str) -> Service:
     return Service(found["metadata"]["name"], ports, found["metadata"].get("annotations", {}))
 
 
-def admin() -> tuple[str, str]:
-    """Name and password of Airflow's admin user."""
-    airflow = service("airflow-api-server")
-    return airflow.published(USERNAME), airflow.secret("admin-password")
+def admin(component: str = "airflow-api-server") -> tuple[str, str]:
+    """Name and password of the admin user of a page that has one."""
+    found = service(component)
+    return found.published(USERNAME), found.secret("admin-password")
 
 
 def object_store_keys() -> tuple[str, str]:

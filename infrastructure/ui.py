@@ -38,6 +38,7 @@ PAGES = (
     Page("Features", "feast", "http", 6566),
     Page("Sensor trainer", sensors.COMPONENT, "http", 8000, "/docs", lambda: f"token {sensors.token()}"),
     Page("Prometheus", "prometheus", "http", 9090, optional=True),
+    Page("Grafana", "grafana", "http", 3000, login=lambda: " / ".join(admin("grafana")), optional=True),
 )
 
 

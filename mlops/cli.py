@@ -30,6 +30,7 @@ GROUPS = {
     "serving": "mlops.serving.commands",
     "inference": "mlops.inference.commands",
     "sensor-trainer": "mlops.sensor_trainer.commands",
+    "health": "mlops.health.commands",
     "notify": "mlops.notify.commands",
 }
 

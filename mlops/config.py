@@ -137,6 +137,26 @@ class SensorTrainerSettings(FromEnvironment):
 
 
 @dataclass(frozen=True)
+class AirflowSettings(FromEnvironment):
+    """Airflow's API, and a user who may read there and change nothing."""
+
+    need = "airflow"
+    url: str = _from("MAESTRO_AIRFLOW_URL", "global.services.airflow")
+    username: str = _from("MAESTRO_AIRFLOW_USERNAME", "global.airflow.readOnlyUser.username")
+    password: str = _from(
+        "MAESTRO_AIRFLOW_PASSWORD", "the Secret global.airflow.readOnlyUser.existingSecret", repr=False
+    )
+
+
+@dataclass(frozen=True)
+class PrometheusSettings(FromEnvironment):
+    """Where metrics are asked for."""
+
+    need = "prometheus"
+    url: str = _from("MAESTRO_PROMETHEUS_URL", "global.services.prometheus")
+
+
+@dataclass(frozen=True)
 class NotificationSettings(FromEnvironment):
     """Where people are told something; without a webhook they are told in the log."""
 

@@ -48,6 +48,11 @@ _NEEDS = {
     "sensor-trainer monitor": ("sensor-trainer",),
     "sensor-trainer collect": ("s3", "sensor-trainer"),
     "sensor-trainer replay": ("s3", "sensor-trainer"),
+    "health runs": ("s3", "airflow"),
+    "health failures": ("s3", "airflow"),
+    "health components": ("s3", "airflow", "prometheus"),
+    "health report": ("s3", "code"),
+    "health alert": ("s3", "notifications"),
     "notify send": ("notifications",),
 }
 

@@ -1,9 +1,11 @@
 """Plots as SVG text for a page that loads nothing."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 _WIDTH, _HEIGHT, _MARGIN = 560, 150, 18
+COLOURS = 10  # the classes s0 to s9 of mlops/page.py
 
 
 def histogram(labels: Sequence[str], reference: Sequence[float], batch: Sequence[float], title: str) -> str:
@@ -34,6 +36,45 @@ def bars(labels: Sequence[str], values: Sequence[float], title: str, told: str) 
             f'height="{height:.1f}"><title>{escape(label)}: {escape(told.format(value))}</title></rect>'
         )
     return _drawn(drawn, labels, title)
+
+
+def lines(times: Sequence[str], series: Mapping[str, Sequence[float]], title: str, told: Callable[[float], str]) -> str:
+    """A line for each series, which has a value for each time, or NaN where there is a gap.
+
+    told: how a value is written. A time that is pointed at tells the values of all series, the largest first.
+    """
+    known = [value for values in series.values() for value in values if math.isfinite(value)]
+    top, bottom = max([*known, 0.0]), min([*known, 0.0])
+    height, step = (top - bottom) or 1.0, _WIDTH / max(1, len(times))
+
+    def place(index: int, value: float) -> str:
+        return f"{(index + 0.5) * step:.1f},{(top - value) / height * _HEIGHT:.1f}"
+
+    drawn = [
+        f'<path class="s{number % COLOURS}" d="{_path(values, place)}"/>'
+        for number, values in enumerate(series.values())
+    ]
+    for index, time in enumerate(times):
+        here = {name: values[index] for name, values in series.items() if math.isfinite(values[index])}
+        rows = [f"{name} {told(value)}".strip() for name, value in sorted(here.items(), key=lambda item: -item[1])]
+        drawn.append(
+            f'<rect class="all" x="{index * step:.1f}" y="0" width="{step:.1f}" height="{_HEIGHT}">'
+            f"<title>{escape(chr(10).join([time, *rows]))}</title></rect>"
+        )
+    if known:
+        drawn.append(f'<text x="2" y="11">{escape(told(top))}</text>')
+    return _drawn(drawn, times, title)
+
+
+def _path(values: Sequence[float], place: Callable[[int, float], str]) -> str:
+    """The values as an SVG path; it begins anew after a gap, and a value between two gaps is a dot."""
+    parts, begun = [], False
+    for index, value in enumerate(values):
+        if math.isfinite(value):
+            point = place(index, value)
+            parts.append(f"L{point}" if begun else f"M{point}L{point}")
+        begun = math.isfinite(value)
+    return "".join(parts)
 
 
 def _drawn(shapes: Sequence[str], labels: Sequence[str], title: str) -> str:

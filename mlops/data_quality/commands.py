@@ -18,11 +18,12 @@ from mlops.config import RunIdentity
 from mlops.data_quality.batch import Batch, batch_options, begun, window_options
 from mlops.data_quality.findings import STEPS, Alert, Findings, folder
 from mlops.datasets.declaration import EVENT_TIME
+from mlops.keys import slug
 from mlops.result import Failure, Refused, Result
 from mlops.stores.object_store import data_bucket, reports_bucket
 
 if TYPE_CHECKING:
-    from mlops.data_quality.ledger import Change
+    from mlops.notify.problems import Change
 
 log = logging.getLogger(__name__)
 
@@ -111,9 +112,9 @@ def quality(*, dataset: str, data: str, max_age: float | None) -> Result:
 
 def report(*, dataset: str, states: Mapping[str, str | None]) -> Result:
     """Writes one page and one JSON of what the steps of this run found, tells what has changed, and fails a bad run."""
-    from mlops.data_quality import ledger
     from mlops.data_quality.report import as_html, as_json
     from mlops.data_quality.summary import Outcome
+    from mlops.notify.problems import notify_changes
 
     identity = RunIdentity.from_environment()
     store, left_in = reports_bucket(), folder(identity)
@@ -131,12 +132,12 @@ def report(*, dataset: str, states: Mapping[str, str | None]) -> Result:
     log.info("the report: %s", address)
 
     judged = next((findings.window for findings in outcome.found.values() if findings), f"unread-{identity.run_id}")
-    told = ledger.notify_changes(
+    told = notify_changes(
         store,
-        outcome.alerts,
+        [alert.problem for alert in outcome.alerts],
         lambda changes: _notify(changes, dataset, address),
+        folder=f"problems/{slug(dataset)}",
         judged=outcome.judged,
-        dataset=dataset,
         window=judged,
         run=f"{identity.dag_id}/{identity.run_id}",
         now=now,
@@ -181,13 +182,18 @@ def _notify(changes: Sequence[Change], dataset: str, report: str) -> None:
     from mlops.notify.message import tell
 
     try:
-        tell("\n".join(change.line(dataset, report) for change in changes))
+        tell(
+            "\n".join(
+                change.line(f"{dataset}, column {change.problem.subject}, {change.problem.kind}", report)
+                for change in changes
+            )
+        )
     except Failure as failure:
         raise Failure(
             f"{failure}. Nobody was told of {len(changes)} changes; the report is there: {report}"
         ) from failure
-    for alert in (change.alert for change in changes if change.what != "over"):
-        measure.count("maestro_alerts_total", dataset=dataset, column=alert.column, kind=alert.kind)
+    for problem in (change.problem for change in changes if change.what != "over"):
+        measure.count("maestro_alerts_total", dataset=dataset, column=problem.subject, kind=problem.kind)
 
 
 def _validate_options(parser: argparse.ArgumentParser) -> None:

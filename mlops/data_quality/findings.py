@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from mlops.config import RunIdentity
 from mlops.keys import slug
+from mlops.notify.problems import Problem
 from mlops.result import JSON
 
 # Each step's findings and the task that leaves them, in order; a step that comes later is not run when one fails.
@@ -37,12 +38,10 @@ class Alert:
     threshold: float
     text: str
 
-    def line(self, dataset: str, report: str) -> str:
-        """All that a reader needs who sees nothing else."""
-        return (
-            f"{dataset}, column {self.column}, {self.kind}: {self.text} (value {self.value:.4g}, "
-            f"threshold {self.threshold:.4g}). Report: {report}"
-        )
+    @property
+    def problem(self) -> Problem:
+        """As what people are told of it."""
+        return Problem(self.kind, self.column, self.text, self.value, self.threshold)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ class HttpService:
     """A service by its URL.
 
     title: what people call it. setting: the value of the chart that names it. token: sent as a bearer token, and shown
-    nowhere; credential: the value that names the Secret with it.
+    nowhere; credential: the value that names the Secret with it. show: whether answers are shown in the log, which
+    those are not that hold a secret, or are many and long.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class HttpService:
         token: str | None = None,
         credential: str = "",
         timeout: float = _TIMEOUT,
+        show: bool = True,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -88,6 +90,7 @@ class HttpService:
         self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
         self._place = f"{title} at {parts.scheme}://{parts.netloc.rpartition('@')[2]}{self._prefix}"
         self._setting, self._token, self._credential, self._timeout = setting, token, credential, timeout
+        self._show = show
         self._logged: Any = None
 
     def ask(
@@ -179,7 +182,8 @@ class HttpService:
         seen = (method, path, status, text)
         level = logging.DEBUG if seen == self._logged else logging.INFO
         self._logged = seen
-        log.log(level, "%s, %s %s: %d after %.2f s: %s", self._place, method, path, status, seconds, text[:_SHOWN])
+        shown = text[:_SHOWN] if self._show else f"{len(text):,} characters"
+        log.log(level, "%s, %s %s: %d after %.2f s: %s", self._place, method, path, status, seconds, shown)
 
     def _without_token(self, text: str) -> str:
         return text.replace(self._token, _HIDDEN) if self._token else text

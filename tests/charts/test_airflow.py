@@ -108,6 +108,7 @@ def test_existing_secrets_take_the_place_of_the_charts_own() -> None:
         "apiSecretKeySecretName": "mine-2",
         "jwtSecretName": "mine-3",
         "adminUser": {"existingSecret": "mine-4"},
+        "global": {"airflow": {"readOnlyUser": {"existingSecret": "mine-5"}}},
     }
     seen = environment(setup_job(airflow(values))["spec"]["template"]["spec"]["containers"][0])
     for key, secret in (
@@ -115,6 +116,7 @@ def test_existing_secrets_take_the_place_of_the_charts_own() -> None:
         ("AIRFLOW__API__SECRET_KEY", "mine-2"),
         ("AIRFLOW__API_AUTH__JWT_SECRET", "mine-3"),
         ("MAESTRO_ADMIN_PASSWORD", "mine-4"),
+        ("MAESTRO_READ_ONLY_PASSWORD", "mine-5"),
     ):
         assert seen[key]["secretKeyRef"]["name"] == secret
 

@@ -251,6 +251,7 @@ def test_schemas_and_reference_are_those_that_the_comments_make() -> None:
     assert made.returncode == 0, made.stderr
 
 
+GRAFANA = {"monitoring": {"grafana": {"enabled": True, "image": "grafana:1"}}}
 # A value that is rendered only together with another.
 NEEDS: dict[str, dict[str, Any]] = {
     "global.postgresql.external": {
@@ -266,6 +267,8 @@ NEEDS: dict[str, dict[str, Any]] = {
     "minio.enabled": {"global": {"s3": {"existingSecret": "x"}}},
     "mlflow.enabled": {"global": {"services": {"mlflow": {"name": "x"}}}},
     "monitoring.enabled": SILENT,
+    "monitoring.grafana": GRAFANA,
+    "global.services.grafana": GRAFANA,
     "airflow.dags.persistence": {"airflow": {"dags": {"persistence": {"enabled": True}}}},
     "feast.replicas": {"feast": {"autoscaling": {"enabled": False}}},
     "sensorTrainer.replicas": {"sensorTrainer": {"autoscaling": {"enabled": False}}},
@@ -290,6 +293,8 @@ OTHER: dict[str, Callable[[str], Any]] = {
     "monitoring.alertmanager.receivers": lambda mark: [{"name": mark}],
     "monitoring.alertmanager.routes": lambda mark: [{"receiver": mark}],
     "monitoring.alertmanager.secrets": lambda mark: [mark],
+    "monitoring.grafana.enabled": lambda _: None,  # it needs an image
+    "monitoring.grafana.prometheusUrl": lambda mark: f"http://{mark}",
     "monitoring.operator.enabled": lambda _: None,  # it needs the operator's kinds
     "monitoring.operator.labels": lambda _: None,
     "monitoring.postgresqlExporter.sslmode": lambda _: "require",

@@ -29,6 +29,7 @@ OWN_LOGINS = {
     "global": {"s3": {"existingSecret": "our-keys"}, "sensorTrainer": {"existingSecret": "our-token"}},
     "airflow": {"adminUser": {"username": "0123", "existingSecret": "our-login"}},
 }
+GRAFANA = {"grafana": {"enabled": True, "image": "x/grafana:1", "adminUser": {"existingSecret": "our-dashboards"}}}
 
 
 @pytest.fixture(params=PROFILES)
@@ -41,7 +42,7 @@ def moved() -> list[Object]:
     """The platform with all its Services elsewhere, with Secrets and an admin of people's own, and with KEDA."""
     keda = {"worker": {"autoscaling": {"keda": True}}}
     values = {**OWN_LOGINS, "global": {"services": MOVED, **OWN_LOGINS["global"]}, "sensorTrainer": keda}
-    objects = render("maestro", values)
+    objects = render("maestro", {**values, "monitoring": GRAFANA})
     return [*objects, task_pod(objects)]
 
 
@@ -190,6 +191,7 @@ def test_of_two_ports_each_is_the_one_that_it_is_called(moved: list[Object]) -> 
 FOUND = {
     ("airflow-api-server", "http"): ("airflow", "port"),
     ("feast", "http"): ("feast", "port"),
+    ("grafana", "http"): ("grafana", "port"),
     ("minio", "api"): ("minio", "port"),
     ("minio", "console"): ("minio", "consolePort"),
     ("mlflow", "http"): ("mlflow", "port"),
@@ -217,11 +219,12 @@ def installed(objects: list[Object], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "kubectl", kubectl)
 
 
-def found() -> dict[tuple[str, str], tuple[str, int]]:
-    """Name and port of each Service that is looked for."""
+def found(but: str = "") -> dict[tuple[str, str], tuple[str, int]]:
+    """Name and port of each Service that is looked for, but of the component that a release is without."""
     return {
         (component, port): ((service := services.service(component)).name, service.port(port))
         for component, port in FOUND
+        if component != but
     }
 
 
@@ -234,9 +237,10 @@ def test_people_find_each_service_and_its_login_by_what_the_charts_say_of_it(
     objects: list[Object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed(objects, monkeypatch)
-    assert found() == {
+    assert found(but="grafana") == {
         (component, port): (f"maestro-{component}", SERVICES[key][number])
         for (component, port), (key, number) in FOUND.items()
+        if component != "grafana"
     }
     assert services.admin() == ("admin", "admin-password of maestro-airflow")
     assert services.object_store_keys() == ("root-user of maestro-minio", "root-password of maestro-minio")
@@ -250,6 +254,7 @@ def test_people_find_them_under_other_names_at_other_ports_and_with_logins_of_th
     installed(moved, monkeypatch)
     assert found() == {asked: (MOVED[key]["name"], MOVED[key][number]) for asked, (key, number) in FOUND.items()}
     assert services.admin() == ("0123", "admin-password of our-login")
+    assert services.admin("grafana") == ("admin", "admin-password of our-dashboards")
     assert services.object_store_keys() == ("root-user of our-keys", "root-password of our-keys")
     assert sensors.token() == "token of our-token"
 
@@ -412,8 +417,10 @@ LEADS = {
     "AWS_ENDPOINT_URL_S3": "minio",
     "DATABASE_URL": "postgresql",
     "FEAST_URL": "feast",
+    "MAESTRO_AIRFLOW_URL": "airflow",
     "MAESTRO_FEAST_REGISTRY": "postgresql",
     "MAESTRO_MODEL_SERVER_URL": "modelServer",
+    "MAESTRO_PROMETHEUS_URL": "prometheus",
     "MAESTRO_PUSHGATEWAY_HOST": "pushgateway",
     "MAESTRO_REDIS_HOST": "redis",
     "MAESTRO_SENSOR_TRAINER_URL": "sensorTrainer",

@@ -101,6 +101,7 @@ AGREED = {
     "ml_pipeline": (None, timedelta(hours=4), {}),
     "ml_pipeline_dag": ("0 2 * * *", timedelta(hours=1), {}),
     "model_training_pipeline": ("0 4 * * 0", timedelta(hours=2), {}),
+    "monitoring_dag": ("0 * * * *", timedelta(minutes=30), {}),
     "train_clustering_model": ("0 * * * *", timedelta(minutes=50), {}),
 }
 

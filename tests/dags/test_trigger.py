@@ -140,10 +140,10 @@ def scenario(kubernetes: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> Cal
 
 
 def a_pod(name: str = POD) -> dict[str, Any]:
-    container = {"name": "base", "resources": PLATFORM["sizes"]["small"]}
+    container = {"name": "base", "image": "localhost/task:1", "resources": PLATFORM["sizes"]["small"]}
     return {
         "metadata": {"name": name, "labels": {TRY: "u", "maestro/size": "small"}},
-        "spec": {"containers": [container]},
+        "spec": {"nodeName": "node-a", "containers": [container]},
     }
 
 
@@ -173,6 +173,7 @@ def test_a_failure_tells_its_cause_and_its_pod_is_kept(kubernetes: FakeKubernete
             assert "the container exited with 3 (Error): no bucket" in run.log.lines
             assert run.log.from_pod() == numbered(0, 3)
             assert "return_value" not in run.xcoms
+            assert run.xcoms["pod"] == {"name": POD, "node": "node-a", "image": "localhost/task:1"}
             assert await run.kept()
 
     scenario(story)

@@ -25,6 +25,7 @@ os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "2"
 
 # What is tested side by side: a group a process. Those of one group disturb each other, or the same data.
 GROUPS = {
+    "health": "operator and node",
     "inference": "operator and node",
     "monitoring": "operator and node",
     "operator": "operator and node",

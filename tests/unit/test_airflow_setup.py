@@ -29,6 +29,7 @@ from tests.servers import copied, new_database
 
 FERNET_KEY = base64.b64encode(b"\xfb\xff" * 16).decode()  # as the chart makes it: in the standard alphabet
 PASSWORD = "first"
+READER, READER_PASSWORD = "monitoring", "of the reader"
 ADMIN = {"username": "admin", "email": "a@example.com", "firstName": "Ada", "lastName": "Min", "role": "Admin"}
 
 
@@ -48,13 +49,16 @@ class Airflow:
     def try_setup(
         self, password: str = PASSWORD, environment: dict[str, str] | None = None, **declared: Any
     ) -> "subprocess.CompletedProcess[str]":
-        settings = {"owner": "Helm release test", "adminUser": ADMIN, "connections": {}, "variables": {}, "pools": {}}
+        users = {"adminUser": ADMIN, "readOnlyUser": {"username": READER}}
+        settings = {"owner": "Helm release test", **users, "connections": {}, "variables": {}, "pools": {}}
         path = self.home / "settings.yaml"
         path.write_text(yaml.safe_dump(settings | declared))
         return subprocess.run(
             [sys.executable, "-m", "mlops.airflow.administration.setup", "migrate", "apply", str(path)],
             cwd=ROOT,
-            env=self.environment | {"MAESTRO_ADMIN_PASSWORD": password} | (environment or {}),
+            env=self.environment
+            | {"MAESTRO_ADMIN_PASSWORD": password, "MAESTRO_READ_ONLY_PASSWORD": READER_PASSWORD}
+            | (environment or {}),
             capture_output=True,
             text=True,
             check=False,
@@ -128,10 +132,27 @@ def test_an_empty_database_gets_its_schema_an_admin_and_what_is_declared(airflow
         ("model_accuracy_threshold", "0.85")
     ]
     assert airflow.query("SELECT slots, include_deferred FROM slot_pool WHERE pool = 'training'") == [(1, True)]
-    assert airflow.query("SELECT username FROM ab_user") == [("admin",)]
     assert airflow.query(
-        "SELECT r.name FROM ab_user u JOIN ab_user_role ur ON ur.user_id = u.id JOIN ab_role r ON r.id = ur.role_id"
-    ) == [("Admin",)]
+        "SELECT u.username, r.name FROM ab_user u JOIN ab_user_role ur ON ur.user_id = u.id "
+        "JOIN ab_role r ON r.id = ur.role_id ORDER BY u.username"
+    ) == [("admin", "Admin"), (READER, "Viewer")]
+
+
+def test_the_reader_may_change_nothing_but_its_own_profile(airflow: Airflow) -> None:
+    allowed = airflow.query(
+        "SELECT p.name, v.name FROM ab_role r JOIN ab_permission_view_role pvr ON pvr.role_id = r.id "
+        "JOIN ab_permission_view pv ON pv.id = pvr.permission_view_id JOIN ab_permission p ON p.id = pv.permission_id "
+        "JOIN ab_view_menu v ON v.id = pv.view_menu_id WHERE r.name = 'Viewer'"
+    )
+    changes = {(action, of) for action, of in allowed if action not in ("can_read", "menu_access")}
+    assert changes == {("can_edit", "My Password"), ("can_edit", "My Profile")}
+    assert {"DAG Runs", "Task Instances", "Task Logs", "XComs", "Pools", "ImportError"} <= {of for _, of in allowed}
+
+
+def test_a_reader_who_is_called_like_the_admin_is_refused(airflow: Airflow) -> None:
+    done = airflow.try_setup(readOnlyUser={"username": ADMIN["username"]})
+    assert done.returncode != 0
+    assert "global.airflow.readOnlyUser are both called 'admin'" in done.stderr
 
 
 def test_a_database_that_nobody_watches_is_set_up_all_the_same_and_it_is_said(airflow: Airflow) -> None:
@@ -216,11 +237,13 @@ def test_what_is_there_after_settings_is_theirs_whatever_was_declared_before(air
 
 
 def test_the_admin_gets_the_password_of_the_secret_and_no_second_account(airflow: Airflow) -> None:
-    ((hashed,),) = airflow.query("SELECT password FROM ab_user")
+    ((hashed,), (of_reader,)) = airflow.query("SELECT password FROM ab_user ORDER BY username")
     airflow.setup()
-    assert airflow.query("SELECT password FROM ab_user") == [(hashed,)], "an unchanged password would end the sessions"
+    after = airflow.query("SELECT password FROM ab_user ORDER BY username")
+    assert after == [(hashed,), (of_reader,)], "an unchanged password would end the sessions"
     said = airflow.setup(password="after")
-    assert airflow.query("SELECT password = %s FROM ab_user", hashed) == [(False,)]
+    after = airflow.query("SELECT password = %s, password = %s FROM ab_user ORDER BY username", hashed, of_reader)
+    assert after == [(False, False), (False, True)]
     assert "after" not in said
 
 

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from infrastructure import airflow, demo, sensors, ui
+from infrastructure import airflow, dashboard, demo, sensors, ui
 from infrastructure.services import SECRET_NAME, USERNAME
 from tests.conftest import ROOT, free_ports
 from tests.unit.programs import DESCRIBED, put_service, services_case, stand_in
 from tests.unit.trainer_api import Api, Reply, serving
 
 FAILURE, HEALTHY = ({"sensor": "shuttle", "values": {"f1": first}} for first in (97.0, 50.0))
+QUERY, RANGE = "/api/v1/query", "/api/v1/query_range"  # of Prometheus
 MODEL = {"model": "sensor-failure", "version": "4"}
 # What the tasks that the demo shows hand back, by their DAG, in the order in which the DAGs are run.
 RESULTS: dict[str, dict[str, Any]] = {
@@ -98,17 +100,18 @@ class Platform:
         return found
 
     def _answer(self, method: str, path: str, body: Any) -> Reply:
-        if path in self.instead:
-            return self.instead[path]
+        if path.partition("?")[0] in self.instead:
+            return self.instead[path.partition("?")[0]]
         if path.startswith("/api/v2/dags"):
             return self._airflow(method, path.removeprefix("/api/v2/dags"), body)
         predicted = {"failure": True, "cluster": 1}, {"failure": False, "cluster": 0}
         return {
+            **dict.fromkeys((QUERY, RANGE), (200, {"status": "success", "data": {"result": []}})),
             "/auth/token": (201, {"access_token": "the-token"}),
             "/get-online-features": (200, {"metadata": {"feature_names": ["f1"]}, "results": [{"values": [50.5]}]}),
             "/invocations": (200, {"predictions": [0]}),
             "/predict": (200, {"model_version": self._version(), "predictions": predicted}),
-        }[path]
+        }[path.partition("?")[0]]
 
     def _version(self) -> str:
         return self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
@@ -141,6 +144,10 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platfo
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
     monkeypatch.delenv("DATASET", raising=False)
+    monkeypatch.setattr(dashboard, "PAGE", tmp_path / "dashboard.html")
+    (tmp_path / "dashboards").mkdir()  # one will do: a page of all is drawn in test_dashboard.py
+    shutil.copy(dashboard.DASHBOARDS / "1-overview.json", tmp_path / "dashboards")
+    monkeypatch.setattr(dashboard, "DASHBOARDS", tmp_path / "dashboards")
     with serving() as api:
         yield Platform(api, tmp_path, monkeypatch)
 
@@ -175,6 +182,25 @@ def test_the_demo_runs_each_dag_once_and_shows_what_came_of_it(platform, capsys)
     asked = {path: headers["Authorization"] for _, path, _, headers in platform.api.asked if "Authorization" in headers}
     assert asked.pop("/predict") == "Bearer the token"
     assert set(asked.values()) == {"Bearer the-token"}
+
+
+def test_the_demo_ends_with_the_address_of_the_dashboards(platform, capsys, tmp_path):
+    assert demo.main() == 0
+    assert f"Dashboards: file://{tmp_path}/dashboard.html" in capsys.readouterr().out
+    assert "Maestro: overview" in (tmp_path / "dashboard.html").read_text()
+
+
+@pytest.mark.parametrize("why", ["not installed", "in error", "no Prometheus"])
+def test_a_platform_without_a_prometheus_that_answers_is_no_failure(platform, capsys, tmp_path, why):
+    if why == "not installed":
+        (tmp_path / "service-prometheus").unlink()
+    else:
+        platform.instead[RANGE] = (
+            (503, b'{"status": "error", "error": "starting"}') if why == "in error" else (200, b"hi")
+        )
+    assert demo.main() == 0
+    assert "No dashboards: " in capsys.readouterr().out
+    assert not (tmp_path / "dashboard.html").exists()
 
 
 def test_readings_are_sent_by_a_job_of_the_release(platform):

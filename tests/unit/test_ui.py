@@ -29,6 +29,7 @@ esac
 """
 PUBLISHED = {
     "airflow-api-server": {USERNAME: "ada", SECRET_NAME: "admins"},
+    "grafana": {USERNAME: "ada", SECRET_NAME: "admins"},
     "minio": {SECRET_NAME: "keys"},
     "sensor-trainer": {SECRET_NAME: "bearers"},
 }
@@ -119,7 +120,8 @@ def test_each_page_is_forwarded_again_when_its_pod_is_replaced(program):
     assert program.forwards[-1][1:] == (service, ports)
     code, out, _ = program.ends(signal.SIGINT)
     assert code == 0
-    for title, login in (("Airflow", "ada / a"), ("MinIO", "b / c"), ("Sensor trainer", "token d")):
+    logins = {"Airflow": "ada / a", "MinIO": "b / c", "Sensor trainer": "token d", "Grafana": "ada / a"}
+    for title, login in logins.items():
         assert re.search(rf"{title} +http://127.0.0.1:\d+(/docs)? +{login}\n", out)
 
 
@@ -157,6 +159,7 @@ def test_a_service_that_is_not_installed_is_named_and_nothing_is_forwarded(pages
     assert not (tmp_path / "forwards").exists()
 
 
-def test_a_page_that_a_release_may_be_without_is_left_out_where_it_is(pages, tmp_path, monkeypatch):
-    kubectl(tmp_path, monkeypatch, missing="prometheus")
-    assert [page.component for page in ui.PAGES if page not in ui.installed()] == ["prometheus"]
+@pytest.mark.parametrize("component", ["prometheus", "grafana"])
+def test_a_page_that_a_release_may_be_without_is_left_out_where_it_is(pages, tmp_path, monkeypatch, component):
+    kubectl(tmp_path, monkeypatch, missing=component)
+    assert [page.component for page in ui.PAGES if page not in ui.installed()] == [component]

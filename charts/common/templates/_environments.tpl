@@ -12,7 +12,7 @@ them.
 
 {{/* All that common.env knows, as YAML. */}}
 {{- define "common.needs" -}}
-[code, feast, mlflow, model-server, notifications, pushgateway, redis, s3, sensor-trainer]
+[airflow, code, feast, mlflow, model-server, notifications, prometheus, pushgateway, redis, s3, sensor-trainer]
 {{- end -}}
 
 {{/* What a container is told of each of these, by its name, as YAML. */}}
@@ -21,6 +21,20 @@ them.
 {{ . }}:
   {{- include (printf "common.env.%s" .) (dict "root" $) | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{/* Airflow's API, as a user who may only read. */}}
+{{- define "common.env.airflow" -}}
+{{- $user := .root.Values.global.airflow.readOnlyUser -}}
+- name: MAESTRO_AIRFLOW_URL
+  value: {{ include "common.serviceUrl" (dict "root" .root "service" "airflow") | quote }}
+- name: MAESTRO_AIRFLOW_USERNAME
+  value: {{ $user.username | quote }}
+- name: MAESTRO_AIRFLOW_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ $user.existingSecret | default (include "common.fullname" (dict "root" .root "component" "airflow")) }}
+      key: read-only-password
 {{- end -}}
 
 {{- define "common.env.code" -}}
@@ -66,6 +80,11 @@ them.
       key: url
       optional: true
 {{- end -}}
+{{- end -}}
+
+{{- define "common.env.prometheus" -}}
+- name: MAESTRO_PROMETHEUS_URL
+  value: {{ include "common.serviceUrl" (dict "root" .root "service" "prometheus") | quote }}
 {{- end -}}
 
 {{- define "common.env.pushgateway" -}}

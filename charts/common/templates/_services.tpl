@@ -9,6 +9,7 @@ statsd: statsd
 pushgateway: pushgateway
 prometheus: prometheus
 alertmanager: alertmanager
+grafana: grafana
 redis: redis
 feast: feast
 sensorTrainer: sensor-trainer

@@ -77,6 +77,35 @@ own.yaml: |
 {{- end -}}
 
 {{/*
+The dashboards by file, as YAML.
+*/}}
+{{- define "monitoring.dashboards" -}}
+{{- range $path, $_ := .Files.Glob "files/dashboards/*.json" }}
+{{ base $path }}: |
+  {{- $.Files.Get $path | trim | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/*
+The Secret with the password of Grafana's admin.
+  (dict "root" $ "existing" .Values.grafana.adminUser.existingSecret)
+*/}}
+{{- define "monitoring.grafanaSecretName" -}}
+{{- .existing | default (include "common.fullname" (dict "root" .root "component" "grafana")) -}}
+{{- end -}}
+
+{{/*
+The Prometheus that Grafana asks, or nothing where nobody says which.
+*/}}
+{{- define "monitoring.grafanaSource" -}}
+{{- if .Values.grafana.prometheusUrl -}}
+{{- .Values.grafana.prometheusUrl -}}
+{{- else if include "monitoring.ownPrometheus" . -}}
+{{- include "common.serviceUrl" (dict "root" . "service" "prometheus") -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
 The probes of a small server: ready where it answers, and restarted where it has not for a minute and a half.
   (dict "ready" "/-/ready" "alive" "/-/healthy" "port" "metrics"), the same path where no other one is given
 */}}

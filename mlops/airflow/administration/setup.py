@@ -1,8 +1,8 @@
-"""Brings Airflow's database to what the chart declares: schema, admin, connections, variables and pools.
+"""Brings Airflow's database to what the chart declares: schema, users, connections, variables and pools.
 
     python -m mlops.airflow.administration.setup migrate apply /etc/maestro-setup/settings.yaml
 
-`migrate` is schema and admin, `apply` the rest: what is wrong in a connection leaves Airflow without that connection,
+`migrate` is schema and users, `apply` the rest: what is wrong in a connection leaves Airflow without that connection,
 and not its pods without a schema. Run by the chart's Job on each install and upgrade, as often as it takes: it ends
 with the same state every time. The names of what it applied are kept in a table of their own. What is there and no
 longer declared is removed; what people made in the UI is in no such table and stays. `default_pool`, which Airflow
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 ADMIN_PASSWORD = "MAESTRO_ADMIN_PASSWORD"  # noqa: S105 - the environment key, from the Secret <release>-airflow
+READ_ONLY_PASSWORD = "MAESTRO_READ_ONLY_PASSWORD"  # noqa: S105 - likewise
+READ_ONLY_ROLE = (
+    "Viewer"  # of Airflow's own roles the one that may read DAGs, runs, logs and results, and change nothing
+)
 DATABASE_TIMEOUT = 300.0  # seconds that a first install may take to bring PostgreSQL up
 
 _CONNECTION_FIELDS = ("conn_type", "description", "host", "schema", "login", "password", "port", "extra")
@@ -64,13 +68,14 @@ def main(arguments: list[str]) -> None:
 
 
 def migrate(settings: Mapping[str, Any]) -> None:
-    """The newest schema, who may watch it, and the admin.
+    """The newest schema, who may watch it, the admin, and the user by whom tasks read.
 
     A server that found no roles yet would make them at the same time.
     """
     upgrade_schema()
     let_monitor()
-    ensure_admin(settings["adminUser"], os.environ[ADMIN_PASSWORD])
+    ensure_user("adminUser", settings["adminUser"], os.environ[ADMIN_PASSWORD])
+    ensure_user("global.airflow.readOnlyUser", _read_only(settings), os.environ[READ_ONLY_PASSWORD])
 
 
 def resolve(value: Any, environment: Mapping[str, str]) -> Any:
@@ -130,8 +135,11 @@ def let_monitor() -> None:
             connection.execute(text(f"GRANT SELECT ({', '.join(columns)}) ON {table} TO {MONITOR}"))
 
 
-def ensure_admin(user: Mapping[str, str], password: str) -> None:
-    """The admin with this password. It is set only where it differs: setting it ends the user's sessions."""
+def ensure_user(declared_by: str, user: Mapping[str, str], password: str) -> None:
+    """The user with this password; one that is new gets the role.
+
+    The password is set only where it differs: setting it ends the user's sessions.
+    """
     from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
 
     with get_application_builder() as builder:
@@ -139,7 +147,7 @@ def ensure_admin(user: Mapping[str, str], password: str) -> None:
         role = security.find_role(user["role"])
         if role is None:
             known = ", ".join(sorted(role.name for role in security.get_all_roles()))
-            raise ValueError(f"adminUser.role {user['role']!r} is not a role of Airflow: set one of {known}")
+            raise ValueError(f"{declared_by}.role {user['role']!r} is not a role of Airflow: set one of {known}")
         existing = security.find_user(username=name)
         if existing is None:
             security.add_user(name, user["firstName"], user["lastName"], user["email"], role, password)
@@ -147,6 +155,20 @@ def ensure_admin(user: Mapping[str, str], password: str) -> None:
         elif not security.check_password(name, password):
             security.reset_password(existing.id, password)
             _log.info("password of user %s set", name)
+
+
+def _read_only(settings: Mapping[str, Any]) -> dict[str, str]:
+    name = settings["readOnlyUser"]["username"]
+    if name == settings["adminUser"]["username"]:
+        raise ValueError(f"the admin and global.airflow.readOnlyUser are both called {name!r}: give one another name")
+    # An address that nobody has: Airflow asks for one.
+    return {
+        "username": name,
+        "firstName": "Read",
+        "lastName": "Only",
+        "email": f"{name}@localhost",
+        "role": READ_ONLY_ROLE,
+    }
 
 
 def apply(settings: Mapping[str, Any]) -> None:

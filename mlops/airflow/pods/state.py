@@ -25,12 +25,13 @@ class PodState:
     deletion: float | None  # Unix time at which its grace period ends, once it is being deleted
     deletion_asked: float | None  # Unix time at which its deletion was asked for; 0 where nobody knows that any more
     status: Mapping[str, Any]
+    image: str | None = None  # of its base container
 
     @classmethod
     def of(cls, pod: Mapping[str, Any], before: PodState | None = None) -> Self:
         """The state that an object of the API shows. before: what was known of a pod of this name until then."""
         metadata, spec = pod["metadata"], pod.get("spec", {})
-        limits = next((c.get("resources", {}).get("limits") for c in spec.get("containers", []) if _is_base(c)), None)
+        base = next((container for container in spec.get("containers", []) if _is_base(container)), {})
         deletion = metadata.get("deletionTimestamp")
         return cls(
             name=metadata["name"],
@@ -38,10 +39,11 @@ class PodState:
             created=unix_time(metadata["creationTimestamp"]),
             node=spec.get("nodeName"),
             size=metadata.get("labels", {}).get(SIZE),
-            memory_limit=(limits or {}).get("memory"),
+            memory_limit=(base.get("resources", {}).get("limits") or {}).get("memory"),
             deletion=unix_time(deletion) if deletion else None,
             deletion_asked=_deletion_asked(metadata, before),
             status=pod.get("status", {}),
+            image=base.get("image"),
         )
 
     @property

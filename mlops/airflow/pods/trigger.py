@@ -23,9 +23,11 @@ from mlops.airflow.internals.task_metrics import TaskMetrics
 from mlops.airflow.internals.wakeup import wake
 from mlops.airflow.pods.log import PodLog
 from mlops.airflow.pods.outcome import Outcome, failed, not_started, outcome, vanished, waiting_problem
+from mlops.airflow.pods.state import PodState
 from mlops.airflow.pods.watch import PodWatch, Waiter
 
 FAILURE_KEY = "failure"  # XCom: the cause of a failure, for callbacks, which Airflow gives no exception here
+POD_KEY = "pod"  # XCom: of a failure, the pod that it was in, for who looks for what failures have in common
 _RETURN_KEY = "return_value"
 # The scheduler hears late of a worker's end. Were the task queued again by then, it would take that for the end
 # second worker's end and fail the task (apache/airflow #67287). Events that end a task are not affected.
@@ -68,6 +70,7 @@ class PodTrigger(BaseTrigger):
         self.resume = resume
         self.metrics = metrics
         self._ended = False
+        self._pod: PodState | None = None  # as it was seen last
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         fields = ("conn_id", "namespace", "name", "deferred_at", "start_by", "deadline", "push", "resume", "metrics")
@@ -107,7 +110,7 @@ class PodTrigger(BaseTrigger):
             finally:
                 await pod_log.stop()
             self._report(end, missing)
-            pod = waiter.pod
+            self._pod = pod = waiter.pod
             runs = not waiter.gone and (pod is None or (pod.finished is None and "terminated" not in pod.container))
             if runs:
                 await self._stop(watch)
@@ -164,6 +167,8 @@ class PodTrigger(BaseTrigger):
         if end.state == "failed":
             with contextlib.suppress(Exception):  # it is in the log; without it an alert points there
                 await self._push(FAILURE_KEY, end.cause)
+                if pod := self._pod:
+                    await self._push(POD_KEY, {"name": pod.name, "node": pod.node, "image": pod.image})
             if end.retry:
                 return TaskFailedEvent()
         elif not self.resume:
@@ -195,7 +200,7 @@ class PodTrigger(BaseTrigger):
             run_id=task.run_id,
             map_index=task.map_index,
             # Without its length no mapped task can follow.
-            _mapped_length=len(value) if isinstance(value, dict) and task.map_index < 0 else None,
+            _mapped_length=len(value) if key == _RETURN_KEY and task.map_index < 0 else None,
         )
 
     async def _stop(self, watch: PodWatch) -> None:

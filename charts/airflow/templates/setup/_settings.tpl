@@ -69,6 +69,7 @@ The file that mlops.airflow.administration.setup applies.
 {{- $declared = (include "airflow.rendered" (dict "root" . "value" $declared) | fromJson).v -}}
 {{- $_ := set $declared "owner" (printf "Helm release %s" .Release.Name) -}}
 {{- $_ := set $declared "adminUser" (omit .Values.adminUser "existingSecret") -}}
+{{- $_ := set $declared "readOnlyUser" (pick .Values.global.airflow.readOnlyUser "username") -}}
 {{- $_ := set $declared "pools" .Values.pools -}}
 {{- toYaml $declared -}}
 {{- end -}}

@@ -1,5 +1,6 @@
 """What people are told of problems that begin, go on, get worse and end."""
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -7,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mlops.config import S3Settings
-from mlops.data_quality.findings import Alert
-from mlops.data_quality.ledger import Change, notify_changes
+from mlops.notify.problems import Change, Problem, notify_changes
 from mlops.result import Failure
 from mlops.stores.object_store import ObjectStore
 
@@ -27,25 +27,28 @@ def store(environment, s3_endpoint, monkeypatch) -> ObjectStore:
 
 @pytest.fixture
 def tell(store) -> Callable[..., list[str]]:
-    """The lines that a run of its own tells of the alerts."""
+    """The lines that a run of its own tells of the problems."""
 
     def once(
-        *alerts: Alert,
+        *problems: Problem,
         judged: Collection[str] = ALL,
         run: str = "run",
         now: datetime = NOW,
         dataset: str = "shuttle",
         send: Callable[[Sequence[Change]], object] = lambda changes: None,
     ) -> list[str]:
-        where = {"dataset": dataset, "window": "w"}
-        changes = notify_changes(store, alerts, send, judged=judged, **where, run=run, now=now)
-        return [change.line(dataset, "r.html") for change in changes]
+        where = {"folder": f"problems/{dataset}", "window": "w"}
+        changes = notify_changes(store, problems, send, judged=judged, **where, run=run, now=now)
+        return [
+            change.line(f"{dataset}, column {change.problem.subject}, {change.problem.kind}", "r.html")
+            for change in changes
+        ]
 
     return once
 
 
-def drift(value: float = 0.2, column: str = "f1") -> Alert:
-    return Alert("drift", column, value, 0.04, f"{value:.0%} lie elsewhere")
+def drift(value: float = 0.2, column: str = "f1") -> Problem:
+    return Problem("drift", column, f"{value:.0%} lie elsewhere", value, 0.04)
 
 
 def test_a_problem_that_goes_on_is_told_once_and_again_when_it_is_over(tell):
@@ -70,7 +73,7 @@ def test_a_problem_that_gets_half_as_large_again_is_told_anew(tell):
 
 def test_another_check_of_a_column_that_fails_makes_its_problem_worse(tell):
     one, other = (
-        Alert("quality", "f1", value, 0.0, text) for value, text in ((0.1, "missing"), (0.05, "out of range"))
+        Problem("quality", "f1", text, value, 0.0) for value, text in ((0.1, "missing"), (0.05, "out of range"))
     )
     assert len(tell(one)) == 1
     (line,) = tell(one, other)
@@ -79,7 +82,7 @@ def test_another_check_of_a_column_that_fails_makes_its_problem_worse(tell):
 
 
 def test_columns_kinds_and_datasets_are_problems_of_their_own(tell):
-    anomalies = Alert("anomalies", "f1", 0.2, 0.03, "many")
+    anomalies = Problem("anomalies", "f1", "many", 0.2, 0.03)
     assert len(tell(drift(), drift(column="f2"), anomalies)) == 3
     assert len(tell(drift(), dataset="adult")) == 1
     (over,) = tell(drift(), anomalies)
@@ -96,7 +99,7 @@ def test_of_runs_that_tell_at_once_one_does(tell):
     alerts, sent = [drift(column=f"f{number}") for number in range(5)], []
 
     def told(run: int) -> None:
-        tell(*alerts, run=str(run), send=lambda changes: sent.extend(change.alert.column for change in changes))
+        tell(*alerts, run=str(run), send=lambda changes: sent.extend(change.problem.subject for change in changes))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(told, range(8)))
@@ -129,3 +132,22 @@ def test_what_a_release_before_noted_of_each_window_is_left_alone(tell, store):
     )
     assert len(tell(drift())) == 1
     assert tell(drift()) == []
+
+
+def test_a_problem_without_a_value_gets_no_worse_and_no_number_is_told_of_it(tell):
+    began, more = tell(Problem("failing", "d", "a run failed")), tell(Problem("failing", "d", "two runs failed"))
+    assert began == ["shuttle, column d, failing: a run failed. Report: r.html"]
+    assert more == []
+
+
+def test_what_a_release_before_told_of_a_column_is_told_no_second_time(tell, store):
+    alert = {"kind": "drift", "column": "f1", "value": 0.2, "threshold": 0.04, "text": "20% lie elsewhere"}
+    entry = {"number": 1, "what": "began", "alert": alert, "alerts": 1, "window": "w", "run": "r", "told": True}
+    entry["at"] = "2026-05-01T00:00:00+00:00"
+    store.write_bytes("problems/shuttle/drift/f1/000001.json", json.dumps(entry).encode())
+    assert tell(drift()) == []
+    assert tell() == [
+        "shuttle, column f1, drift: over. It was told at 2026-05-01T00:00:00+00:00: 20% lie elsewhere. Report: r.html"
+    ]
+    over = json.loads(store.read_bytes("problems/shuttle/drift/f1/000002.json"))
+    assert over["alert"] == alert, "that release can go on with what this one wrote"

@@ -1,7 +1,7 @@
 """Which problems people were told of: each when it begins, when it gets worse, and when it is over.
 
-A problem is a kind of alert of a column of a dataset. Its entries are numbered objects, and the last one says how it
-stands. Of several runs that see the same change, the one tells it that writes the next number.
+A problem is of a kind and of a subject, such as a column of a dataset or a DAG. Its entries are numbered objects, and
+the last one says how it stands. Of several runs that see the same change, the one tells it that writes the next number.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from mlops.data_quality.findings import Alert
 from mlops.keys import slug
 
 if TYPE_CHECKING:
@@ -27,25 +26,48 @@ What = Literal["began", "worse", "over"]
 
 
 @dataclass(frozen=True)
+class Problem:
+    """Something that people should know.
+
+    value, threshold: in the unit that `text` names; None of a problem that is there or not, and gets no worse.
+    """
+
+    kind: str
+    subject: str
+    text: str
+    value: float | None = None
+    threshold: float | None = None
+
+    def __str__(self) -> str:
+        if self.value is None or self.threshold is None:
+            return self.text
+        return f"{self.text} (value {self.value:.4g}, threshold {self.threshold:.4g})"
+
+    @property
+    def size(self) -> float:
+        return abs(self.value or 0.0)
+
+
+@dataclass(frozen=True)
 class Change:
     """What is to be told of a problem. before: the value told last, at the moment `since`; None of one that begins."""
 
     what: What
-    alert: Alert
+    problem: Problem
     before: float | None = None
     since: str | None = None
 
-    def line(self, dataset: str, report: str) -> str:
-        """All that a reader needs who sees nothing else."""
+    def line(self, place: str, report: str) -> str:
+        """All that a reader needs who sees nothing else. place: what the problem is one of."""
         match self.what:
             case "began":
-                return self.alert.line(dataset, report)
+                return f"{place}: {self.problem}. Report: {report}"
             case "worse":
-                return f"{self.alert.line(dataset, report)} It is worse: {self.before:.4g} was told at {self.since}."
-        return (
-            f"{dataset}, column {self.alert.column}, {self.alert.kind}: over. It was told at {self.since}: "
-            f"{self.alert.text}. Report: {report}"
-        )
+                return (
+                    f"{place}: {self.problem}. Report: {report} It is worse: {self.before or 0:.4g} was told at "
+                    f"{self.since}."
+                )
+        return f"{place}: over. It was told at {self.since}: {self.problem.text}. Report: {report}"
 
 
 @dataclass(frozen=True)
@@ -57,7 +79,7 @@ class _Entry:
 
     number: int
     what: What
-    alert: Alert
+    problem: Problem
     alerts: int
     window: str
     run: str
@@ -65,33 +87,39 @@ class _Entry:
     told: bool
 
     def encode(self) -> bytes:
-        return json.dumps(asdict(self), ensure_ascii=False).encode()
+        """Under the names of the time when all problems were of columns: an earlier release can read it as well."""
+        fields = asdict(self)
+        problem = fields.pop("problem")
+        fields["alert"] = {"column": problem.pop("subject"), **problem}
+        return json.dumps(fields, ensure_ascii=False).encode()
 
     @classmethod
     def decode(cls, content: bytes) -> _Entry:
-        fields = json.loads(content)
-        return cls(**{**fields, "alert": Alert(**fields["alert"])})
+        fields: dict[str, Any] = json.loads(content)
+        problem = fields.pop("alert")
+        return cls(**fields, problem=Problem(subject=problem.pop("column"), **problem))
 
 
 def notify_changes(
     store: ObjectStore,
-    alerts: Sequence[Alert],
+    problems: Sequence[Problem],
     send: Callable[[Sequence[Change]], object],
     *,
+    folder: str,
     judged: Collection[str],
-    dataset: str,
     window: str,
     run: str,
     now: datetime,
 ) -> list[Change]:
     """Sends what has changed since people were last told, all at once, and gives it back.
 
-    judged: the kinds of alerts that this run looked for. A problem of another kind goes on, whatever it may be like.
+    folder: where the entries of these problems lie. judged: the kinds of problems that this run looked for. A problem
+    of another kind goes on, whatever it may be like. window: what the run looked at, noted with each change.
     Whatever `send` raises is raised; the changes then stay to be told, by this run at once or by another one later.
     """
-    entries, found = _last_entries(store, dataset), defaultdict[str, list[Alert]](list)
-    for alert in alerts:
-        found[_place(dataset, alert)].append(alert)
+    entries, found = _last_entries(store, folder), defaultdict[str, list[Problem]](list)
+    for problem in problems:
+        found[_place(folder, problem)].append(problem)
     claimed: list[tuple[str, _Entry, Change]] = []
     for place in sorted({*entries, *found}):
         last = entries.get(place)
@@ -101,7 +129,7 @@ def notify_changes(
             continue
         number = 1 if told is None else told.number + 1
         at = now.isoformat(timespec="seconds")
-        entry = _Entry(number, change.what, change.alert, len(found[place]), window, run, at, told=False)
+        entry = _Entry(number, change.what, change.problem, len(found[place]), window, run, at, told=False)
         if _claim(store, place, entry, now):
             claimed.append((place, entry, change))
     changes = [change for _, _, change in claimed]
@@ -112,21 +140,21 @@ def notify_changes(
     return changes
 
 
-def _change(told: _Entry | None, alerts: Sequence[Alert], judged: Collection[str]) -> Change | None:
+def _change(told: _Entry | None, problems: Sequence[Problem], judged: Collection[str]) -> Change | None:
     """What there is to tell of a problem, by what was told last and what is found now."""
     if told is None or told.what == "over":
-        return Change("began", _joined(alerts)) if alerts else None
-    if not alerts:
-        return Change("over", told.alert, told.alert.value, told.at) if told.alert.kind in judged else None
-    alert, before = _joined(alerts), abs(told.alert.value)
-    worse = len(alerts) > told.alerts or (abs(alert.value) > before and abs(alert.value) >= _WORSE * before)
-    return Change("worse", alert, told.alert.value, told.at) if worse else None
+        return Change("began", _joined(problems)) if problems else None
+    if not problems:
+        return Change("over", told.problem, told.problem.value, told.at) if told.problem.kind in judged else None
+    problem, before = _joined(problems), told.problem.size
+    worse = len(problems) > told.alerts or (problem.size > before and problem.size >= _WORSE * before)
+    return Change("worse", problem, told.problem.value, told.at) if worse else None
 
 
-def _joined(alerts: Sequence[Alert]) -> Alert:
-    """The alert of the largest value, with the texts of all: of one column several checks may fail."""
-    largest = max(alerts, key=lambda alert: abs(alert.value))
-    return replace(largest, text="; ".join(alert.text for alert in alerts))
+def _joined(problems: Sequence[Problem]) -> Problem:
+    """The problem of the largest value, with the texts of all: of one column several checks may fail."""
+    largest = max(problems, key=lambda problem: problem.size)
+    return replace(largest, text="; ".join(problem.text for problem in problems))
 
 
 def _claim(store: ObjectStore, place: str, entry: _Entry, now: datetime) -> bool:
@@ -143,9 +171,9 @@ def _claim(store: ObjectStore, place: str, entry: _Entry, now: datetime) -> bool
     return True
 
 
-def _last_entries(store: ObjectStore, dataset: str) -> Mapping[str, _Entry]:
+def _last_entries(store: ObjectStore, folder: str) -> Mapping[str, _Entry]:
     """The last entry of each problem, by its place."""
-    last = {key.rpartition("/")[0]: key for key in store.keys(f"{_folder(dataset)}/")}  # in ascending order
+    last = {key.rpartition("/")[0]: key for key in store.keys(f"{folder}/")}  # in ascending order
     return {place: _Entry.decode(store.read_bytes(key)) for place, key in last.items()}
 
 
@@ -156,13 +184,8 @@ def _told_before(store: ObjectStore, place: str, claimed: _Entry) -> _Entry | No
     return _Entry.decode(store.read_bytes(_key(place, claimed.number - 1)))
 
 
-def _folder(dataset: str) -> str:
-    """Beside `alerts/`, where a release before kept what was told of each window."""
-    return f"problems/{slug(dataset)}"
-
-
-def _place(dataset: str, alert: Alert) -> str:
-    return f"{_folder(dataset)}/{alert.kind}/{slug(alert.column)}"
+def _place(folder: str, problem: Problem) -> str:
+    return f"{folder}/{problem.kind}/{slug(problem.subject)}"
 
 
 def _key(place: str, number: int) -> str:

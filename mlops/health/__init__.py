@@ -1,0 +1,1 @@
+"""How Airflow and its DAGs fare: what is wrong, since when, and where to look."""
