@@ -51,6 +51,7 @@ with DAG(
         "validate-online",
         days=days,
         end=materialize.result("end"),
+        written=materialize.result("began"),  # what is pushed meanwhile is in one store before it is in the other
         sample=200,
         outlets=[ONLINE_FEATURES],
     )

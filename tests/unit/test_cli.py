@@ -47,7 +47,7 @@ COMMANDS = {
     "serving deploy --model m --run-id r --timeout 5": {"run_id": "r", "timeout": 5.0},
     "serving rollback --model m": {"timeout": 600.0},
     "features materialize --days 7 --end None": {"days": 7.0, "end": None},
-    "features validate-online --days 7 --sample 50": {"sample": 50, "max_age_hours": None},
+    "features validate-online --days 7 --sample 50": {"sample": 50, "written": None, "max_age_hours": None},
     "features build --dataset all": {"dataset": "all"},
     "features push --dataset shuttle": {"dataset": "shuttle"},
     "features apply": {"wait": 300},

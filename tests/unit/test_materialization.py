@@ -365,6 +365,8 @@ def test_the_window_ends_with_its_last_moment_and_skips_what_lies_outside(tmp_pa
 def test_only_the_columns_that_are_asked_for_are_read_beside_the_event_time(tmp_path: Path) -> None:
     (path,) = stored(events(20, 5), tmp_path / "t.parquet")
     assert {*next(read([path], VIEW, WINDOW, ["thing"])).column_names} == {"thing", "event_timestamp"}
+    limited = WINDOW._replace(written=NOW + timedelta(days=1))
+    assert {*next(read([path], VIEW, limited, ["thing"])).column_names} == {"thing", "event_timestamp", "created"}
     assert {*next(read([path], VIEW, WINDOW)).column_names} == set(VIEW.columns)
 
 
@@ -600,7 +602,14 @@ def upload(table: pa.Table, folder: Path, key: str = "things/set.parquet") -> No
 
 
 def check(**changes: Any) -> Any:
-    options: dict[str, Any] = {"days": 7, "end": NOW, "sample": 200, "max_null_share": 0.5, "max_age_hours": None}
+    options: dict[str, Any] = {
+        "days": 7,
+        "end": NOW,
+        "written": None,
+        "sample": 200,
+        "max_null_share": 0.5,
+        "max_age_hours": None,
+    }
     return commands.validate_online(**{**options, **changes})
 
 
@@ -644,6 +653,22 @@ def test_a_check_names_entities_that_are_missing_older_or_other(cluster: None, s
         check(max_null_share=0.01)
     with pytest.raises(Refused, match=r"the newest event served is .* h old, 0.001 are allowed"):
         check(max_age_hours=0.001, end=NOW + timedelta(hours=1))
+
+
+def test_what_the_offline_store_got_since_the_run_began_is_not_compared(cluster: None, tmp_path: Path) -> None:
+    """feature_push writes the offline store before the online one, at any moment of a night's run."""
+    now = datetime.now(UTC)
+    table = events(300, 3, created=now - timedelta(days=1))
+    upload(table, tmp_path)
+    began = datetime.fromisoformat(commands.materialize(days=7, end=NOW)["began"])
+    pushed = events(300, 3, seed=5, created=datetime.now(UTC))
+    upload(pa.concat_tables([table, pushed]), tmp_path)
+    assert check(written=began)["views"]["things"]["equal"] == 3
+    with pytest.raises(Refused, match="older"):
+        check(written=now + timedelta(days=1))
+    upload(pushed, tmp_path)
+    with pytest.raises(Refused, match=r"no feature view has an event up to .* that was written by "):
+        check(written=began)
 
 
 def test_where_nothing_new_has_come_what_was_known_before_is_served(cluster: None, tmp_path: Path) -> None:

@@ -33,10 +33,12 @@ def materialize(*, days: float, end: datetime | None) -> Result:
     """Puts each entity's newest values of the last days into the online store, unless newer ones are there.
 
     The days are those before a view's newest event: where none has come of late, what was known before is still served.
-    May be repeated, overlap with another run, or end half way: it never puts an older value over a newer one.
+    May be repeated, overlap with another run, or end half way: it never puts an older value over a newer one. `began`
+    of the result is what `validate_online` takes as `written`.
     """
     from mlops.features.materialization.offline import Window, recent
 
+    began = datetime.now(UTC)
     asked = Window.before(end or datetime.now(UTC), days)
     online = OnlineStore(RedisSettings.from_environment())
     views = {}
@@ -53,7 +55,8 @@ def materialize(*, days: float, end: datetime | None) -> Result:
         views[view.name] = {**counted, "seconds": round(seconds, 3)}
     totals = {name: sum(view[name] for view in views.values()) for name in (*counted, "seconds")}
     totals["seconds"] = round(totals["seconds"], 3)
-    return {"start": asked.start.isoformat(), "end": asked.end.isoformat(), **totals, "views": views}
+    moments = {"start": asked.start, "end": asked.end, "began": began}
+    return {**{name: moment.isoformat() for name, moment in moments.items()}, **totals, "views": views}
 
 
 def push(written: Mapping[str, Sequence[str]], now: datetime) -> dict[str, JSON]:
@@ -90,9 +93,19 @@ def _age(store: ObjectStore, view: MaterializedView, now: datetime) -> float:
 
 
 def validate_online(
-    *, days: float, end: datetime | None, sample: int, max_null_share: float, max_age_hours: float | None
+    *,
+    days: float,
+    end: datetime | None,
+    written: datetime | None,
+    sample: int,
+    max_null_share: float,
+    max_age_hours: float | None,
 ) -> Result:
-    """Compares what is served of sampled entities with the offline store, and tells how old and how complete it is."""
+    """Compares what is served of sampled entities with the offline store, and tells how old and how complete it is.
+
+    written: rows that the offline store got later are not compared: whoever wrote them is about to bring them into the
+    online store.
+    """
     from mlops.features.materialization.offline import Window, recent
 
     asked = Window.before(end or datetime.now(UTC), days)
@@ -100,10 +113,10 @@ def validate_online(
     views: dict[str, dict[str, JSON]] = {}
     wrong: list[str] = []
     for view in _views(store):
-        window = recent(bucket(view.bucket), view, asked.end, days)
+        window = recent(bucket(view.bucket), view, asked.end, days)._replace(written=written)
         findings = _findings(store, view, window, sample)
         if findings is None:
-            log.warning("%s has no event up to %s", view.name, asked.end)
+            log.warning("%s has no event up to %s%s", view.name, asked.end, _written_by(written))
             views[view.name] = {"sampled": 0}
             continue
         age = (asked.end - findings.newest).total_seconds() if findings.newest else None
@@ -123,10 +136,14 @@ def validate_online(
         raise Refused("the online store is not what it should be: " + " | ".join(wrong))
     if not any(view["sampled"] for view in views.values()):
         raise Refused(
-            f"no feature view has an event up to {asked.end:%F %T}, so nothing was materialized: load data ('make "
-            "data') and build the features, or have the run end later"
+            f"no feature view has an event up to {asked.end:%F %T}{_written_by(written)}, so nothing was materialized: "
+            "load data ('make data') and build the features, or have the run end later"
         )
     return {"end": asked.end.isoformat(), "views": views}
+
+
+def _written_by(moment: datetime | None) -> str:
+    return f" that was written by {moment:%F %T}" if moment else ""
 
 
 def _views(store: "FeatureStore") -> list[MaterializedView]:
@@ -235,6 +252,7 @@ def _window_options(parser: argparse.ArgumentParser) -> None:
 
 def _validate_options(parser: argparse.ArgumentParser) -> None:
     _window_options(parser)
+    parser.add_argument("--written", type=_moment, metavar="TIME", help="leave out rows that were written later (none)")
     parser.add_argument("--sample", type=int, default=200, help="entities a view (%(default)s)")
     parser.add_argument("--max-null-share", type=float, default=0.5, help="of a view's values (%(default)s)")
     parser.add_argument("--max-age-hours", type=float, help="of a view's newest event (no limit)")

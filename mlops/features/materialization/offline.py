@@ -23,10 +23,11 @@ log = logging.getLogger(__name__)
 
 
 class Window(NamedTuple):
-    """Events at both ends belong to it, as in Feast."""
+    """Events at both ends belong to it, as in Feast. Rows that were written later than `written` do not."""
 
     start: datetime
     end: datetime
+    written: datetime | None = None
 
     @classmethod
     def before(cls, end: datetime, days: float) -> Self:
@@ -114,10 +115,11 @@ def read(
 ) -> Iterator[pa.Table]:
     """The window's rows, the newest part of a file first, so that readers see the newest value as soon as can be.
 
-    columns: those of the view that are read, all by default; the event time is always there.
+    columns: those of the view that are read, all by default; the times that the window limits are always there.
     Raises Refused where a file lacks a column, or a row has no entity or no event time.
     """
-    wanted = view.columns if columns is None else list(dict.fromkeys([*columns, view.timestamp]))
+    times = view.times if window.written else [view.timestamp]
+    wanted = view.columns if columns is None else list(dict.fromkeys([*columns, *times]))
     for path in paths:
         with _opened(path, view) as file:
             if missing := sorted(set(wanted) - set(file.schema_arrow.names)):
@@ -170,9 +172,18 @@ def _inside(table: pa.Table, view: MaterializedView, window: Window) -> pa.Table
                 f"feature view {view.name}: {nulls} rows of the offline store have no {name}, and would be served to "
                 "nobody: build the features anew from a set that has it"
             )
-    moment = table.column(view.timestamp).cast(pa.timestamp("ns", "UTC")).cast(pa.int64())
+    moment = _moments(table, view.timestamp)
     start, end = _nanoseconds(window.start), _nanoseconds(window.end)
-    return table.filter(pc.and_(pc.greater_equal(moment, start), pc.less_equal(moment, end)))
+    inside = pc.and_(pc.greater_equal(moment, start), pc.less_equal(moment, end))
+    if window.written is not None and view.created is not None:
+        written = pc.less_equal(_moments(table, view.created), _nanoseconds(window.written))
+        inside = pc.and_(inside, pc.fill_null(written, True))
+    return table.filter(inside)
+
+
+def _moments(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column of time in nanoseconds since 1970."""
+    return table.column(name).cast(pa.timestamp("ns", "UTC")).cast(pa.int64())
 
 
 def _nanoseconds(moment: datetime) -> int:
