@@ -78,6 +78,7 @@ GROUPS = {
             *("dags/ml_pipeline.py", "charts/airflow", "tests/e2e/test_inference.py"),
         ),
     ),
+    "alerts": Group(35, e2e("alerts"), ("charts/monitoring", "tests/e2e/test_alerts.py")),
     "release": Group(12, e2e("release"), ("charts", "tests/e2e/test_release.py")),
     "upgrade": Group(20, e2e("upgrade"), ("charts", "mlops/airflow", "tests/e2e/test_upgrade.py")),
     "operations": Group(12, e2e("operations", "images"), ("charts", "dags", "mlops", "tests/e2e"), ("chromium",)),

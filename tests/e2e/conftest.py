@@ -67,8 +67,8 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """One table: each test, its seconds with what was set up for it, and its outcome."""
-    took, outcomes = {}, {}
+    """One table: each test, its seconds with what was set up for it, its outcome, and what it measured."""
+    took, outcomes, measured = {}, {}, {}
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, ()):
             outcomes[report.nodeid] = outcome
@@ -76,9 +76,12 @@ def pytest_terminal_summary(terminalreporter):
         for report in reports:
             if hasattr(report, "duration"):
                 took[report.nodeid] = took.get(report.nodeid, 0) + report.duration
+                measured[report.nodeid] = report.user_properties
     terminalreporter.section("test, time, outcome")
     for name, outcome in outcomes.items():
         terminalreporter.write_line(f"{name.removeprefix('tests/e2e/'):<110} {took.get(name, 0):>6.1f} s  {outcome}")
+        for what, value in measured.get(name, ()):
+            terminalreporter.write_line(f"    {what}: {value}")
 
 
 class Services:
