@@ -38,8 +38,13 @@ class Dashboard:
 
 
 def within(counter: str, window: str = "1d") -> str:
-    """How much a counter rose. One that is new in the window counts from 0, where `increase` sees no change."""
-    return f"{counter} unless {counter} offset {window} or increase({counter}[{window}])"
+    """How much a counter rose, one that is gone by now as well.
+
+    One that is new in the window counts from 0, where `increase` sees no change; one that is new and began anew in it
+    lacks what it began with.
+    """
+    known = f"{counter} offset {window} or resets({counter}[{window}]) > 0"
+    return f"last_over_time({counter}[{window}]) unless ({known}) or increase({counter}[{window}])"
 
 
 def pushed(counter: str, by: str, selector: str = "", window: str = "1d") -> str:
@@ -76,8 +81,8 @@ def answered(counter: str) -> dict[str, str]:
 
 FAILED = within("airflow_task_failed")
 ENDED = {
-    "succeeded": f"sum by (dag_id) ({within('airflow_dag_run_success')})",
-    "failed": f"sum by (dag_id) ({within('airflow_dag_run_failed')})",
+    how: f"round(sum by (dag_id) ({within(f'airflow_dag_run_{rule}')}))"  # `increase` extrapolates
+    for how, rule in (("succeeded", "success"), ("failed", "failed"))
 }
 HEARTBEATS = {"{{job_type}}": "time() - max by (job_type) (airflow_db_heartbeat_timestamp_seconds)"}
 TASKS = {"{{state}}": "sum by (state) (airflow_db_tasks_count)"}

@@ -116,10 +116,13 @@ evaluation_interval: 1m
 tests:
   - interval: 1m
     input_series:
-      # Two that were there before the day, of which one began anew, and one that is new in it.
+      # Two that were there before the day, of which one began anew, and one that is new in it; then one
+      # that began anew in the day in which it was new, and one that is gone.
       - {series: 'airflow_dag_run_success{dag_id="old"}', values: '4x1439 4+1x59 63x60'}
       - {series: 'airflow_dag_run_success{dag_id="anew"}', values: '9x1499 1x60'}
       - {series: 'airflow_dag_run_success{dag_id="new"}', values: '_x1499 3x60'}
+      - {series: 'airflow_dag_run_success{dag_id="unsteady"}', values: '_x1399 0+1x50 0+1x40 40x60'}
+      - {series: 'airflow_dag_run_success{dag_id="gone"}', values: '_x1399 1+1x6'}
       - {series: 'airflow_dagrun_total{dag_id="new"}', values: '_x1499 4x60'}
       # One pod that pushed within the day, and one that is still seen and did not.
       - series: 'maestro_command_records_total{group="inference",command="score",instance="a"}'
@@ -142,10 +145,12 @@ def test_what_is_new_in_a_day_counts_from_nothing_and_what_pods_pushed_is_added_
     expected = {
         expression("dags", "Success rate of a day"): [('{dag_id="new"}', 0.75)],
         expression("inference", "Batches: rows in a day"): [('{command="score"}', 500)],
-        f"round({expression('dags', 'Runs that ended in a day')})": [
+        expression("dags", "Runs that ended in a day"): [
             ('{dag_id="old"}', 59),
             ('{dag_id="anew"}', 1),
             ('{dag_id="new"}', 3),
+            ('{dag_id="unsteady"}', 90),
+            ('{dag_id="gone"}', 7),
         ],
     }
     case["tests"][0]["promql_expr_test"] = [
