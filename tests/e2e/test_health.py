@@ -20,7 +20,7 @@ from airflow.sdk import DAG
 
 from mlops.airflow.authoring.operator import task_pod
 
-with DAG("{BROKEN}", schedule=None, tags=["e2e"]):
+with DAG("{BROKEN}", schedule=None, default_args={{"retries": 0}}, tags=["e2e"]):
     task_pod("read", "data-quality", "validate", dataset="no-such-set", data="none", timeout=timedelta(minutes=5))
 '''
 
@@ -30,7 +30,7 @@ def run(services):
     """A run that looked after a placed DAG had failed twice."""
     with placed_dags(services, [BROKEN], SOURCE):
         for _ in range(2):
-            assert finished(services, services.airflow.trigger(BROKEN), BROKEN, hurried=True) == "failed"
+            assert finished(services, services.airflow.trigger(BROKEN), BROKEN) == "failed"
         run_id = services.airflow.trigger(DAG)
         assert finished(services, run_id, DAG) == "success"
         yield run_id
