@@ -21,7 +21,7 @@ from mlops.health.findings import CHECKS, Findings, Incident, folder, incident
 from mlops.health.reading import Look
 from mlops.health.runs import Run
 from mlops.result import Failure, Result, Skip
-from mlops.stores.airflow import ALL, Airflow, Page
+from mlops.stores.airflow import ALL, Airflow, Entry, Page
 from mlops.stores.object_store import reports_bucket
 from mlops.stores.prometheus import Prometheus
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 def runs(*, window_hours: float, patience: float, timeout: float) -> Result:
     """Looks at DAG runs: success rates, DAGs that fail, late runs, and durations against each DAG's own history."""
     look, airflow, now = Look(time.monotonic() + patience), _airflow(patience, timeout), datetime.now(UTC)
-    dags = look.all("the list of DAGs", lambda offset: airflow.dags(offset), _MOST)
+    dags = _declared(look, airflow)
     recent: dict[str, dict[str, Run]] = defaultdict(dict)
     for what, query in (
         ("the runs of the window", {"run_after_gte": _iso(now - timedelta(hours=window_hours))}),
@@ -58,12 +58,17 @@ def runs(*, window_hours: float, patience: float, timeout: float) -> Result:
 
 
 def failures(*, window_hours: float, patience: float, timeout: float) -> Result:
-    """Looks at tasks that failed, and at what their failures have in common: task, error, node, the task before."""
+    """Looks at tasks that failed, and at what their failures have in common: task, error, node, the task before.
+
+    Those of a DAG that no file declares any more are nobody's.
+    """
     look, airflow, now = Look(time.monotonic() + patience), _airflow(patience, timeout), datetime.now(UTC)
+    declared = {dag["dag_id"] for dag in _declared(look, airflow)}
     query = {"end_date_gte": _iso(now - timedelta(hours=window_hours)), "order_by": "-end_date"}
     listed = look.all(
         "failed tasks", reading.pages(airflow.task_instances, ALL, ALL, query={**query, "state": "failed"}), _MOST
     )
+    listed = [entry for entry in listed if not declared or entry["dag_id"] in declared]
     held_back = look.all(
         "tasks that were held back",
         reading.pages(airflow.task_instances, ALL, ALL, query={**query, "state": "upstream_failed"}),
@@ -165,6 +170,11 @@ def alert(*, report_json: str) -> Result:
     if not told:
         raise Skip(f"nothing has changed since people were told: {len(incidents)} things are wrong")
     return {"told": len(told), "over": sum(change.what == "over" for change in told), "incidents": len(incidents)}
+
+
+def _declared(look: Look, airflow: Airflow) -> Sequence[Entry]:
+    """The DAGs that files declare."""
+    return look.all("the list of DAGs", lambda offset: airflow.dags(offset), _MOST)
 
 
 def _airflow(patience: float, timeout: float) -> Airflow:

@@ -70,7 +70,7 @@ def _runs(details: Mapping[str, Any]) -> str:
             *(row["success"], row["failed"], row["running"], row["queued"]),
             _time(row["last_success"]),
             _newest(row["newest"]),
-            f"{_span(row['median_seconds'])}, slow from {_span(row['slow_from_seconds'])}",
+            _usual(row["median_seconds"], row["slow_from_seconds"]),
         )
         for row in details["dags"]
     ]
@@ -134,6 +134,10 @@ def _time(text: str | None) -> str:
 
 def _share(share: float | None) -> str:
     return "" if share is None else f"{share:.0%}"
+
+
+def _usual(median: float | None, slow_from: float | None) -> str:
+    return _span(median) if slow_from is None else f"{_span(median)}, slow from {_span(slow_from)}"
 
 
 def _span(seconds: float | None) -> str:

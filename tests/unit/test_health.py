@@ -159,6 +159,13 @@ def test_a_failure_that_is_over_is_reported_and_no_incident(monitoring, airflow)
     assert "Nothing is wrong" in monitoring.page
 
 
+def test_failures_of_a_dag_that_no_file_declares_any_more_are_nobodys(monitoring, airflow):
+    fail_three_times(airflow)
+    airflow.dags = [dag for dag in airflow.dags if dag["dag_id"] != "broken"]
+    report = monitoring.once()
+    assert report["incidents"] == [] and report["findings"]["failures"]["patterns"] == []
+
+
 def test_failures_of_several_tasks_are_compared_by_error_node_and_the_task_before(monitoring, airflow):
     airflow.dag("d", "a")
     airflow.tasks["d"] = {"a": ["b", "c"], "b": [], "c": []}
