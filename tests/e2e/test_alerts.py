@@ -59,6 +59,9 @@ class Receiver(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
+    def log_message(self, *said):
+        pass
+
 
 http.server.ThreadingHTTPServer(("", 8080), Receiver).serve_forever()
 """
