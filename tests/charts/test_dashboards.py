@@ -34,7 +34,7 @@ def test_a_file_that_is_stale_fails_the_check_and_is_left_as_it_is(tmp_path: Pat
     folder.mkdir(parents=True)
     for name in ("panels", "dashboards"):
         (tmp_path / f"charts/{name}.py").write_text((ROOT / f"charts/{name}.py").read_text())
-    write = [sys.executable, tmp_path / "charts/dashboards.py"]
+    write = [sys.executable, str(tmp_path / "charts/dashboards.py")]
     subprocess.run(write, check=True)
     stale, extra = folder / "1-overview.json", folder / "9-old.json"
     stale.write_text("{}")
@@ -142,7 +142,7 @@ def expression(uid: str, title: str) -> str:
 
 def test_what_is_new_in_a_day_counts_from_nothing_and_what_pods_pushed_is_added_up(tmp_path: Path) -> None:
     case = yaml.safe_load(CASES)
-    expected = {
+    expected: dict[str, list[tuple[str, float]]] = {
         expression("dags", "Success rate of a day"): [('{dag_id="new"}', 0.75)],
         expression("inference", "Batches: rows in a day"): [('{command="score"}', 500)],
         expression("dags", "Runs that ended in a day"): [

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from mlops.health.failures import fingerprint, last_words
 from mlops.health.runs import fence
 from mlops.result import EXIT_SKIPPED
-from tests.servers import Server, free_ports
+from tests.processes import free_ports
+from tests.servers import Server
 from tests.unit.airflow_api import COMPONENTS, NOW, TOKEN, AirflowApi, iso
 from tests.unit.conftest import Platform, new_platform
 from tests.unit.trainer_api import Api, serving
@@ -93,8 +94,8 @@ class Noon(datetime):
     """A clock that stands still while a run looks at Airflow."""
 
     @classmethod
-    def now(cls, tz: Any = None) -> datetime:
-        return NOW.astimezone(tz)
+    def now(cls, tz: Any = None) -> Self:
+        return cls.fromtimestamp(NOW.timestamp(), tz)
 
 
 @pytest.fixture

@@ -31,7 +31,9 @@ class PodState:
     def of(cls, pod: Mapping[str, Any], before: PodState | None = None) -> Self:
         """The state that an object of the API shows. before: what was known of a pod of this name until then."""
         metadata, spec = pod["metadata"], pod.get("spec", {})
-        base = next((container for container in spec.get("containers", []) if _is_base(container)), {})
+        base: Mapping[str, Any] = next(
+            (container for container in spec.get("containers", []) if _is_base(container)), {}
+        )
         deletion = metadata.get("deletionTimestamp")
         return cls(
             name=metadata["name"],
