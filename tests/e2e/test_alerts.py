@@ -2,11 +2,12 @@
 
 import json
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 
 import pytest
+import requests
 
 from infrastructure import install
 from infrastructure.release import find, kubectl, wait_until
@@ -117,7 +118,8 @@ def receiver(tmp_path_factory):
 @pytest.fixture(scope="module")
 def waiting(services, receiver):
     """The run of a pool that is full from now on, and since when."""
-    services.airflow.call("POST", "/pools", json={"name": POOL, "slots": 1, "include_deferred": False})
+    with suppress(requests.HTTPError):  # it may be there from an earlier session
+        services.airflow.call("POST", "/pools", json={"name": POOL, "slots": 1, "include_deferred": False})
     with placed_dags(services, [FAILING, FULL], SOURCE):
         run_id = services.airflow.trigger(FULL)
         wait_until(lambda: "running" in states(services, run_id, FULL).values(), 120, "a task that holds the pool")
