@@ -2,12 +2,11 @@
 
 import json
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 
 import pytest
-import requests
 
 from infrastructure import install
 from infrastructure.release import find, kubectl, wait_until
@@ -118,13 +117,20 @@ def receiver(tmp_path_factory):
 @pytest.fixture(scope="module")
 def waiting(services, receiver):
     """The run of a pool that is full from now on, and since when."""
-    with suppress(requests.HTTPError):  # it may be there from an earlier session
-        services.airflow.call("POST", "/pools", json={"name": POOL, "slots": 1, "include_deferred": False})
+    services.airflow.call("POST", "/pools", json={"name": POOL, "slots": 1, "include_deferred": False})
     with placed_dags(services, [FAILING, FULL], SOURCE):
         run_id = services.airflow.trigger(FULL)
-        wait_until(lambda: "running" in states(services, run_id, FULL).values(), 120, "a task that holds the pool")
-        yield run_id, time.monotonic()
+        try:
+            wait_until(lambda: "running" in states(services, run_id, FULL).values(), 120, "a task that holds the pool")
+            yield run_id, time.monotonic()
+        finally:
+            end(services, run_id)
     services.airflow.call("DELETE", f"/pools/{POOL}")
+
+
+def end(services, run_id):
+    """Ends a run and its tasks, which give their slots back."""
+    services.airflow.call("PATCH", f"/dags/{FULL}/dagRuns/{run_id}", json={"state": "success"})
 
 
 @pytest.fixture
@@ -173,7 +179,7 @@ def test_a_pool_that_is_full(services, waiting, told):
     run_id, since = waiting
     with told("PoolStarved", since + 660 - time.monotonic()) as arrived:
         arrived()
-        services.airflow.call("PATCH", f"/dags/{FULL}/dagRuns/{run_id}", json={"state": "success"})
+        end(services, run_id)
 
 
 def test_an_online_store_that_is_away(told):
