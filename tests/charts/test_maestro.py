@@ -599,4 +599,5 @@ def test_a_template_is_named_for_the_kind_that_it_renders_and_its_folder_for_the
         entry = yaml.load(text, Loader)  # noqa: S506
         assert KUBECTLS_SHORT_NAMES.get(file, file) == entry["kind"].lower(), path
         part = re.sub(rf"^maestro(-{SUBCHARTS.get(chart, chart)})?-?|-[0-9a-f]{{8}}$", "", entry["metadata"]["name"])
-        assert part == folder or part.endswith({"tests": "test", "metrics": "-metrics"}[folder]), path
+        ending = {"tests": "test", "metrics": "-metrics", "network": "-network"}
+        assert part == folder or part.endswith(ending[folder]), path
