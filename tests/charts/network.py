@@ -1,7 +1,7 @@
 """Whom NetworkPolicies let talk to whom: what a network that enforces them does, over rendered objects.
 
-As in https://kubernetes.io/docs/concepts/services-networking/network-policies/: policies add up, a pod that none selects
-in a direction is open in it, and a connection needs both the way out of the one pod and the way into the other.
+As in https://kubernetes.io/docs/concepts/services-networking/network-policies/: policies add up, a pod that none
+selects in a direction is open in it, and a connection needs both the way out of the one pod and the way into the other.
 """
 
 from __future__ import annotations
