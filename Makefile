@@ -167,10 +167,10 @@ e2e-changed: data ## The groups of e2e-full whose inputs changed since they were
 	$(PYTHON) -m tests.full --changed
 
 security: data ## Attack the running platform: a table of what is open, known secrets looked for everywhere, bad inputs
-	$(VENV)/bin/pytest -v tests/e2e/test_security_net.py --timeout 1200
+	$(VENV)/bin/pytest -v tests/e2e/test_security_*.py --timeout 1200
 
 security-short: data ## Of that the table of what is open, and some bad inputs
-	$(VENV)/bin/pytest -v tests/e2e/test_security_net.py --timeout 600 -m 'not full and not alone'
+	$(VENV)/bin/pytest -v tests/e2e/test_security_*.py --timeout 600 -m 'not full and not alone'
 
 bench: images $(BUILD)/bin/k6 ## Measure an installation, the data path beside the plain way, load on the sensor trainer: an hour
 	$(PYTHON) -m tests.bench
