@@ -115,7 +115,8 @@ def command_lines() -> Iterator[list[str]]:
         yield [value]
         yield ["sensor-trainer", value]
     for number in NUMBERS:
-        yield ["ingestion", "buckets", "--name", "data", "--wait", number or "x"]
+        deliver = ["inference", "deliver", "--dataset", "shuttle", "--marker", "inbox/x/_READY"]
+        yield [*deliver, f"--rows={number}"]
 
 
 def faults(answers: list[tuple[Request, int, str]]) -> list[str]:

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlops import cli
 from tests.processes import free_ports
 from tests.security import access, canaries, inputs, probe
 from tests.security.access import ACTS, ATTEMPTS, KUBERNETES, PLACES, Attempt
 from tests.servers import PostgreSQL, Redis, shared
+from tests.unit.conftest import set_environment
 
 
 class Answering(BaseHTTPRequestHandler):
@@ -158,3 +160,17 @@ def test_a_server_that_breaks_or_takes_what_is_bad_is_named() -> None:
     good, bad = inputs.Request("GET", "/x?limit=-1", accepted=True), inputs.Request("POST", "/x", b"{")
     assert inputs.faults([(good, 200, ""), (bad, 422, "")]) == []
     assert len(inputs.faults([(bad, 200, ""), (bad, 500, ""), (good, 503, "")])) == 3
+
+
+def test_the_command_line_breaks_on_no_bad_input_and_takes_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, s3_endpoint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_environment(monkeypatch, tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
+    for line in inputs.command_lines():
+        try:
+            code = cli.main(line)
+        except SystemExit as usage:
+            code = int(usage.code or 0)
+        assert code != 0, line
+        assert "the command failed" not in caplog.text, line
