@@ -18,16 +18,22 @@ redis: [redis/redis-password]
 minio: [s3/root-user, s3/root-password]
 {{- end -}}
 
-{{/* The Secret of a part in common.readers, or nothing. (dict "root" $ "part" "redis") */}}
+{{/*
+The Secret of a part in common.readers, or nothing. Values that contradict each other are refused where they are used.
+  (dict "root" $ "part" "redis")
+*/}}
 {{- define "common.secretOf" -}}
 {{- $values := .root.Values -}}
-{{- if eq .part "postgresql" -}}{{ include "common.postgresql.secretName" . }}
-{{- else if eq .part "redis" -}}{{ include "common.redis.secretName" . }}
-{{- else if eq .part "s3" -}}{{ include "common.s3.secretName" . }}
-{{- else if eq .part "sensor-trainer" -}}{{ include "common.sensorTrainer.secretName" . }}
-{{- else if eq .part "webhook" -}}{{ $values.global.notifications.slackWebhookSecret }}
+{{- if eq .part "webhook" -}}
+{{- $values.global.notifications.slackWebhookSecret -}}
 {{- else -}}
-{{- get (dict "airflow-fernet" $values.fernetKeySecretName "airflow-api" $values.apiSecretKeySecretName "airflow-jwt" $values.jwtSecretName) .part | default (include "common.fullname" (dict "root" .root "component" "airflow")) -}}
+{{- $named := dict "airflow-fernet" $values.fernetKeySecretName "airflow-api" $values.apiSecretKeySecretName "airflow-jwt" $values.jwtSecretName -}}
+{{- $_ := set $named "sensor-trainer" (dig "sensorTrainer" "existingSecret" "" $values.global) -}}
+{{- range $store := list "postgresql" "redis" "s3" -}}
+{{- $_ := set $named $store (dig $store "existingSecret" "" $values.global) -}}
+{{- end -}}
+{{- $component := eq .part "s3" | ternary "minio" (hasPrefix "airflow-" .part | ternary "airflow" .part) -}}
+{{- get $named .part | default (include "common.fullname" (dict "root" .root "component" $component)) -}}
 {{- end -}}
 {{- end -}}
 
