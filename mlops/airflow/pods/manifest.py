@@ -117,11 +117,7 @@ def make_pod(
     container["image"] = _declared(platform.images, image, "image", "global.images")
     container["resources"] = copy.deepcopy(dict(_declared(platform.sizes, size, "size", "taskSizes")))
     container["args"] = list(arguments)
-    told = [
-        entry
-        for need in opened
-        for entry in _declared(platform.environments, need, "need", "charts/common")
-    ]
+    told = [entry for need in opened for entry in _declared(platform.environments, need, "need", "charts/common")]
     container["env"] = _merged([*told, *container.get("env", [])], {**(env or {}), **task.environment})
     return pod
 
