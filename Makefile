@@ -50,7 +50,7 @@ export PYTHONPATH := $(CURDIR)
 export KUBECONFIG := $(if $(filter current,$(CLUSTER)),$(KUBECONFIG),$(shell $(cluster) kubeconfig))
 export NO_PROXY := $(unproxied)
 export no_proxy := $(unproxied)
-export CLUSTER RELEASE NAMESPACE DATASET VALUES
+export CLUSTER RELEASE NAMESPACE DATASET VALUES SECRET
 
 ##@ Start here
 .PHONY: demo
@@ -109,7 +109,7 @@ image-%: cluster-up ## Build one image and what it stands on, as in image-task
 	python3 images/build.py $* --registry $(registry) $(engine_$(CLUSTER))
 
 ##@ Platform
-.PHONY: install uninstall data dags check check-connections
+.PHONY: install uninstall data dags check check-connections rotate
 install: images $(VENV)/ready ## Install the platform into the cluster, or upgrade it
 	@echo '[install] the platform (usually 1 min)'
 	$(PYTHON) -m infrastructure.install $(VALUES) $(BUILD)/images.yaml
@@ -132,9 +132,12 @@ check: ## Check every service of the installed platform
 check-connections: ## Use each connection and variable of Airflow for real, and say what to do where one fails
 	kubectl --namespace $(NAMESPACE) exec deployment/$(RELEASE)-airflow-scheduler -c scheduler -- python -m mlops.airflow.administration.check connections
 
+rotate: $(VENV)/ready ## Another password in place of one: SECRET=redis; without a name it lists what there is
+	$(PYTHON) -m infrastructure.rotate
+
 ##@ Development
-.PHONY: lint test e2e e2e-full e2e-changed bench constraints values
-lint test e2e e2e-full e2e-changed bench: $(VENV)/test-tools
+.PHONY: lint test e2e e2e-full e2e-changed security security-short bench constraints values
+lint test e2e e2e-full e2e-changed security security-short bench: $(VENV)/test-tools
 
 lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell, charts and links
 	$(VENV)/bin/ruff format --check .
@@ -162,6 +165,12 @@ e2e-full: data ## What is too long for that, in groups with a time budget each; 
 
 e2e-changed: data ## The groups of e2e-full whose inputs changed since they were last green, one at least
 	$(PYTHON) -m tests.full --changed
+
+security: data ## Attack the running platform: a table of what is open, known secrets looked for everywhere, bad inputs
+	$(VENV)/bin/pytest -v tests/e2e/test_security_*.py --timeout 1200
+
+security-short: data ## Of that the table of what is open, and some bad inputs
+	$(VENV)/bin/pytest -v tests/e2e/test_security_*.py --timeout 600 -m 'not full and not alone'
 
 bench: images $(BUILD)/bin/k6 ## Measure an installation, the data path beside the plain way, load on the sensor trainer: an hour
 	$(PYTHON) -m tests.bench

@@ -87,6 +87,11 @@ GROUPS = {
         e2e("sensors"),
         ("mlops/sensor_trainer", "mlops/stores", "dags/train.py", "charts/sensor-trainer", "tests/e2e/test_sensors.py"),
     ),
+    "security": Group(
+        25,
+        e2e("security_net"),
+        ("charts", "mlops", "dags", "tests/security", "docs/security.md", "tests/e2e/test_security_net.py"),
+    ),
     # What is read, held and computed of many rows, beside the plain way; and sets of packages of 80 MB.
     "figures": Group(
         25,

@@ -300,6 +300,7 @@ def main() -> None:
         f"--root={MOUNTS['volumes']}",
         f"--node={NAME}",
     )
+    supervisor.start("network-policy", str(BIN / "network-policy"), f"--kubeconfig={ADMIN}")
     signal.signal(signal.SIGTERM, supervisor.end)
     while True:
         supervisor.reap()

@@ -49,11 +49,11 @@ PACKAGES = {
     "sysctl": "procps",
     "update-ca-certificates": "ca-certificates",
 }
-HOST_COMPONENTS = ("kubeadm", "kubelet", "kubectl", "kube-proxy", "volume-provisioner")
+HOST_COMPONENTS = ("kubeadm", "kubelet", "kubectl", "kube-proxy", "volume-provisioner", "network-policy")
 POD_COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "coredns", "metrics-server")
 CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
 DEBIAN_PACKAGES = REPOSITORY / "infrastructure/packages"
-SOURCES = ("main.go", "metrics.go", "volumes.go", "go.mod", "go.sum")
+SOURCES = ("main.go", "metrics.go", "volumes.go", "policies.go", "enforce.go", "go.mod", "go.sum")
 
 
 def install_packages() -> None:

@@ -261,6 +261,18 @@ NEEDS: dict[str, dict[str, Any]] = {
         "global": {"redis": {"external": {"enabled": True, "host": "redis"}, "existingSecret": "x"}}
     },
     "global.s3.external": {"global": {"s3": {"external": {"enabled": True}, "existingSecret": "x"}}},
+    **{
+        f"global.networkPolicies.outside.{store}": {"global": {store: {"external": external, "existingSecret": "x"}}}
+        for store, external in {
+            "postgresql": {"enabled": True, "host": "db"},
+            "redis": {"enabled": True, "host": "redis"},
+            "s3": {"enabled": True},
+        }.items()
+    },
+    "global.networkPolicies.outside.webhook": {"global": {"notifications": {"slackWebhookSecret": "x"}}},
+    "global.networkPolicies.outside.mail": {
+        "airflow": {"connections": {"smtp_default": {"conn_type": "smtp", "host": "mail", "port": 25}}}
+    },
     "minio.createExternalBuckets": {"global": {"s3": {"external": {"enabled": True}, "existingSecret": "x"}}},
     "postgresql.enabled": {"global": {"postgresql": {"existingSecret": "x"}}},
     "redis.enabled": {"global": {"redis": {"existingSecret": "x"}}},
@@ -283,6 +295,15 @@ OTHER: dict[str, Callable[[str], Any]] = {
     "global.redis.external.enabled": lambda _: None,
     "global.s3.external.enabled": lambda _: None,
     "global.s3.external.endpoint": lambda mark: f"http://{mark}",
+    "global.networkPolicies.enabled": lambda _: None,  # it would leave out what is told by the others
+    "global.networkPolicies.ingress": lambda mark: {
+        "mlflow": [{"from": [{"podSelector": {"matchLabels": {"x": mark}}}]}]
+    },
+    "global.networkPolicies.egress": lambda mark: {"task": [{"to": [{"podSelector": {"matchLabels": {"x": mark}}}]}]},
+    **{
+        f"global.networkPolicies.outside.{what}": lambda _: ["192.0.2.0/24"]
+        for what in ("kubernetes", "postgresql", "redis", "s3", "webhook", "mail")
+    },
     "airflow.executor": lambda _: None,  # has one value so far
     "airflow.statsd": lambda _: None,  # is refused
     "airflow.dags.persistence.accessMode": lambda _: "ReadWriteOnce",
@@ -599,4 +620,5 @@ def test_a_template_is_named_for_the_kind_that_it_renders_and_its_folder_for_the
         entry = yaml.load(text, Loader)  # noqa: S506
         assert KUBECTLS_SHORT_NAMES.get(file, file) == entry["kind"].lower(), path
         part = re.sub(rf"^maestro(-{SUBCHARTS.get(chart, chart)})?-?|-[0-9a-f]{{8}}$", "", entry["metadata"]["name"])
-        assert part == folder or part.endswith({"tests": "test", "metrics": "-metrics"}[folder]), path
+        ending = {"tests": "test", "metrics": "-metrics", "network": "-network"}
+        assert part == folder or part.endswith(ending[folder]), path

@@ -67,7 +67,7 @@ def test_a_job_that_changes_is_another_object_and_one_that_does_not_stays() -> N
 def test_for_an_external_store_nothing_is_rendered_unless_its_buckets_are_asked_for() -> None:
     assert minio(**EXTERNAL) == []
     objects = minio({"createExternalBuckets": True}, **EXTERNAL)
-    assert {entry["kind"] for entry in objects} == {"Job", "Pod"}
+    assert {entry["kind"] for entry in objects} == {"Job", "NetworkPolicy", "Pod"}
     assert environment(buckets_container(objects))["AWS_ENDPOINT_URL_S3"] == "https://s3.us-east-1.amazonaws.com"
 
 

@@ -93,6 +93,17 @@ def test_a_missed_deadline_is_told_of_while_the_run_goes_on(services, dags):
 
 
 MAIL_SERVER = "e2e-mail"
+# The release knows no mail server, so nothing else lets Airflow go there.
+TO_THE_MAIL_SERVER = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": MAIL_SERVER},
+    "spec": {
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "airflow"}},
+        "policyTypes": ["Egress"],
+        "egress": [{"to": [{"podSelector": {"matchLabels": {"run": MAIL_SERVER}}}]}],
+    },
+}
 
 
 @pytest.fixture
@@ -102,6 +113,7 @@ def mailbox(services):
     (triggerer,) = find("deployment", "airflow-triggerer")["spec"]["template"]["spec"]["containers"]
     program = ("python", "-Wignore", "-um", "smtpd", "-nc", "DebuggingServer", "0.0.0.0:2525")
     try:
+        kubectl("apply", "-f", "-", stdin=json.dumps(TO_THE_MAIL_SERVER))
         kubectl("run", MAIL_SERVER, f"--image={triggerer['image']}", "--", *program)
         kubectl("wait", f"pod/{MAIL_SERVER}", "--for=condition=Ready", "--timeout=120s")
         address = json.loads(kubectl("get", "pod", MAIL_SERVER, "-o", "json"))["status"]["podIP"]
@@ -117,6 +129,7 @@ def mailbox(services):
         with suppress(requests.HTTPError):  # it may not have come so far
             services.airflow.call("DELETE", "/connections/smtp_default")
         kubectl("delete", "pod", MAIL_SERVER, "--ignore-not-found", "--now")
+        kubectl("delete", "networkpolicy", MAIL_SERVER, "--ignore-not-found")
 
 
 def test_a_failed_task_and_a_missed_deadline_are_told_of_by_mail(services, dags, mailbox):
@@ -149,8 +162,8 @@ def test_the_version_before_is_served_again_after_a_rollback(services, deployed,
 
 
 def test_connections_are_checked_and_a_broken_one_is_named_with_what_to_do(services):
-    mlflow = service("mlflow")
-    own = {"connection_id": "e2e_own", "conn_type": "http", "host": mlflow.name, "port": mlflow.port("http")}
+    page = service("airflow-api-server")  # one that the scheduler has a way to
+    own = {"connection_id": "e2e_own", "conn_type": "http", "host": page.name, "port": page.port("http")}
     services.airflow.call("POST", "/connections", json=own)
     path = f"/connections/{own['connection_id']}"
     try:

@@ -30,6 +30,9 @@ spec:
     metadata:
       labels:
         {{- include "common.labels" . | nindent 8 }}
+        {{- with include "common.secretsLabel" . }}
+        {{- . | nindent 8 }}
+        {{- end }}
 {{- end -}}
 
 {{/*
@@ -68,4 +71,7 @@ spec:
     metadata:
       labels:
         {{- include "common.labels" . | nindent 8 }}
+        {{- with include "common.secretsLabel" . }}
+        {{- . | nindent 8 }}
+        {{- end }}
 {{- end -}}

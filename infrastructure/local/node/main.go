@@ -49,6 +49,7 @@ var components = map[string]func(){
 	"kubelet":                 run(func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) }),
 	"kubectl":                 run(kubectl.NewDefaultKubectlCommand),
 	"metrics-server":          run(newMetricsServerCommand),
+	"network-policy":          run(newNetworkPolicyCommand),
 	"volume-provisioner":      run(newVolumeProvisionerCommand),
 	"etcd":                    func() { etcdmain.Main(os.Args) },
 	"coredns":                 coremain.Run,

@@ -20,6 +20,7 @@ TASK_INSTANCE = (
 )
 TRY = "maestro/try"  # label, the UUID of one try: every pod of the platform has it, so the shared watch selects on it
 SIZE = "maestro/size"  # label, for the advice after an out-of-memory kill
+OPENS = "maestro/opens-"  # label with a need behind it, by which the chart's NetworkPolicies let the pod go there
 
 _NAME_PART = 20  # characters of the DAG's and of the task's name in a pod's name: 20 + 1 + 20 + 1 + 12 are within 63
 _LABEL_LENGTH = 63  # the longest label value that Kubernetes takes
@@ -80,6 +81,7 @@ def make_pod(
     deadline: seconds after its start at which the kubelet ends the pod by itself; None for never.
     Raises AirflowException for a name that is not declared and for a template without the container `base`.
     """
+    opened = list(platform.environments if needs is None else needs)
     pod = copy.deepcopy(dict(platform.template))
     metadata = pod.setdefault("metadata", {})
     metadata["name"] = task.pod_name
@@ -92,6 +94,7 @@ def make_pod(
         SIZE: label_value(size),
         TASK_INSTANCE: task.key,
         TRY: task.uuid,
+        **{f"{OPENS}{need}": "true" for need in [*opened, *(["kubernetes"] if identity is not None else [])]},
     }
     metadata["annotations"] = {
         **metadata.get("annotations", {}),
@@ -114,11 +117,7 @@ def make_pod(
     container["image"] = _declared(platform.images, image, "image", "global.images")
     container["resources"] = copy.deepcopy(dict(_declared(platform.sizes, size, "size", "taskSizes")))
     container["args"] = list(arguments)
-    told = [
-        entry
-        for need in (platform.environments if needs is None else needs)
-        for entry in _declared(platform.environments, need, "need", "charts/common")
-    ]
+    told = [entry for need in opened for entry in _declared(platform.environments, need, "need", "charts/common")]
     container["env"] = _merged([*told, *container.get("env", [])], {**(env or {}), **task.environment})
     return pod
 

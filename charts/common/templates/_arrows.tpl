@@ -1,0 +1,82 @@
+{{/*
+Who may talk to whom, as YAML: the component that is asked, the port of its pods, and who asks. What is not here is not
+let through. `opens-<need>` stands for pods of tasks and of commands that open it (mlops/needs.py).
+The api-server runs in the scheduler's pod where airflow.scheduler.withApiServer is true, hence both.
+*/}}
+{{- define "common.arrows" -}}
+postgresql:
+  5432/TCP: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-test, mlflow, mlflow-migrate, feast, feast-apply, sensor-trainer, sensor-trainer-worker, sensor-trainer-migrate, postgresql-exporter, postgresql-test, opens-feast]
+redis:
+  6379/TCP: [feast, feast-apply, sensor-trainer, sensor-trainer-worker, redis-exporter, redis-test, opens-redis]
+minio:
+  9000/TCP: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-test, mlflow, feast, feast-apply, minio-buckets, minio-test, prometheus, opens-s3]
+mlflow:
+  5000/TCP: [feast-apply, model-server, sensor-trainer, sensor-trainer-worker, mlflow-test, prometheus, opens-mlflow]
+feast:
+  6566/TCP: [feast-test]
+  8000/TCP: [prometheus]
+model-server:
+  8080/TCP: [model-server-test, prometheus, opens-model-server]
+sensor-trainer:
+  8000/TCP: [sensor-trainer-test, prometheus, opens-sensor-trainer]
+airflow-api-server:
+  8080/TCP: [airflow-scheduler, airflow-test, opens-airflow]
+airflow-scheduler:
+  8080/TCP: [airflow-scheduler, airflow-test, opens-airflow]
+  8793/TCP: [airflow-api-server, airflow-scheduler]
+airflow-triggerer:
+  8794/TCP: [airflow-api-server, airflow-scheduler]
+statsd:
+  9125/UDP: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-test, statsd-test]
+  9102/TCP: [airflow-test, statsd-test, prometheus]
+pushgateway:
+  9091/TCP: [prometheus, opens-pushgateway]
+prometheus:
+  9090/TCP: [prometheus, grafana, opens-prometheus]
+alertmanager:
+  9093/TCP: [prometheus]
+postgresql-exporter:
+  9187/TCP: [prometheus]
+redis-exporter:
+  9121/TCP: [prometheus]
+pod-states:
+  8080/TCP: [prometheus]
+{{- end -}}
+
+{{/*
+Who may leave the namespace, as YAML: for which addresses (global.networkPolicies.outside), and who. Those of a store only
+where it is external; then all go there who have an arrow to it.
+*/}}
+{{- define "common.arrowsOutside" -}}
+kubernetes: [airflow-scheduler, airflow-triggerer, airflow-test, pod-states, opens-kubernetes, opens-model-server]
+webhook: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-test, alertmanager, opens-notifications]
+mail: [airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-test]
+{{- end -}}
+
+{{/*
+The ports of what is outside, as JSON: of each where there is something.
+  (dict "root" $)
+*/}}
+{{- define "common.portsOutside" -}}
+{{- $global := .root.Values.global -}}
+{{- /* The Service's, and those that API servers listen at: what is looked at first depends on the network. */ -}}
+{{- $ports := dict "kubernetes" (list 443 6443 8443) -}}
+{{- if dig "notifications" "slackWebhookSecret" "" $global -}}
+{{- $_ := set $ports "webhook" (list 443) -}}
+{{- end -}}
+{{- with (.root.Values.connections | default dict).smtp_default -}}
+{{- $_ := set $ports "mail" (.port | default 25 | toString | atoi | list) -}}
+{{- end -}}
+{{- range $store := list "postgresql" "redis" -}}
+{{- $external := dig $store "external" dict $global -}}
+{{- if $external.enabled -}}
+{{- $_ := set $ports $store (list (int $external.port)) -}}
+{{- end -}}
+{{- end -}}
+{{- $s3 := dig "s3" "external" dict $global -}}
+{{- if $s3.enabled -}}
+{{- $named := regexFind ":[0-9]+$" ($s3.endpoint | default "") | trimPrefix ":" -}}
+{{- $_ := set $ports "minio" (list (int ($named | default (hasPrefix "http:" ($s3.endpoint | default "") | ternary 80 443)))) -}}
+{{- end -}}
+{{- toJson $ports -}}
+{{- end -}}

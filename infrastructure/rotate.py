@@ -1,0 +1,303 @@
+"""`make rotate SECRET=...`: another password in place of one that a chart made, in the store and at all who read it.
+
+What can be rotated is a row of `ROTATIONS`. Each goes the same way, and can be run again wherever it was interrupted:
+
+1. The store takes the new value too, where it can know two.
+2. The Secret holds the new one, and when it was rotated.
+3. The store is told of it, where it knows one.
+4. The pods that read it start anew, one after the other; those of tasks read it at their own start.
+5. The store forgets the old one.
+
+No value is an argument of a process, is printed, or is written to a file.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import secrets
+import string
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from infrastructure.release import RELEASE, NotInstalled, find, kubectl, object_name, succeeded
+
+ROTATED = "rotated.maestro/"  # annotation of a Secret, with the key behind it
+LABEL = "maestro/secrets"  # of pods; charts/common/templates/_rotation.tpl
+SECONDS = 600  # for the replacement of one workload's pods, and for a Job
+_LETTERS = string.ascii_letters + string.digits
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value that is replaced."""
+
+    key: str
+    old: str
+    new: str
+
+
+def _nothing(_: Change) -> None:
+    """Where the store reads its password when it starts."""
+
+
+def _letters(length: int) -> str:
+    return "".join(secrets.choice(_LETTERS) for _ in range(length))
+
+
+def password() -> str:
+    """32 letters and digits, as the charts make them."""
+    return _letters(32)
+
+
+def signing_key() -> str:
+    return _letters(64)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How one value is replaced.
+
+    secret: the component whose Secret holds it, below `key`.
+    also_accept, tell, forget: the steps 1, 3 and 5 of the module's text.
+    both: what the Secret holds while readers need the old value too, by the change.
+    told: components that read it at their start and are told of it while they run, which need no new start.
+    last: the store itself, where it is to start anew after its readers.
+    """
+
+    secret: str
+    key: str
+    make: Callable[[], str] = password
+    also_accept: Callable[[Change], None] = _nothing
+    tell: Callable[[Change], None] = _nothing
+    forget: Callable[[Change], None] = _nothing
+    both: Callable[[Change], str] | None = None
+    told: tuple[str, ...] = ()
+    last: str | None = None
+
+
+# How stores are told
+
+
+def _inside(component: str, *command: str, stdin: str, kind: str = "deployment", container: str | None = None) -> str:
+    """Runs a command in a pod of a component, with this input."""
+    where = [object_name(kind, component), "-c", container or component]
+    return kubectl("exec", "-i", *where, "--", *command, stdin=stdin)
+
+
+def alter_role(role: str) -> Callable[[Change], None]:
+    def tell(change: Change) -> None:
+        kubectl_psql(alter_role_sql(role, change.new))
+
+    return tell
+
+
+def alter_role_sql(role: str, new: str) -> str:
+    """The statement, for a password of letters and digits."""
+    if not new.isalnum():
+        raise ValueError("a password that is written into SQL has letters and digits only")
+    return f"ALTER ROLE \"{role}\" PASSWORD '{new}';\n"
+
+
+def kubectl_psql(sql: str) -> None:
+    """By the socket in the server's own pod, which asks its superuser for no password."""
+    psql = ("psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--host=/tmp", "--username=postgres")
+    _inside("postgresql", *psql, stdin=sql, kind="statefulset")
+
+
+def redis_accepts_both(change: Change) -> None:
+    said = _inside("redis", "redis-cli", stdin=redis_command(change), kind="statefulset")
+    if said.strip() != "OK":
+        raise NotInstalled(f"Redis answered {said.strip()[:80]!r} to a second password: look at its log")
+
+
+def redis_command(change: Change) -> str:
+    return f"ACL SETUSER default >{change.new}\n"
+
+
+def run_again(component: str) -> Callable[[Change], None]:
+    """By the Job that sets the store up, which sets passwords as the Secrets have them."""
+
+    def tell(_: Change) -> None:
+        made = json.loads(kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(another(_newest_job(component)))))
+        name = f"job/{made['metadata']['name']}"
+        if not succeeded(name, SECONDS, f"the Job {name}"):
+            raise NotInstalled(f"{name} failed: read 'kubectl logs {name}', then run this again")
+        kubectl("delete", name)
+
+    return tell
+
+
+def _newest_job(component: str) -> Object:
+    labels = f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component={component}"
+    found: list[Object] = json.loads(kubectl("get", "job", "-l", labels, "-o", "json"))["items"]
+    if not found:
+        raise NotInstalled(f"the Job of {component} is gone: 'make install' makes it anew, and tells the store as well")
+    return max(found, key=lambda job: str(job["metadata"]["creationTimestamp"]))
+
+
+def another(job: Object) -> Object:
+    """The same Job once more, as it is given to `kubectl create`."""
+    template = job["spec"]["template"]
+    labels = {
+        k: v for k, v in template["metadata"]["labels"].items() if "controller-uid" not in k and "job-name" not in k
+    }
+    kept = {key: value for key, value in job["spec"].items() if key not in ("selector", "manualSelector")}
+    name = job["metadata"]["name"]
+    owned = {key: job["metadata"]["labels"][key] for key in job["metadata"]["labels"] if "controller-uid" not in key}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"generateName": f"{name}-again-", "labels": owned},
+        "spec": {**kept, "template": {**template, "metadata": {"labels": labels}}},
+    }
+
+
+def re_encrypt(_: Change) -> None:
+    """All that Airflow's database holds, with the first of its keys."""
+    _inside("airflow-scheduler", "airflow", "rotate-fernet-key", stdin="", container="scheduler")
+
+
+def fernet_key() -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
+def new_before_old(change: Change) -> str:
+    """Airflow encrypts with the first key and decrypts with each; one of an interrupted rotation is kept."""
+    return f"{change.new},{change.old}"
+
+
+def _database(name: str) -> Rotation:
+    return Rotation("postgresql", f"{name}-password", tell=alter_role(name), told=("postgresql",))
+
+
+ROTATIONS: Mapping[str, Rotation] = {
+    **{f"postgresql-{name}": _database(name) for name in ("airflow", "mlflow", "feast", "sensors", "monitoring")},
+    "postgresql": Rotation("postgresql", "postgres-password", tell=alter_role("postgres"), last="postgresql"),
+    # Redis knows both until its own pod starts anew, which is when its probes use the new one.
+    "redis": Rotation("redis", "redis-password", also_accept=redis_accepts_both, last="redis"),
+    "minio": Rotation("minio", "root-password"),
+    "sensor-trainer": Rotation("sensor-trainer", "token"),
+    "airflow-admin": Rotation("airflow", "admin-password", tell=run_again("airflow-setup")),
+    "airflow-read-only": Rotation("airflow", "read-only-password", tell=run_again("airflow-setup")),
+    "airflow-jwt": Rotation("airflow", "jwt-secret", signing_key),
+    "airflow-api": Rotation("airflow", "api-secret-key", signing_key),
+    "airflow-fernet": Rotation("airflow", "fernet-key", fernet_key, both=new_before_old, forget=re_encrypt),
+}
+
+
+def rotate(name: str) -> None:
+    """Replaces one value. Raises NotInstalled where its Secret is not one that a chart made."""
+    if name not in ROTATIONS:
+        raise NotInstalled(f"nothing is called {name!r}: use one of {', '.join(sorted(ROTATIONS))}")
+    rotation = ROTATIONS[name]
+    secret = find("secret", rotation.secret)
+    if not is_generated(secret):
+        raise NotInstalled(
+            f"Secret {secret['metadata']['name']} is yours: change it and its store yourself, "
+            "then 'make install' starts its readers anew"
+        )
+    change = Change(rotation.key, base64.b64decode(secret["data"][rotation.key]).decode(), rotation.make())
+    _say(f"{name}: the store")
+    rotation.also_accept(change)
+    _store(secret, change.key, rotation.both(change) if rotation.both else change.new)
+    rotation.tell(change)
+    _restart(rotation, secret["metadata"]["name"], change.key)
+    rotation.forget(change)
+    if rotation.both:
+        _store(secret, change.key, change.new)
+        _restart(rotation, secret["metadata"]["name"], change.key)
+    _say(f"{name}: done")
+
+
+def is_generated(secret: Object) -> bool:
+    return bool(secret["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep")
+
+
+def _store(secret: Object, key: str, value: str) -> None:
+    name, encoded = secret["metadata"]["name"], base64.b64encode(value.encode()).decode()
+    stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(2)}"
+    patch = {"metadata": {"annotations": {ROTATED + key: stamp}}, "data": {key: encoded}}
+    kubectl("patch", "secret", name, "--patch-file=/dev/stdin", stdin=json.dumps(patch))
+
+
+def _restart(rotation: Rotation, secret: str, key: str) -> None:
+    workloads: list[Object] = json.loads(
+        kubectl("get", "deployments,statefulsets", "-l", f"app.kubernetes.io/instance={RELEASE}", "-o", "json")
+    )["items"]
+    stored = json.loads(kubectl("get", "secrets", "-o", "json"))["items"]
+    for kind, name, patch in restarts(rotation, workloads, stored, (secret, key)):
+        _say(f"{name} starts anew")
+        kubectl("patch", kind, name, "--patch-file=/dev/stdin", stdin=json.dumps(patch))
+        kubectl("rollout", "status", f"{kind}/{name}", f"--timeout={SECONDS}s")
+
+
+def restarts(
+    rotation: Rotation, workloads: list[Object], stored: list[Object], value: tuple[str, str]
+) -> Iterator[tuple[str, str, Object]]:
+    """Kind, name and patch of each workload whose pods start anew, the store itself last.
+
+    The patch is the label that the charts give such pods, so that the next upgrade finds nothing to change.
+    """
+    by_name = {entry["metadata"]["name"]: entry for entry in stored}
+
+    def component(workload: Object) -> str:
+        return str(workload["metadata"]["labels"]["app.kubernetes.io/component"])
+
+    for workload in sorted(workloads, key=lambda entry: (component(entry) == rotation.last, component(entry))):
+        read = set(reads(workload["spec"]["template"]["spec"]))
+        if value not in read or component(workload) in rotation.told:
+            continue
+        label = None if component(workload) == "postgresql" else secrets_label(read, by_name)
+        metadata: Object = {"labels": {LABEL: label}}
+        if label is None:  # which the charts do not know of it
+            metadata = {"annotations": {"maestro/restarted": time.strftime("%Y-%m-%dT%H:%M:%S")}}
+        patch = {"spec": {"template": {"metadata": metadata}}}
+        yield workload["kind"].lower(), workload["metadata"]["name"], patch
+
+
+def reads(spec: Object) -> Iterator[tuple[str, str]]:
+    """(Secret, key) of all that the containers of a pod read into their environment."""
+    for container in [*spec.get("initContainers", ()), *spec["containers"]]:
+        for entry in container.get("env", ()):
+            if reference := entry.get("valueFrom", {}).get("secretKeyRef"):
+                yield reference["name"], reference["key"]
+
+
+def secrets_label(read: set[tuple[str, str]], secrets_by_name: Mapping[str, Object]) -> str | None:
+    """As common.secretsLabel of the charts computes it."""
+    stamps = []
+    for name, key in read:
+        if name not in secrets_by_name:
+            continue
+        secret = secrets_by_name[name]
+        stamp = secret["metadata"].get("annotations", {}).get(ROTATED + key, "")
+        if not is_generated(secret):
+            stamp = hashlib.sha256(secret.get("data", {}).get(key, "").encode()).hexdigest()[:8]
+        if stamp:
+            stamps.append(f"{name}/{key}={stamp}")
+    return "s" + hashlib.sha256(",".join(sorted(stamps)).encode()).hexdigest()[:12] if stamps else None
+
+
+def _say(text: str) -> None:
+    print(f"[rotate] {text}", flush=True)
+
+
+def main() -> int:
+    try:
+        rotate(os.environ.get("SECRET", ""))
+    except (NotInstalled, TimeoutError) as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

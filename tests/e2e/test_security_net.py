@@ -1,0 +1,312 @@
+"""Attacks on the running platform: from pods that should reach nothing, with known secrets, and by bad inputs."""
+
+import http.client
+import json
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from infrastructure import rotate, sensors
+from infrastructure.airflow import Airflow
+from infrastructure.release import NAMESPACE, RELEASE, NotInstalled, find, kubectl, object_name, wait_until
+from infrastructure.services import port_forward, service
+from tests.e2e.conftest import placed_dags
+from tests.e2e.runs import finished
+from tests.security import access, canaries, inputs
+
+ELSEWHERE = "maestro-security"
+PROBE = (Path(access.__file__).parent / "probe.py").read_text()
+EVERYTHING = (
+    *("airflow", "feast", "mlflow", "model-server", "notifications", "prometheus"),
+    *("pushgateway", "redis", "s3", "sensor-trainer", "kubernetes"),
+)
+TASK = {
+    "app.kubernetes.io/instance": RELEASE,
+    "app.kubernetes.io/part-of": "maestro",
+    "app.kubernetes.io/component": "task",
+}
+# The namespace and the labels of the pod that asks.
+POSITIONS = {
+    "another namespace": (ELSEWHERE, {}),
+    "a plain pod of the namespace": (NAMESPACE, {}),
+    # What each task opens: a message, and what it counts.
+    "a task that opens nothing": (NAMESPACE, {**TASK, "maestro/opens-pushgateway": "true"}),
+    "a task that opens everything": (NAMESPACE, TASK | {f"maestro/opens-{need}": "true" for need in EVERYTHING}),
+}
+
+
+def pod(name, labels):
+    image = find("deployment", "model-server")["spec"]["template"]["spec"]["containers"][0]["image"]
+    container = {
+        "name": "probe",
+        "image": image,
+        "command": ["sleep", "1200"],
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    user = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
+    spec = {"automountServiceAccountToken": False, "terminationGracePeriodSeconds": 0, "securityContext": user}
+    metadata = {"name": name, "labels": labels}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**spec, "containers": [container]}}
+
+
+def elsewhere(*arguments, namespace, stdin=None):
+    command = ["kubectl", "--namespace", namespace, *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def other_namespace():
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ELSEWHERE, "labels": labels}}
+    elsewhere("apply", "-f", "-", namespace=ELSEWHERE, stdin=json.dumps(body))
+    yield ELSEWHERE
+    elsewhere("delete", "namespace", ELSEWHERE, "--wait=false", namespace=ELSEWHERE)
+
+
+@pytest.fixture
+def asking(other_namespace, request):
+    """What comes of attempts from a pod at a place."""
+    place = request.param
+    namespace, labels = POSITIONS[place]
+    name = f"security-{list(POSITIONS).index(place)}"
+    elsewhere("apply", "-f", "-", namespace=namespace, stdin=json.dumps(pod(name, labels)))
+    try:
+        elsewhere("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=180s", namespace=namespace)
+
+        def ask(attempts):
+            program = ("exec", "-i", name, "--", "python", "-c", PROBE)
+            return json.loads(elsewhere(*program, namespace=namespace, stdin=json.dumps(attempts)))
+
+        yield place, ask
+    finally:
+        elsewhere("delete", "pod", name, "--wait=false", namespace=namespace)
+
+
+def addressed():
+    """Each attempt with what probe.py takes, for the services that are there."""
+    for attempt in access.ATTEMPTS:
+        try:
+            found = service(attempt.component)
+        except NotInstalled:
+            continue
+        yield attempt, attempt.asked(f"{found.name}.{NAMESPACE}", found.port(attempt.port))
+    for attempt in access.KUBERNETES:
+        yield attempt, attempt.asked("kubernetes.default.svc", 443)
+
+
+@pytest.mark.parametrize("asking", POSITIONS, indirect=True)
+def test_nothing_is_open_that_the_note_does_not_state(asking):
+    place, ask = asking
+    tried = list(addressed())
+    outcomes = ask([asked for _, asked in tried])
+    assert len({attempt.component for attempt, _ in tried}) >= 12
+    found = [(attempt, tuple(outcome)) for (attempt, _), outcome in zip(tried, outcomes, strict=True)]
+    assert access.undocumented(place, found, access.stated()) == []
+
+
+# Bad inputs
+
+
+def send(url, request, headers):
+    """Status and text of an answer. As it stands: a client would make `..` and NUL of a path good."""
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
+    try:
+        connection.putrequest(request.method, request.path, skip_accept_encoding=True)
+        for name, value in {**headers, "Content-Type": "application/json", "Connection": "close"}.items():
+            connection.putheader(name, value)
+        connection.putheader("Content-Length", str(len(request.body or b"")))
+        connection.endheaders(request.body)
+        answer = connection.getresponse()
+        return answer.status, answer.read(400).decode(errors="replace")
+    finally:
+        connection.close()
+
+
+def sent(url, requests, headers):
+    return inputs.faults([(request, *send(url, request, headers)) for request in requests])
+
+
+@pytest.mark.parametrize("made", [inputs.airflow, inputs.reports], ids=["api", "reports"])
+def test_airflow_breaks_on_no_bad_input_and_takes_none(made):
+    with port_forward("airflow-api-server") as url:
+        token = str(Airflow(url).session.headers["Authorization"])
+        assert sent(url, made(), {"Authorization": token}) == []
+
+
+def test_mlflow_breaks_on_no_bad_input_and_takes_none():
+    with port_forward("mlflow") as url:
+        assert sent(url, inputs.mlflow(), {"Host": f"localhost:{urlsplit(url).port}"}) == []
+
+
+def test_the_trainer_breaks_on_no_bad_input_and_takes_none():
+    with port_forward(sensors.COMPONENT) as url:
+        assert sent(url, inputs.sensor_trainer(), {"Authorization": f"Bearer {sensors.token()}"}) == []
+
+
+def test_the_model_server_breaks_on_no_bad_input_and_takes_none():
+    with port_forward("model-server") as url:
+        assert sent(url, inputs.model_server(), {}) == []
+
+
+# Canaries
+
+CANARY = "e2e_canary"
+PRINTS = f"""
+import json
+import os
+
+from airflow.sdk import DAG, task
+
+from mlops.airflow.authoring.operator import PodTask
+
+print("parsed with", dict(os.environ))
+
+with DAG(dag_id="{CANARY}", schedule=None, tags=["e2e"]):
+
+    @task(retries=0)
+    def in_airflow():
+        print(json.dumps(dict(os.environ)))
+        return {{"environment": [name for name in os.environ]}}
+
+    in_airflow() >> PodTask(task_id="in_a_pod", arguments=["sh", "-c", "env; env >&2; exit 0"], retries=0)
+"""
+ARGUMENTS = """
+import glob
+for path in glob.glob("/proc/[0-9]*/cmdline"):
+    try:
+        print(open(path, "rb").read().replace(b"\\0", b" ").decode(errors="replace"))
+    except OSError:
+        pass
+"""
+FEW = 64  # MiB of an object that are read
+
+
+@pytest.fixture(scope="module")
+def secrets():
+    return canaries.known(json.loads(kubectl("get", "secrets", "-o", "json"))["items"])
+
+
+@pytest.fixture(scope="module")
+def printed(services):
+    """The id of a run whose DAG file, task and pod print all that they have in their environment."""
+    with placed_dags(services, [CANARY], PRINTS):
+        run_id = services.airflow.trigger(CANARY)
+        assert finished(services, run_id, CANARY) in ("success", "failed")
+        yield run_id
+
+
+def running_pods():
+    return json.loads(kubectl("get", "pods", "-o", "json"))["items"]
+
+
+def assert_clean(secrets, found):
+    leaked = [(where, name) for where, content in found for name in canaries.leaks(content, secrets)]
+    assert leaked == []
+
+
+@pytest.mark.full
+def test_no_secret_is_in_a_log_not_even_of_what_prints_its_environment(services, printed, secrets):
+    logs = [
+        (f"log of {pod['metadata']['name']}", kubectl("logs", pod["metadata"]["name"], "--all-containers").encode())
+        for pod in running_pods()
+    ]
+    logs += [
+        (f"log of {task_id}", services.airflow.log(CANARY, printed, task_id, 1).encode())
+        for task_id in ("in_airflow", "in_a_pod")
+    ]
+    assert b"PATH" in logs[-1][1], "the environment was printed"
+    assert_clean(secrets, logs)
+
+
+@pytest.mark.full
+def test_no_secret_is_in_an_xcom_or_a_variable(services, printed, secrets):
+    path = f"/dags/{CANARY}/dagRuns/{printed}/taskInstances/in_airflow/xcomEntries/return_value"
+    told = [(path, json.dumps(services.airflow.call("GET", path)).encode())]
+    told += [(path, json.dumps(services.airflow.call("GET", path)).encode()) for path in ("/variables", "/connections")]
+    assert_clean(secrets, told)
+
+
+@pytest.mark.full
+def test_no_secret_is_in_an_object_of_kubernetes_but_secrets(secrets):
+    kinds = "pods,configmaps,deployments,statefulsets,jobs,services,events,networkpolicies,serviceaccounts,replicasets"
+    items = json.loads(kubectl("get", kinds, "-o", "json"))["items"]
+    assert_clean(secrets, [(f"{i['kind']} {i['metadata']['name']}", json.dumps(i).encode()) for i in items])
+
+
+@pytest.mark.full
+def test_no_secret_is_an_argument_of_a_process(secrets):
+    seen = []
+    for found in running_pods():
+        name = found["metadata"]["name"]
+        for container in found["spec"]["containers"]:
+            said = kubectl("exec", name, "-c", container["name"], "--", "python3", "-c", ARGUMENTS, check=False)
+            said = said or kubectl(
+                *("exec", name, "-c", container["name"], "--", "sh", "-c"), "cat /proc/[0-9]*/cmdline", check=False
+            )
+            seen.append((f"arguments in {name} {container['name']}", said.encode()))
+    assert sum(bool(said) for _, said in seen) >= 5
+    assert_clean(secrets, seen)
+
+
+@pytest.mark.full
+def test_no_secret_is_in_a_bucket(services, printed, secrets):
+    def objects():
+        for bucket in services.s3.list_buckets()["Buckets"]:
+            for page in services.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket["Name"]):
+                for entry in page.get("Contents", ()):
+                    where = {"Bucket": bucket["Name"], "Key": entry["Key"]}
+                    if entry["Size"]:
+                        body = services.s3.get_object(**where, Range=f"bytes=0-{(FEW << 20) - 1}")["Body"]
+                        yield f"{bucket['Name']}/{entry['Key']}", body.read()
+
+    assert_clean(secrets, objects())
+
+
+@pytest.mark.full
+def test_no_secret_is_in_a_dump_of_a_database(secrets):
+    where = ("exec", object_name("statefulset", "postgresql"), "-c", "postgresql", "--", "env", "PGHOST=/tmp")
+    databases = kubectl(*where, "psql", "-U", "postgres", "-Atc", "SELECT datname FROM pg_database")
+    for database in databases.split():
+        if database != "template0":
+            dump = kubectl(*where, "pg_dump", "-U", "postgres", database)
+            assert_clean(secrets, [(f"dump of {database}", dump.encode())])
+
+
+# Rotation
+
+
+@pytest.mark.full
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    "name", ["redis", "postgresql-mlflow", "sensor-trainer", "airflow-read-only", "airflow-fernet"]
+)
+def test_after_a_rotation_everything_works_and_the_old_value_opens_nothing(services, name):
+    rotation = rotate.ROTATIONS[name]
+    before = find("secret", rotation.secret)["data"][rotation.key]
+    rotate.rotate(name)
+    assert find("secret", rotation.secret)["data"][rotation.key] != before
+    services.connect()
+    check = ["make", "check", f"NAMESPACE={NAMESPACE}", f"RELEASE={RELEASE}"]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.full
+@pytest.mark.alone
+def test_an_upgrade_after_a_rotation_starts_nothing_anew(services):
+    rotate.rotate("redis")
+    read = ("get", "deployments,statefulsets", "-o", "json")
+
+    def generations():
+        return {item["metadata"]["name"]: item["spec"]["template"] for item in json.loads(kubectl(*read))["items"]}
+
+    before = generations()
+    upgrade = ["helm", "upgrade", RELEASE, "charts/maestro", "-n", NAMESPACE, "--reset-then-reuse-values"]
+    subprocess.run([*upgrade, "--wait", "--timeout", "10m"], check=True, capture_output=True)
+    after = wait_until(generations, 60, "the workloads")
+    labels = {name: template["metadata"]["labels"] for name, template in after.items()}
+    assert labels == {name: template["metadata"]["labels"] for name, template in before.items()}
