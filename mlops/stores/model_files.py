@@ -197,7 +197,7 @@ _DECLARED: Mapping[str, Shape] = {
             "type": "dataframe",
         }
     ),
-    "signature": Optional({"inputs": _columns, "outputs": Optional(_columns), "params": _NOTHING}),
+    "signature": {"inputs": _columns, "outputs": Optional(_columns), "params": _NOTHING},
     "type_hint_from_example": Optional(False),
     "utc_time_created": text,
 }

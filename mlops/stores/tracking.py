@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import os
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -444,15 +445,16 @@ def load_through(model: Path, file: str, loader: str, config: Mapping[str, JSON]
     from mlflow.models import Model, ModelSignature
     from mlflow.types.schema import ParamSchema, ParamSpec
 
-    signature = Model.load(str(model)).signature
-    columns = [] if signature is None else signature.inputs.input_names()
-    if signature is not None:
-        params = ParamSchema([ParamSpec(switch, "boolean", False)])
-        signature = ModelSignature(signature.inputs, signature.outputs, params)
+    known = Model.load(str(model)).signature
+    signature = ModelSignature(known.inputs, known.outputs, ParamSchema([ParamSpec(switch, "boolean", False)]))
     for path in model.iterdir():
         if path.name != file:
             path.unlink()
-    flavor = {"loader_module": loader, "config": {**config, "columns": columns}}
+    flavor = {
+        "loader_module": loader,
+        "config": {**config, "columns": known.inputs.input_names()},
+        "python_version": platform.python_version(),  # which MLflow warns about where it is not said
+    }
     Model(flavors={"python_function": flavor}, signature=signature).save(str(model / DECLARATION))
 
 

@@ -82,13 +82,21 @@ def parts(model) -> list[str]:
 
 
 def load(folder: Path, rows: pd.DataFrame):
-    """What a task makes of a folder, and what the model server does: (classes, predictions of both)."""
+    """What a task makes of a folder, and what the model server does: classes and predictions of the one, classes of the
+    other, and its predictions, for which it takes the columns of the signature."""
     assert faults(folder, sklearn.LAYOUT) == []
-    pipeline = sklearn.load(folder)
+    pipeline, signature = sklearn.load(folder), yaml.safe_load((folder / DECLARATION).read_text())["signature"]
     load_through(folder, sklearn.FILE, answers.__name__, {"family": "sklearn"}, answers.PROBABILITIES)
     served = mlflow.pyfunc.load_model(str(folder))
     assert type(served._model_impl) is answers.ServedModel
-    return parts(pipeline), sklearn.predict(pipeline, rows).values.tolist(), served.predict(rows).tolist()
+    predictions = sklearn.predict(pipeline, rows).values.tolist()
+    return (
+        parts(pipeline),
+        predictions,
+        parts(served._model_impl._model),
+        signature,
+        lambda: served.predict(rows).tolist(),
+    )
 
 
 # What a loader of MLflow reads somewhere, or might one day.
@@ -202,8 +210,10 @@ def registered(stored, trained, tmp_path_factory):
     for number in range(2):
         with hearing() as heard:
             loaded = load(Path(shutil.copytree(stored, place / str(number))), rows)
-    assert loaded[1] == loaded[2] and "Pipeline" in loaded[0]
-    return loaded, set(heard)
+    *found, signature, predict = loaded
+    assert found[0] == found[2] and "Pipeline" in found[0]
+    assert predict() == found[1]
+    return found, signature, set(heard)
 
 
 def judge(stored: Path, registered, rows: pd.DataFrame, place: Path, change) -> bool:
@@ -215,8 +225,11 @@ def judge(stored: Path, registered, rows: pd.DataFrame, place: Path, change) -> 
     with hearing() as heard:
         refused = bool(faults(folder, sklearn.LAYOUT))
         loaded = None if refused else load(folder, rows)
-    assert set(heard) <= registered[1]
-    assert refused or loaded == registered[0]
+    assert set(heard) <= registered[2]
+    if not refused:
+        *found, signature, predict = loaded
+        assert found == registered[0]
+        assert signature != registered[1] or predict() == found[1]
     return refused
 
 
@@ -319,7 +332,7 @@ def test_the_copy_that_is_served_holds_the_model_and_what_is_written_here(stored
     assert {path.name for path in folder.iterdir()} == {sklearn.FILE, DECLARATION}
     flavors = yaml.safe_load((folder / DECLARATION).read_text())["flavors"]
     assert flavors.keys() == {"python_function"}
-    assert flavors["python_function"].keys() == {"loader_module", "config"}
+    assert flavors["python_function"].keys() == {"loader_module", "config", "python_version"}
 
 
 # ------------------------------------------------------------------------------------------ digests
