@@ -256,7 +256,7 @@ class Tracking:
         """Whether there is something to compare with. A run of before 0.2 was told nothing, which values may refuse."""
         if recorded:
             return True
-        remedy = "run 'python -m mlops registry seal' where its files are to be trusted as they are now, or train anew"
+        remedy = "run 'python -m mlops serving seal' where its files are to be trusted as they are now, or train anew"
         if self._digests_required:
             raise Failure(f"run {run_id} does not say what the files of {subject} are: {remedy}")
         log.warning("run %s does not say what the files of %s are: %s", run_id, subject, remedy)
