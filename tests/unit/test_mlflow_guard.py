@@ -261,6 +261,28 @@ def test_what_hands_out_addresses_sends_requests_or_runs_code_is_closed_to_the_w
     assert f"{method} {prefix}{path} is closed here: " in json.loads(told)["message"]
 
 
+BODIES = [
+    *("[]", '"x"', "null", "{", "1", "[1]", '"{}"', "[" * 2000, '{"a":' * 200 + "1" + "}" * 200, "\xff"),
+    *('{"max_results": 1e400}', '{"max_results": 99999999999999999999}', '{"max_results": -1, "page_token": "%%%"}'),
+    '{"name": "\\u0000", "run_id": "\\u0000", "key": "\\u0000", "value": "x", "source": "runs:/a/b"}',
+    '{"name": "\\ud800", "run_id": "\\ud800"}',
+    '{"name": 1, "experiment_id": [], "run_id": {}, "source": 5, "query": 5}',
+    '{"experiment_id": "99999999999999999999", "experiment_ids": ["2147483648"], "name": "a", "run_id": "a"}',
+]
+QUERIES = [
+    *("max_results=x", "run_id=%00", "name=%ff", "page_token=%25%25", f"name={'x' * 3000}", "run_uuid=x&path=%00"),
+    *("experiment_id=99999999999999999999999999", "experiment_id=-1&max_results=-1", "path=..%2f..&run_id=x"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), sorted({*lines(READ), *lines(WRITE)}))
+def test_no_input_is_a_fault_of_the_server(mlflow_uri, method, path):
+    place = mlflow_uri + path.replace("{path}", "a/b").replace("{}", "1")
+    for said in QUERIES if method == "GET" else BODIES:
+        answer = asked(f"{place}?{said}", WRITER) if method == "GET" else asked(place, WRITER, said, method)
+        assert answer[0] < 500, (said[:80], answer)
+
+
 @pytest.mark.parametrize("path", ["/gateway/mlflow/v1/models", "/gateway/proxy/x/y", "/v1/traces"])
 def test_a_gateway_is_closed(mlflow_uri, path):
     for method in ("GET", "POST"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from maestro_mlflow import inputs, locations
 from maestro_mlflow.guard import Guard, User
 from maestro_mlflow.routes import Access
 
@@ -17,9 +18,8 @@ def application() -> ASGIApp:
     from mlflow.server import ARTIFACTS_DESTINATION_ENV_VAR, app
     from mlflow.server.fastapi_app import app as served
 
-    from maestro_mlflow.locations import limit
-
-    limit(app, os.environ[ARTIFACTS_DESTINATION_ENV_VAR])
+    inputs.limit(app)
+    locations.limit(app, os.environ[ARTIFACTS_DESTINATION_ENV_VAR])
     return Guard(served, users())
 
 

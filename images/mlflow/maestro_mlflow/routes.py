@@ -29,7 +29,6 @@ GET /build/{path}
 GET /static-files/{path}
 GET /get-artifact
 GET /model-versions/get-artifact
-GET /graphql
 POST /graphql
 GET /api/2.0/mlflow-artifacts/artifacts
 GET /api/2.0/mlflow-artifacts/artifacts/{path}
@@ -61,7 +60,6 @@ GET /api/3.0/mlflow/workspaces
 GET /api/3.0/mlflow/workspaces/{}
 GET /api/3.0/mlflow/datasets/{}
 GET /api/3.0/mlflow/datasets/{}/experiment-ids
-GET /api/3.0/mlflow/datasets/{}/records
 GET /api/3.0/mlflow/datasets/search
 POST /api/3.0/mlflow/datasets/search
 GET /api/3.0/mlflow/traces/{}
@@ -145,6 +143,7 @@ CLOSED = {
     "/api/3.0/mlflow/prompt-optimization/": _CODE,
     "/api/3.0/mlflow/scorer/": _CODE,
     "/api/3.0/mlflow/scorers/": _CODE,
+    "/graphql": "it is asked by POST",
     "/v1/traces": _UNUSED,
     "/api/2.0/mlflow/traces": _UNUSED,
     "/api/2.0/mlflow/get-trace-artifact": _UNUSED,
