@@ -192,7 +192,7 @@ SECRETS: dict[str, dict[str, str]] = {
     "airflow-dag-processor release-gate": database("airflow"),
     "airflow-scheduler release-gate": database("airflow"),
     "airflow-scheduler scheduler": AIRFLOW,
-    "airflow-setup setup": AIRFLOW | ADMIN,
+    "airflow-setup setup": AIRFLOW | ADMIN | {"MAESTRO_READ_ONLY_PASSWORD": "airflow/read-only-password"},
     "airflow-test test": AIRFLOW | ADMIN,
     "airflow-triggerer release-gate": database("airflow"),
     "airflow-triggerer triggerer": AIRFLOW,
@@ -225,7 +225,13 @@ SECRETS: dict[str, dict[str, str]] = {
     "sensor-trainer-worker release-gate": database("sensors"),
     "sensor-trainer-worker worker": database("sensors") | REDIS | MLFLOW_WRITER,
     # Of a task that does not say what it needs.
-    "task base": S3 | REGISTRY | REDIS | MLFLOW_WRITER | TRAINER_OF_TASKS | SLACK,
+    "task base": {"MAESTRO_AIRFLOW_PASSWORD": "airflow/read-only-password"}
+    | S3
+    | REGISTRY
+    | REDIS
+    | MLFLOW_WRITER
+    | TRAINER_OF_TASKS
+    | SLACK,
 }
 
 

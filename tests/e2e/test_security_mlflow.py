@@ -9,7 +9,6 @@ import requests
 from infrastructure.release import NAMESPACE, object_name
 from infrastructure.services import mlflow_writer, port_forward, service
 
-
 MODEL = "sensor-failure"  # which `make demo` puts into production
 API = "/api/2.0/mlflow"
 LOAD = """
