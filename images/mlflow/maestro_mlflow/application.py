@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def application() -> ASGIApp:
     """MLflow's own application behind the guard. Raises RuntimeError where a password is not in the environment."""
-    from mlflow.server import ARTIFACTS_DESTINATION_ENV_VAR, app
+    from mlflow.server import app
+    from mlflow.server.constants import ARTIFACTS_DESTINATION_ENV_VAR
     from mlflow.server.fastapi_app import app as served
 
     inputs.limit(app)

@@ -24,7 +24,7 @@ def limit(app: Flask) -> None:
     from mlflow.server.handlers import catch_mlflow_exception
 
     @app.before_request
-    @catch_mlflow_exception
+    @catch_mlflow_exception  # type: ignore[untyped-decorator]  # MLflow's handlers have no types
     def look_at_inputs() -> None:
         body = b"" if request.path.endswith(_FILES) else request.get_data()
         wrong = fault(request.path, body, request.args.to_dict(flat=False))

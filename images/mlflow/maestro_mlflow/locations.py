@@ -54,13 +54,14 @@ def limit(app: Flask, destination: str) -> None:
     }
 
     @app.before_request
-    @catch_mlflow_exception
+    @catch_mlflow_exception  # type: ignore[untyped-decorator]  # MLflow's handlers have no types
     def look_at_locations() -> None:
         from flask import request
 
         if request.endpoint in named:
             message, field = named[request.endpoint]
-            refuse(field, getattr(_get_request_message(message()), field))
+            told = _get_request_message(message())  # type: ignore[no-untyped-call]
+            refuse(field, getattr(told, field))
 
     registry = artifact_repository_registry._artifact_repository_registry  # noqa: SLF001 - asked by all of MLflow
     opened = registry.get_artifact_repository
@@ -69,7 +70,7 @@ def limit(app: Flask, destination: str) -> None:
         refuse("the location", str(artifact_uri))
         return opened(artifact_uri, *arguments, **options)
 
-    registry.get_artifact_repository = open_own
+    registry.get_artifact_repository = open_own  # type: ignore[method-assign]
 
 
 def _decoded(location: str) -> str:
