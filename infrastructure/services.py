@@ -80,6 +80,12 @@ def object_store_keys() -> tuple[str, str]:
     return minio.secret("root-user"), minio.secret("root-password")
 
 
+def mlflow_writer() -> tuple[str, str]:
+    """Name and password of MLflow's user who may write."""
+    mlflow = service("mlflow")
+    return mlflow.published(USERNAME), mlflow.secret("writer-password")
+
+
 @contextmanager
 def port_forward(component: str, port: str = "http") -> Iterator[str]:
     """Forward a port of a component's Service to a free one of this machine; yields `http://127.0.0.1:<port>`."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from infrastructure import sensors
 from infrastructure.release import NotInstalled
-from infrastructure.services import admin, object_store_keys, service
+from infrastructure.services import admin, mlflow_writer, object_store_keys, service
 
 
 class Page(NamedTuple):
@@ -32,7 +32,7 @@ class Page(NamedTuple):
 
 PAGES = (
     Page("Airflow", "airflow-api-server", "http", 8080, login=lambda: " / ".join(admin())),
-    Page("MLflow", "mlflow", "http", 5000),
+    Page("MLflow", "mlflow", "http", 5000, login=lambda: " / ".join(mlflow_writer())),
     Page("MinIO", "minio", "console", 9001, login=lambda: " / ".join(object_store_keys())),
     Page("Model server", "model-server", "http", 8081),
     Page("Features", "feast", "http", 6566),

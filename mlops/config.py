@@ -80,10 +80,24 @@ class S3Settings(FromEnvironment):
 
 @dataclass(frozen=True)
 class MLflowSettings(FromEnvironment):
-    """The tracking server."""
+    """The tracking server, and a user of it, whom its client reads from the environment by itself.
+
+    Another MLflow than the platform's may ask nobody who they are.
+    """
 
     need = "mlflow"
     tracking_uri: str = _from("MLFLOW_TRACKING_URI", "global.services.mlflow")
+    username: str = _from("MLFLOW_TRACKING_USERNAME", "the need of the command", default="")
+    password: str = _from("MLFLOW_TRACKING_PASSWORD", "the Secret global.mlflow.existingSecret", default="", repr=False)
+    # "true": a model whose run does not say what its files are is not loaded.
+    require_digests: str = _from("MAESTRO_REQUIRE_MODEL_DIGESTS", "global.mlflow.requireDigests", default="false")
+
+
+@dataclass(frozen=True)
+class MLflowReaderSettings(MLflowSettings, FromEnvironment):
+    """The same for who changes nothing there: as a user who may not."""
+
+    need = "mlflow-reader"
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,8 @@ def enter_workspace(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> None
     from mlflow import MlflowClient
 
     workspace = f"test-{uuid.uuid4().hex}"
+    for key, value in MLflow.writer.items():
+        monkeypatch.setenv(key, value)
     MlflowClient(mlflow_server).create_workspace(workspace)
     monkeypatch.setenv("MLFLOW_WORKSPACE", workspace)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)

@@ -30,6 +30,7 @@ from tests.processes import answers, free_ports, running
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key"
 PASSWORD = "a,pass=word with anything"
 KEEPER = Path(__file__).with_name("keeper.py")
+MLFLOW_PLUGIN = Path(__file__).parents[1] / "images/mlflow"  # on Python's path in the image
 
 
 class Server(AbstractContextManager):
@@ -160,19 +161,27 @@ class S3(Server):
 
 
 class MLflow(Server):
-    """It keeps its runs in SQLite and hands artifacts through, as in the cluster.
+    """It keeps its runs in SQLite, hands artifacts through and asks for a password, as in the cluster.
 
     A client whose environment names a workspace (MLFLOW_WORKSPACE) finds nothing of other workspaces.
     """
 
-    environment: ClassVar = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    writer: ClassVar = {"MLFLOW_TRACKING_USERNAME": "writer", "MLFLOW_TRACKING_PASSWORD": PASSWORD}
+    reader: ClassVar = {"MLFLOW_TRACKING_USERNAME": "reader", "MLFLOW_TRACKING_PASSWORD": f"another {PASSWORD}"}
+    environment: ClassVar = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONPATH": str(MLFLOW_PLUGIN),
+        "TRACKING_WRITER_PASSWORD": writer["MLFLOW_TRACKING_PASSWORD"],
+        "TRACKING_READER_PASSWORD": reader["MLFLOW_TRACKING_PASSWORD"],
+    }
 
     def prepared(self) -> tuple[list[str], str]:
         (port,) = free_ports(1)
         command = [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
             *("--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--enable-workspaces"),
-            *("--serve-artifacts", "--artifacts-destination", str(self.folder / "artifacts")),
+            *("--serve-artifacts", "--artifacts-destination", str(self.folder / "artifacts"), "--app-name", "maestro"),
         ]
         return command, f"http://127.0.0.1:{port}"
 

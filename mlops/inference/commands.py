@@ -111,7 +111,7 @@ def score(*, partition: str) -> Result:
         return {"scores": key, **_scored(store, key)}
     family, started = families.get(batch.family), time.perf_counter()
     with TemporaryDirectory() as folder:
-        path = Tracking.from_environment().download_model(batch.uri, Path(folder), family.verify)
+        path = Tracking.from_environment().download_model(batch.uri, Path(folder), family.LAYOUT)
         model = family.load(path)
     clean = store.scan(batch.clean)
     rows, began = part.rows(_count(clean)), time.perf_counter()

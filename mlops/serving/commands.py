@@ -10,7 +10,7 @@ from mlops.registry import aliases
 from mlops.registry.learned import keep_training_data
 from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED, Record
 from mlops.registry.registration import register
-from mlops.result import Result, Skip
+from mlops.result import Failure, Refused, Result, Skip
 from mlops.stores.deployments import Deployment
 from mlops.stores.object_store import data_bucket
 from mlops.stores.tracking import Tracking
@@ -51,6 +51,30 @@ def rollback(*, model: str, timeout: float) -> Result:
     keep_training_data(tracking, declared, version, data_bucket())
     log.info("version %s of %s is in production again, after version %s", version, model, replaced)
     return {"model": model, "version": version, "previous": replaced, "example": example}
+
+
+def seal() -> Result:
+    """Records what the files of versions with an alias are now, of those that were made before that was done.
+
+    Refused, after all others are sealed, where one of them is not safe to load.
+    """
+    from mlops.training import families
+
+    tracking = Tracking.from_environment()
+    sealed, refused = [], []
+    for entry in tracking.aliased_versions():
+        name = f"{entry.model}/{entry.version}"
+        family = families.of(tracking.run(tracking.made_by(entry.model, entry.version)).data.params)
+        try:
+            if tracking.seal(entry.model, entry.version, family.LAYOUT):
+                log.info("version %s of %s is sealed", entry.version, entry.model)
+                sealed.append(name)
+        except Failure as failure:
+            log.error("%s", failure)
+            refused.append(name)
+    if refused:
+        raise Refused(f"{', '.join(refused)} cannot be sealed, as the log says: take their aliases away, or train anew")
+    return {"sealed": sealed}
 
 
 def serve(*, host: str, port: int, patience: float) -> Result:
@@ -111,6 +135,10 @@ def _timeout_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, default=_TIMEOUT, help="seconds for the rollout (%(default)s)")
 
 
+def _seal_options(parser: argparse.ArgumentParser) -> None:
+    """It has none."""
+
+
 def _serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on (%(default)s)")
@@ -120,5 +148,6 @@ def _serve_options(parser: argparse.ArgumentParser) -> None:
 COMMANDS = {
     "deploy": (deploy, _deploy_options),
     "rollback": (rollback, _rollback_options),
+    "seal": (seal, _seal_options),
     "serve": (serve, _serve_options),
 }

@@ -35,8 +35,9 @@ def serve(settings: ServedModelSettings, host: str, port: int, patience: float) 
     else:
         family = families.name_of(tracking.run(tracking.made_by(model, version)).data.params)
         folder = Path(tempfile.mkdtemp(prefix="model-"))
-        path = tracking.download_model(f"models:/{model}/{version}", folder, families.get(family).verify)
-        load_through(path, answers.__name__, {"family": family}, answers.PROBABILITIES)
+        known = families.get(family)
+        path = tracking.download_model(f"models:/{model}/{version}", folder, known.LAYOUT)
+        load_through(path, known.FILE, answers.__name__, {"family": family}, answers.PROBABILITIES)
         run_scoring_server(path, host, port)
 
 
@@ -49,7 +50,9 @@ def run_scoring_server(model: Path, host: str, port: int) -> None:
     command, environment = scoring_command(model, host, port, APPLICATION)
     log.info("serving %s: %s", model, " ".join(command))
     # A request holds few rows: several threads would only wait for each other.
-    os.execvpe(command[0], command, {"OMP_NUM_THREADS": "1", **environment})
+    told = {"OMP_NUM_THREADS": "1", **environment}
+    told.pop("MLFLOW_TRACKING_PASSWORD", None)  # the model is here
+    os.execvpe(command[0], command, told)
 
 
 def wait_for_a_model(host: str, port: int, model: str) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import logging
 import os
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from mlops.config import MLflowSettings
 from mlops.result import JSON, Failure
+from mlops.stores.model_files import DECLARATION, Layout, differences, digest, digests, faults, forget_client
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +24,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 MODEL_ARTIFACT = "model"
+_MODEL_FOLDER = f"{MODEL_ARTIFACT}/"
 SUPERSEDED = "maestro.superseded"  # the tag of a run that another one took the place of
+DIGESTS = "maestro.digests"  # the tag of a run with the SHA-256 of each file that is checked when it is loaded
 DESCRIPTION_LIMIT = 5000  # characters of a version's description in MLflow's database
 _HEALTH_TIMEOUT = 15.0  # seconds; the tracking server asks its database
 _TAG_LIMIT = 8000  # characters of a run's tag; MLflow cuts a longer one without a word
@@ -32,8 +39,7 @@ _CLIENT_SETTINGS = {
     "GIT_PYTHON_REFRESH": "quiet",  # a task image has no git
 }
 
-
-Verify = Callable[[Mapping[str, Mapping[str, Any]]], bool]  # whether a model of these flavors is safe to load
+log = logging.getLogger(__name__)
 
 
 class Saved(NamedTuple):
@@ -81,6 +87,7 @@ class Tracking:
         import mlflow
 
         self._uri = settings.tracking_uri
+        self._digests_required = settings.require_digests == "true"
         mlflow.set_tracking_uri(self._uri)
         self._client = mlflow.MlflowClient(self._uri)
 
@@ -140,7 +147,7 @@ class Tracking:
     def log_model(self, saved: Saved, example: pd.DataFrame, signature: Signature, packages: Sequence[str]) -> None:
         """Logs a model to the run of the enclosing `new_run`, with its signature and `example` as input example.
 
-        packages: what it needs to run, pinned to the versions that are installed here.
+        The run is told what its files are. packages: what it needs to run, pinned to the versions installed here.
         """
         from importlib import metadata
 
@@ -153,33 +160,115 @@ class Tracking:
         ]
 
         with self._explained():
-            import_module(saved.flavor).log_model(
+            logged = import_module(saved.flavor).log_model(
                 **saved.arguments,
                 name=MODEL_ARTIFACT,
                 signature=ModelSignature(Schema(inputs), Schema([ColSpec(signature.output)])),
                 input_example=example,
                 pip_requirements=[f"{package}=={metadata.version(package)}" for package in packages],
             )
+        self._record(logged.run_id, _within_model(self._digests_of(f"runs:/{logged.run_id}/{MODEL_ARTIFACT}")))
 
-    def download_model(self, model_uri: str, folder: Path, verify: Verify) -> Path:
+    def download_model(self, model_uri: str, folder: Path, layout: Layout) -> Path:
         """The folder, below `folder`, of a model that is safe to load. Raises Failure for any other model.
 
+        Its files are those of the layout, MLmodel says what it may, and none is another one than its run was told of.
         model_uri: `runs:/<run id>/model` or `models:/<name>/<version>`.
         """
+        path = self._download(model_uri, folder)
+        wrong = faults(path, layout)
+        if wrong:
+            raise Failure(
+                f"{model_uri} may run code when it is loaded: {'; '.join(wrong[:5])}: log it with "
+                "'python -m mlops training fit', which writes files that cannot"
+            )
+        run_id = self._run_of(model_uri)
+        recorded = {file: value for file, value in self._recorded(run_id).items() if file.startswith(_MODEL_FOLDER)}
+        if self._is_recorded(run_id, model_uri, recorded):
+            self._refuse_altered(model_uri, differences(recorded, _within_model(digests(path))))
+        return path
+
+    def seal(self, name: str, version: str, layout: Layout) -> bool:
+        """Records the digests of a version of before they were, as its files are now; False where it has them.
+
+        Raises Failure for a model that is not safe to load.
+        """
+        run_id = self.made_by(name, version)
+        if self._recorded(run_id):
+            return False
+        with _temporary() as folder:
+            path = self._download(f"models:/{name}/{version}", folder)
+            if wrong := faults(path, layout):
+                raise Failure(f"version {version} of {name} is not safe to load: {'; '.join(wrong[:5])}")
+            found = _within_model(digests(path))
+        with self._explained():
+            texts = [entry.path for entry in self._client.list_artifacts(run_id) if not entry.is_dir]
+        self._record(run_id, found | {file: digest(self.read_text(run_id, file).encode()) for file in texts})
+        return True
+
+    def log_sealed_text(self, run_id: str, file: str, text: str) -> None:
+        """Writes a file of the run, which is told what it is."""
+        self.log_text(run_id, file, text)
+        self._record(run_id, {file: digest(text.encode())})
+
+    def read_sealed_text(self, run_id: str, file: str) -> str:
+        """A file of the run. Raises Failure where it is not there or is another one than the run was told of."""
+        text, uri = self.read_text(run_id, file), f"runs:/{run_id}/{file}"
+        recorded = self._recorded(run_id).get(file)
+        if self._is_recorded(run_id, uri, recorded):
+            self._refuse_altered(uri, [] if digest(text.encode()) == recorded else [f"{file} was altered"])
+        return text
+
+    def _download(self, model_uri: str, folder: Path) -> Path:
         from pathlib import Path
 
         import mlflow
-        from mlflow.models import Model
 
         with self._explained(model_uri):
             path = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=str(folder)))
-            flavors = Model.load(str(path)).flavors
-        if not verify(flavors):
-            raise Failure(
-                f"{model_uri} may run code when it is loaded: log it with 'python -m mlops training fit', which writes "
-                "files that cannot"
-            )
+        forget_client(path)
         return path
+
+    def _digests_of(self, model_uri: str) -> dict[str, str]:
+        with _temporary() as folder:
+            return digests(self._download(model_uri, folder))
+
+    def _run_of(self, model_uri: str) -> str:
+        """The run of runs:/<run id>/model, or the one that made models:/<name>/<version> or models:/<name>@<alias>."""
+        scheme, _, place = model_uri.partition(":/")
+        name, _, rest = place.partition("/")
+        if scheme == "runs":
+            return name
+        name, _, alias = name.partition("@")
+        version = self.aliased(name, alias) if alias else rest
+        if version is None:
+            raise Failure(f"no version of model {name!r} has the alias {alias!r}: give it to one")
+        return self.made_by(name, version)
+
+    def _record(self, run_id: str, found: Mapping[str, str]) -> None:
+        self.log(run_id, tags={DIGESTS: json.dumps({**self._recorded(run_id), **found}, sort_keys=True)})
+
+    def _recorded(self, run_id: str) -> dict[str, str]:
+        recorded: dict[str, str] = json.loads(self.run(run_id).data.tags.get(DIGESTS, "{}"))
+        return recorded
+
+    def _is_recorded(self, run_id: str, subject: str, recorded: object) -> bool:
+        """Whether there is something to compare with. A run of before 0.2 was told nothing, which values may refuse."""
+        if recorded:
+            return True
+        remedy = "run 'python -m mlops serving seal' where its files are to be trusted as they are now, or train anew"
+        if self._digests_required:
+            raise Failure(f"run {run_id} does not say what the files of {subject} are: {remedy}")
+        log.warning("run %s does not say what the files of %s are: %s", run_id, subject, remedy)
+        return False
+
+    @staticmethod
+    def _refuse_altered(subject: str, wrong: Sequence[str]) -> None:
+        if wrong:
+            raise Failure(
+                f"{subject} is not what was logged: {'; '.join(wrong[:5])}: see who can write to MLflow's bucket, and "
+                "train the model anew"
+            )
 
     def log_text(self, run_id: str, file: str, text: str) -> None:
         """Writes a file of the run, over the one there is."""
@@ -321,8 +410,12 @@ class Tracking:
             yield
         except MlflowException as error:
             subject = f" for {subject}" if subject else ""
-            if "403" in error.message or "Invalid Host header" in error.message:
+            if "Invalid Host header" in error.message:
                 remedy = "add the server's name to its --allowed-hosts"
+            elif error.error_code == "UNAUTHENTICATED":
+                remedy = "correct the Secret global.mlflow.existingSecret, and start the pods anew that read it"
+            elif error.error_code == "PERMISSION_DENIED":
+                remedy = "a command that writes to MLflow needs 'mlflow' in mlops/needs.py"
             elif "Max retries" in error.message or "request to" in error.message:
                 remedy = "check that MLflow runs and that global.services.mlflow names it"
             else:
@@ -338,25 +431,31 @@ def health_check(settings: MLflowSettings, timeout: float = _HEALTH_TIMEOUT) -> 
     from mlops.stores.http import HttpService
 
     service = HttpService("MLflow", settings.tracking_uri, "global.services.mlflow", timeout=timeout)
-    return partial(service.ask, "GET", "/api/2.0/mlflow/experiments/search?max_results=1")
+    user = base64.b64encode(f"{settings.username}:{settings.password}".encode()).decode()
+    headers = {"Authorization": f"Basic {user}"} if settings.password else {}
+    return partial(service.ask, "GET", "/api/2.0/mlflow/experiments/search?max_results=1", headers=headers)
 
 
-def load_through(model: Path, loader: str, config: Mapping[str, JSON], switch: str) -> None:
+def load_through(model: Path, file: str, loader: str, config: Mapping[str, JSON], switch: str) -> None:
     """Has MLflow load a downloaded model through the module `loader`, and take the parameter `switch`, true or false.
 
-    Its function `_load_pyfunc(path, config)` is told of the config and, as `columns`, of those of the signature.
+    Its function `_load_pyfunc(path, config)` is told of the config and, as `columns`, of those of the signature. Of
+    what was stored `file` and the signature are left, and what MLflow reads beside them is written here.
     """
     from mlflow.models import Model, ModelSignature
     from mlflow.types.schema import ParamSchema, ParamSpec
 
-    meta, file = Model.load(str(model)), model / "MLmodel"
-    signature = meta.signature
-    columns = [] if signature is None else signature.inputs.input_names()
-    meta.flavors["python_function"] |= {"loader_module": loader, "config": {**config, "columns": columns}}
-    if signature is not None:
-        params = ParamSchema([ParamSpec(switch, "boolean", False)])
-        meta.signature = ModelSignature(signature.inputs, signature.outputs, params)
-    meta.save(str(file))
+    known = Model.load(str(model)).signature
+    signature = ModelSignature(known.inputs, known.outputs, ParamSchema([ParamSpec(switch, "boolean", False)]))
+    for path in model.iterdir():
+        if path.name != file:
+            path.unlink()
+    flavor = {
+        "loader_module": loader,
+        "config": {**config, "columns": known.inputs.input_names()},
+        "python_version": platform.python_version(),  # which MLflow warns about where it is not said
+    }
+    Model(flavors={"python_function": flavor}, signature=signature).save(str(model / DECLARATION))
 
 
 def scoring_command(model: Path, host: str, port: int, factory: str) -> tuple[list[str], dict[str, str]]:
@@ -378,6 +477,20 @@ def scoring_application() -> Any:
     from mlflow.pyfunc.scoring_server.app import app
 
     return app
+
+
+@contextmanager
+def _temporary() -> Iterator[Path]:
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def _within_model(found: Mapping[str, str]) -> dict[str, str]:
+    """Digests of a model's files by their paths in its run."""
+    return {f"{_MODEL_FOLDER}{name}": value for name, value in found.items()}
 
 
 def _refuse_long_tags(tags: Mapping[str, str]) -> None:

@@ -279,7 +279,7 @@ def _load(tracking: Tracking, run_id: str, model_uri: str) -> "tuple[Family, Any
 
     family = families.of(tracking.run(run_id).data.params)
     with TemporaryDirectory() as folder:
-        return family, family.load(tracking.download_model(model_uri, Path(folder), family.verify))
+        return family, family.load(tracking.download_model(model_uri, Path(folder), family.LAYOUT))
 
 
 def _sample(answers: "Answers", rows: "Rows") -> list[object]:

@@ -112,6 +112,7 @@ def environment(s3: S3, mlflow: MLflow, folder: Path) -> dict[str, str]:
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
         "MLFLOW_TRACKING_URI": mlflow.url,
+        **mlflow.writer,
         "MAESTRO_DAG_ID": "ml_pipeline",
         "MAESTRO_RUN_ID": "bench",
         "MAESTRO_TASK_ID": "bench",

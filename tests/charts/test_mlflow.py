@@ -1,5 +1,8 @@
 """charts/mlflow: who may call the server, when it starts, and its scripts against a real MLflow and PostgreSQL."""
 
+import base64
+import configparser
+import importlib
 import os
 import subprocess
 import sys
@@ -15,8 +18,15 @@ from mlflow.cli import cli
 from mlflow.server.security_utils import is_allowed_host_header
 
 from tests.charts.conftest import ROOT, Object, Refused, environment, find, render
+from tests.servers import MLFLOW_PLUGIN
 
 FILES = ROOT / "charts/mlflow/files"
+
+
+@pytest.fixture(autouse=True)
+def plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the image has on Python's path."""
+    monkeypatch.syspath_prepend(MLFLOW_PLUGIN)
 
 
 def deployment(objects: list[Object]) -> Object:
@@ -118,6 +128,44 @@ def test_more_than_one_pod_gets_a_disruption_budget(replicas: int, budgets: int)
     for budget in found:
         labels = deployment(objects)["template"]["metadata"]["labels"]
         assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+# Its users
+
+TOLD = {"writer": "TRACKING_WRITER_PASSWORD", "reader": "TRACKING_READER_PASSWORD"}
+
+
+def test_the_server_runs_behind_the_application_that_asks_for_passwords() -> None:
+    (name,) = [argument.partition("=")[2] for argument in server()["args"] if argument.startswith("--app-name=")]
+    (points,) = (ROOT / "images/mlflow").glob("*.dist-info/entry_points.txt")
+    found = configparser.ConfigParser()
+    found.read(points)
+    module, _, function = found["mlflow.app"][name].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+    assert "--enable-workspaces" not in server()["args"], "their routes are open, since MLflow then refuses them"
+
+
+def test_each_user_has_a_random_password_in_a_secret_that_is_kept() -> None:
+    secret = find(render("mlflow"), "Secret", "maestro-mlflow")
+    assert secret["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    passwords = [base64.b64decode(secret["data"][f"{user}-password"]) for user in TOLD]
+    assert len(set(passwords)) == 2 and all(len(password) == 32 for password in passwords)
+    told = environment(server())
+    for user, variable in TOLD.items():
+        assert told[variable]["secretKeyRef"] == {"name": "maestro-mlflow", "key": f"{user}-password"}
+
+
+def test_an_existing_secret_takes_the_place_of_ours_for_the_server_and_its_clients() -> None:
+    values = {"global": {"mlflow": {"existingSecret": "ours"}}}
+    objects = render("mlflow", values)
+    assert not [entry for entry in objects if entry["kind"] == "Secret"]
+    told = environment(server(values))
+    assert {told[variable]["secretKeyRef"]["name"] for variable in TOLD.values()} == {"ours"}
+    (pod,) = [entry for entry in objects if entry["kind"] == "Pod"]
+    (test,) = pod["spec"]["containers"]
+    assert environment(test)["MLFLOW_TRACKING_PASSWORD"]["secretKeyRef"]["name"] == "ours"
+    service = find(objects, "Service", "maestro-mlflow")["metadata"]["annotations"]
+    assert service == {"maestro/secret-name": "ours", "maestro/username": "writer"}
 
 
 # Migration

@@ -183,6 +183,8 @@ AIRFLOW = {
     **SLACK,
 }
 DATABASES = ("airflow", "mlflow", "feast", "sensors")
+MLFLOW_WRITER = {"MLFLOW_TRACKING_PASSWORD": "mlflow/writer-password"}
+MLFLOW_READER = {"MLFLOW_TRACKING_PASSWORD": "mlflow/reader-password"}
 SECRETS: dict[str, dict[str, str]] = {
     "airflow-api-server api-server": AIRFLOW,
     "airflow-api-server release-gate": database("airflow"),
@@ -190,20 +192,24 @@ SECRETS: dict[str, dict[str, str]] = {
     "airflow-dag-processor release-gate": database("airflow"),
     "airflow-scheduler release-gate": database("airflow"),
     "airflow-scheduler scheduler": AIRFLOW,
-    "airflow-setup setup": AIRFLOW | ADMIN,
+    "airflow-setup setup": AIRFLOW | ADMIN | {"MAESTRO_READ_ONLY_PASSWORD": "airflow/read-only-password"},
     "airflow-test test": AIRFLOW | ADMIN,
     "airflow-triggerer release-gate": database("airflow"),
     "airflow-triggerer triggerer": AIRFLOW,
     "command command": S3 | REGISTRY,
     "feast feast": S3 | REGISTRY | REDIS,
     "feast release-gate": database("feast"),
-    "feast-apply apply": S3 | REGISTRY | REDIS | database("feast"),
+    "feast-apply apply": S3 | REGISTRY | REDIS | MLFLOW_READER | database("feast"),
     "minio minio": {"MINIO_ROOT_USER": "minio/root-user", "MINIO_ROOT_PASSWORD": "minio/root-password"},
     "minio-buckets buckets": S3,
     "minio-test test": S3,
-    "mlflow mlflow": S3 | database("mlflow"),
+    "mlflow mlflow": S3
+    | database("mlflow")
+    | {f"TRACKING_{user.upper()}_PASSWORD": f"mlflow/{user}-password" for user in ("writer", "reader")},
     "mlflow release-gate": database("mlflow"),
     "mlflow-migrate migrate": database("mlflow"),
+    "mlflow-test test": MLFLOW_WRITER,
+    "model-server model-server": MLFLOW_READER,
     "postgresql postgresql": {
         f"{name.upper()}_PASSWORD": f"postgresql/{name}-password" for name in ("postgres", "monitoring", *DATABASES)
     },
@@ -212,13 +218,20 @@ SECRETS: dict[str, dict[str, str]] = {
     "redis-exporter redis-exporter": {"REDIS_PASSWORD": "redis/redis-password"},
     "redis redis": {"REDISCLI_AUTH": "redis/redis-password"},
     "redis-test test": {"REDISCLI_AUTH": "redis/redis-password"},
-    "sensor-trainer api": database("sensors") | REDIS | TRAINER,
+    "sensor-trainer api": database("sensors") | REDIS | MLFLOW_READER | TRAINER,
     "sensor-trainer release-gate": database("sensors"),
     "sensor-trainer-migrate migrate": database("sensors"),
     "sensor-trainer-test test": TRAINER,
     "sensor-trainer-worker release-gate": database("sensors"),
-    "sensor-trainer-worker worker": database("sensors") | REDIS,
-    "task base": S3 | REGISTRY | REDIS | TRAINER_OF_TASKS | SLACK,  # of a task that does not say what it needs
+    "sensor-trainer-worker worker": database("sensors") | REDIS | MLFLOW_WRITER,
+    # Of a task that does not say what it needs.
+    "task base": {"MAESTRO_AIRFLOW_PASSWORD": "airflow/read-only-password"}
+    | S3
+    | REGISTRY
+    | REDIS
+    | MLFLOW_WRITER
+    | TRAINER_OF_TASKS
+    | SLACK,
 }
 
 

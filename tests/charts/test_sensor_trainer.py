@@ -22,6 +22,7 @@ from mlops.config import DatabaseSettings, SensorApiSettings, SensorSettings
 from tests.charts.conftest import ROOT, Object, Refused, containers, environment, find, pod_specs, render, render_anew
 from tests.charts.profiles import task_pod
 from tests.conftest import answers, free_ports, running
+from tests.servers import MLflow
 
 API = "maestro-sensor-trainer"
 WORKER = "maestro-sensor-trainer-worker"
@@ -486,7 +487,8 @@ def test_the_release_gate_opens_when_the_tables_are_there_and_the_api_passes_the
     def told(entry: Object) -> dict[str, str]:
         """The environment of a container, with the addresses and secrets of here."""
         given = {name: value if isinstance(value, str) else "s" for name, value in environment(entry).items()}
-        return {**os.environ, **given, "MLFLOW_TRACKING_URI": mlflow_uri, "PATH": f"{programs}:{os.environ['PATH']}"}
+        here = {"MLFLOW_TRACKING_URI": mlflow_uri, **MLflow.reader, "PATH": f"{programs}:{os.environ['PATH']}"}
+        return {**os.environ, **given, **here}
 
     (gate,) = deployment(API, objects)["template"]["spec"]["initContainers"]
     wait = [*gate["args"][:-1], "0"]

@@ -15,7 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from infrastructure.airflow import Airflow
 from infrastructure.release import NAMESPACE, kubectl, object_name, selector, wait_until
-from infrastructure.services import object_store_keys, port_forward
+from infrastructure.services import mlflow_writer, object_store_keys, port_forward
 from tests.e2e import features
 from tests.e2e.runs import finished
 
@@ -96,6 +96,7 @@ class Services:
 
         forward = self._stack.enter_context
         self.airflow = Airflow(forward(port_forward("airflow-api-server")))
+        os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = mlflow_writer()
         self.mlflow = MlflowClient(forward(port_forward("mlflow")))
         access_key, secret_key = object_store_keys()
         self.s3 = boto3.client(

@@ -22,7 +22,7 @@ from mlops.result import JSON
 from mlops.stores.object_store import ObjectStore
 from mlops.stores.tracking import Tracking
 from tests.conftest import ACCESS_KEY, SECRET_KEY, cleaned, enter_workspace, raw_rows
-from tests.servers import PushGateway
+from tests.servers import MLflow, PushGateway
 
 # What a pod is told of each thing that it may need.
 KEYS = {record.need: record.keys() for record in FromEnvironment.__subclasses__() if record.need}
@@ -64,9 +64,12 @@ class Platform:
         self.monkeypatch.setenv("MAESTRO_TASK_ID", task or arguments[1])
         self.result.unlink(missing_ok=True)
         with pytest.MonkeyPatch.context() as pod:
-            for key in KEYS.keys() - needs(*arguments[:2]):
-                for name in KEYS[key]:
-                    pod.delenv(name, raising=False)
+            needed = needs(*arguments[:2])
+            for name in set().union(*KEYS.values()) - set().union(*(KEYS[key] for key in needed)):
+                pod.delenv(name, raising=False)
+            if "mlflow-reader" in needed:
+                for name, value in MLflow.reader.items():
+                    pod.setenv(name, value)
             code = main(arguments)
         return code, self.result.read_text()
 

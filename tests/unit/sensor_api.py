@@ -19,6 +19,7 @@ from mlops.sensor_trainer.store.database import open_pool
 from mlops.sensor_trainer.store.jobs import Jobs
 from mlops.sensor_trainer.store.queue import JobQueue
 from mlops.sensor_trainer.store.readings import Readings
+from tests.servers import MLflow
 
 TOKEN = "a-token_of~the+Secret/="
 NOWHERE = "http://127.0.0.1:9"
@@ -54,7 +55,8 @@ def sensor_settings(
 ) -> SensorApiSettings:
     """Settings whose servers are all away, but for those that are named."""
     redis = RedisSettings("127.0.0.1", redis_port, redis_password)
-    stores = (DatabaseSettings(database_url), redis, MLflowSettings(mlflow_tracking_uri))
+    mlflow = MLflowSettings(mlflow_tracking_uri, *MLflow.reader.values())
+    stores = (DatabaseSettings(database_url), redis, mlflow)
     return SensorApiSettings(*stores, **{"token": TOKEN, "sensors": "shuttle,other", **changes})
 
 

@@ -48,4 +48,4 @@ def log(
 
 def loaded(tracking: Tracking, uri: str) -> Any:
     with TemporaryDirectory() as folder:
-        return sklearn.load(tracking.download_model(uri, Path(folder), sklearn.verify))
+        return sklearn.load(tracking.download_model(uri, Path(folder), sklearn.LAYOUT))

@@ -77,7 +77,7 @@ class Platform:
 
     def kubectl(self, *, job: str = "Complete", port: int | None = None) -> None:
         """job: how the Job that sends readings ends; port: where the forwards lead, if not to the services."""
-        keys = ("admin-password", "root-user", "root-password", "token")
+        keys = ("admin-password", "root-user", "root-password", "token", "writer-password")
         secret = {"data": {key: base64.b64encode(f"the {key}".encode()).decode() for key in keys}}
         status = {"state": {"terminated": {"message": json.dumps(SENT)}}}
         answers = {
@@ -174,7 +174,7 @@ def test_the_demo_runs_each_dag_once_and_shows_what_came_of_it(platform, capsys)
         *("validation/newest.html in the bucket reports, 2 alerts", "9,000 new ones of 168 hours, 80 known"),
         *("version 6; version 6 is served: not worse", "auc 0.9975", "1 of 1 are flagged by version 6"),
         *("http://127.0.0.1:8080   ada / the admin-password", "9001   the root-user / the root-password"),
-        *("http://127.0.0.1:5000", "http://127.0.0.1:8000/docs   token the token"),
+        *("http://127.0.0.1:5000   ada / the writer-password", "http://127.0.0.1:8000/docs   token the token"),
     ):
         assert part in shown
     (login,) = [body for _, path, body, _ in platform.api.asked if path == "/auth/token"]

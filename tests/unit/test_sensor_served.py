@@ -27,7 +27,7 @@ def model_of(seed: int) -> ClusterModel:
 def register(tracking: Tracking, text: str) -> str:
     """A version whose run holds this as its clusters; of the model itself nothing is read here."""
     with tracking.new_run(MODEL, "test", {}) as run_id:
-        tracking.log_text(run_id, FILE, text)
+        tracking.log_sealed_text(run_id, FILE, text)
     client = mlflow.MlflowClient()
     if not client.search_registered_models(f"name = '{MODEL}'"):
         client.create_registered_model(MODEL)
@@ -51,8 +51,8 @@ def test_the_version_with_the_alias_is_loaded_once_and_another_one_when_the_alia
     first, served = serve(tracking, model_of(1).to_json()), ServedModel(tracking, MODEL)
     assert served.refresh()
     assert served.version == first
-    read, reads = tracking.read_text, []
-    monkeypatch.setattr(tracking, "read_text", lambda *names: reads.append(names) or read(*names))
+    read, reads = tracking.read_sealed_text, []
+    monkeypatch.setattr(tracking, "read_sealed_text", lambda *names: reads.append(names) or read(*names))
     assert not served.refresh()
     assert reads == []
     second = serve(tracking, model_of(50).to_json())
@@ -136,7 +136,7 @@ def test_a_version_and_its_scores_belong_together_while_the_model_is_replaced(mo
         def made_by(self, name: str, version: str) -> str:
             return version
 
-        def read_text(self, run_id: str, file: str) -> str:
+        def read_sealed_text(self, run_id: str, file: str) -> str:
             return texts[run_id]
 
     served = ServedModel(Registry(), MODEL)  # the three methods that it calls

@@ -474,7 +474,7 @@ def test_without_any_reading_there_is_nothing_to_train(trainer, monkeypatch):
 
 
 def test_a_real_model_is_trained_and_found_again(trainer, mlflow_uri, monkeypatch):
-    set_environment(monkeypatch, replace(trainer.settings, mlflow=MLflowSettings(mlflow_uri)))
+    set_environment(monkeypatch, replace(trainer.settings, mlflow=MLflowSettings.from_environment()))
     random = np.random.default_rng(7)
     middles = np.where(np.arange(1_000)[:, None] % 10 == 0, 8.0, 0.0) + random.normal(size=(1_000, 9))
     trainer.readings.ingest(

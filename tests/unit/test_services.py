@@ -7,7 +7,15 @@ import pytest
 
 from infrastructure import sensors
 from infrastructure.release import NotInstalled, wait_until
-from infrastructure.services import SECRET_NAME, USERNAME, admin, object_store_keys, port_forward, service
+from infrastructure.services import (
+    SECRET_NAME,
+    USERNAME,
+    admin,
+    mlflow_writer,
+    object_store_keys,
+    port_forward,
+    service,
+)
 from tests.unit.programs import put_service, services_case, stand_in
 
 KUBECTL = """#!/bin/sh
@@ -16,7 +24,7 @@ case "$*" in
   *port-forward*) {forward};;
   {services}
   *" get secret ours "*) echo '{{"data": {{"admin-password": "YQ==", "root-user": "Yg==", "root-password": "Yw==",
-    "token": "ZA=="}}}}';;
+    "token": "ZA==", "writer-password": "ZQ=="}}}}';;
   *" get secret empty "*) echo '{{}}';;
   *) echo "kubectl is not asked for $*" >&2; exit 1;;
 esac
@@ -85,8 +93,10 @@ def test_logins_are_what_the_services_say_and_their_secrets_hold(kubectl, tmp_pa
     put_service(tmp_path, "airflow-api-server", {"http": 80}, {USERNAME: "ada", SECRET_NAME: "ours"})
     for component in ("minio", "sensor-trainer"):
         put_service(tmp_path, component, {"http": 80}, {SECRET_NAME: "ours"})
+    put_service(tmp_path, "mlflow", {"http": 80}, {USERNAME: "writer", SECRET_NAME: "ours"})
     kubectl()
     assert (admin(), object_store_keys(), sensors.token()) == (("ada", "a"), ("b", "c"), "d")
+    assert mlflow_writer() == ("writer", "e")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from mlops.training.families import sklearn
 from mlops.training.hyperparameters import Hyperparameters
 from tests.conftest import answers as answering
 from tests.conftest import cleaned, free_ports, running
+from tests.servers import MLflow
 from tests.unit import small_models, trainer_api
 from tests.unit.kinds import HOUSES, houses
 
@@ -35,7 +36,7 @@ def model_server(platform, tmp_path, version: str = ""):
     """(process, address) of what a pod of the model server runs."""
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
-    environment = {"MLFLOW_TRACKING_URI": platform.mlflow.tracking_uri, "MODEL_NAME": MODEL}
+    environment = {"MLFLOW_TRACKING_URI": platform.mlflow.tracking_uri, "MODEL_NAME": MODEL, **MLflow.reader}
     command = [sys.executable, "-m", "mlops", "serving", "serve", "--host", "127.0.0.1", "--port", str(port)]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with running(
@@ -160,8 +161,8 @@ def test_a_model_answers_raw_rows_integers_and_missing_columns(module_platform, 
     with module_platform.tracking.new_run("shuttle", "houses", {}) as run_id:
         example, signature = features.head(3), signature_of(features, dataset)
         module_platform.tracking.log_model(sklearn.save(model), example, signature, sklearn.PACKAGES)
-    path = module_platform.tracking.download_model(f"runs:/{run_id}/model", tmp_path, sklearn.verify)
-    load_through(path, answers.__name__, {"family": "sklearn"}, answers.PROBABILITIES)
+    path = module_platform.tracking.download_model(f"runs:/{run_id}/model", tmp_path, sklearn.LAYOUT)
+    load_through(path, sklearn.FILE, answers.__name__, {"family": "sklearn"}, answers.PROBABILITIES)
     served = mlflow.pyfunc.load_model(str(path))
     assert served.predict(features).tolist() == model.predict(features).tolist()
     sent = features.drop(columns="heating").assign(street=None).head(4)

@@ -40,7 +40,7 @@ def test_a_tracking_server_that_answers_without_its_database_is_not_healthy():
 
 
 def test_a_real_tracking_server_is_healthy(mlflow_uri):
-    health_check(MLflowSettings(mlflow_uri))()
+    health_check(MLflowSettings.from_environment())()
 
 
 def test_registering_a_run_twice_makes_one_version(platform, trained):

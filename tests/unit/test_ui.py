@@ -23,6 +23,7 @@ case "$*" in
   {services}
   *" get secret admins "*) echo '{{"data": {{"admin-password": "YQ=="}}}}';;
   *" get secret keys "*) echo '{{"data": {{"root-user": "Yg==", "root-password": "Yw=="}}}}';;
+  *" get secret users "*) echo '{{"data": {{"writer-password": "ZQ=="}}}}';;
   *" get secret bearers "*) echo '{{"data": {{"token": "ZA=="}}}}';;
   *) exit 1;;
 esac
@@ -31,6 +32,7 @@ PUBLISHED = {
     "airflow-api-server": {USERNAME: "ada", SECRET_NAME: "admins"},
     "grafana": {USERNAME: "ada", SECRET_NAME: "admins"},
     "minio": {SECRET_NAME: "keys"},
+    "mlflow": {USERNAME: "writer", SECRET_NAME: "users"},
     "sensor-trainer": {SECRET_NAME: "bearers"},
 }
 FIRST = 4000  # the port of the first page's Service; that of each other is one more
@@ -120,7 +122,13 @@ def test_each_page_is_forwarded_again_when_its_pod_is_replaced(program):
     assert program.forwards[-1][1:] == (service, ports)
     code, out, _ = program.ends(signal.SIGINT)
     assert code == 0
-    logins = {"Airflow": "ada / a", "MinIO": "b / c", "Sensor trainer": "token d", "Grafana": "ada / a"}
+    logins = {
+        "Airflow": "ada / a",
+        "MLflow": "writer / e",
+        "MinIO": "b / c",
+        "Sensor trainer": "token d",
+        "Grafana": "ada / a",
+    }
     for title, login in logins.items():
         assert re.search(rf"{title} +http://127.0.0.1:\d+(/docs)? +{login}\n", out)
 

@@ -12,7 +12,7 @@ them.
 
 {{/* All that common.env knows, as YAML. */}}
 {{- define "common.needs" -}}
-[airflow, code, feast, mlflow, model-server, notifications, prometheus, pushgateway, redis, s3, sensor-trainer]
+[airflow, code, feast, mlflow-reader, mlflow, model-server, notifications, prometheus, pushgateway, redis, s3, sensor-trainer]
 {{- end -}}
 
 {{/* What a container is told of each of these, by its name, as YAML. */}}
@@ -54,9 +54,13 @@ them.
       key: feast-password
 {{- end -}}
 
+{{/* MLflow as the user who may write there, and as the one who may only read; who is told of both is the former. */}}
 {{- define "common.env.mlflow" -}}
-- name: MLFLOW_TRACKING_URI
-  value: {{ include "common.serviceUrl" (dict "root" .root "service" "mlflow") | quote }}
+{{ include "common.mlflow.env" (dict "root" .root "user" "writer") }}
+{{- end -}}
+
+{{- define "common.env.mlflow-reader" -}}
+{{ include "common.mlflow.env" (dict "root" .root "user" "reader") }}
 {{- end -}}
 
 {{- define "common.env.model-server" -}}

@@ -17,6 +17,14 @@ The environment of the server and of the migration: where the tables lie.
 # Jobs of the server itself, such as LLM judges, are not used here and take four times the memory.
 - name: MLFLOW_SERVER_ENABLE_JOB_EXECUTION
   value: "false"
+# What each of its two users says; images/mlflow reads them.
+{{- range tuple "writer" "reader" }}
+- name: TRACKING_{{ upper . }}_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "common.mlflow.secretName" (dict "root" $) }}
+      key: {{ . }}-password
+{{- end }}
 - name: POD_IP
   valueFrom:
     fieldRef:

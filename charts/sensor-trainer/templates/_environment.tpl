@@ -14,18 +14,20 @@
 
 {{/*
 Its keys are the fields of mlops.config.SensorSettings. Helm would write a large number with an exponent.
+  (dict "root" $ "mlflow" "mlflow-reader"), or "mlflow" for the worker, which registers what it trains
 */}}
 {{- define "sensor-trainer.env" -}}
-{{ include "sensor-trainer.databaseEnv" . }}
-{{- include "common.env" (dict "root" . "needs" (list "redis" "mlflow")) }}
+{{- $values := .root.Values -}}
+{{ include "sensor-trainer.databaseEnv" .root }}
+{{- include "common.env" (dict "root" .root "needs" (list "redis" .mlflow)) }}
 - name: SENSOR_DATASET
-  value: {{ .Values.dataset | quote }}
+  value: {{ $values.dataset | quote }}
 - name: SENSOR_NAMES
-  value: {{ join "," .Values.sensors | quote }}
+  value: {{ join "," $values.sensors | quote }}
 - name: SENSOR_MINIMUM_NEW_READINGS
-  value: {{ int64 .Values.minimumNewReadings | quote }}
+  value: {{ int64 $values.minimumNewReadings | quote }}
 - name: SENSOR_TRAINING_DAYS
-  value: {{ int64 .Values.trainingDays | quote }}
+  value: {{ int64 $values.trainingDays | quote }}
 - name: SENSOR_RETENTION_DAYS
-  value: {{ int64 .Values.retentionDays | quote }}
+  value: {{ int64 $values.retentionDays | quote }}
 {{- end -}}

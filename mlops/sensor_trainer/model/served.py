@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlops.registry.aliases import production, promote
+from mlops.registry.aliases import production
 from mlops.result import Failure
 from mlops.sensor_trainer.model.scoring import ClusterModel
 
@@ -69,14 +69,10 @@ class ServedModel:
 
 
 def served_version(tracking: Tracking, name: str = MODEL) -> str | None:
-    """The version in production, if any; the one that an earlier release served is in production from now on."""
-    version = production(tracking, name)
-    if version is None and (former := tracking.aliased(name, FORMER_ALIAS)) is not None:
-        promote(tracking, name, former)
-        return former
-    return version
+    """The version in production, if any; without one that which an earlier release served."""
+    return production(tracking, name) or tracking.aliased(name, FORMER_ALIAS)
 
 
 def load(tracking: Tracking, version: str, name: str = MODEL) -> ClusterModel:
     """A version's model, of numbers only: nothing that is read from the artifact store runs."""
-    return ClusterModel.from_json(tracking.read_text(tracking.made_by(name, version), FILE))
+    return ClusterModel.from_json(tracking.read_sealed_text(tracking.made_by(name, version), FILE))

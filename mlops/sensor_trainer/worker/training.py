@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlops.registry.aliases import promote
+from mlops.registry.aliases import production, promote
 from mlops.registry.runs import finished_run
 from mlops.result import Refused
 from mlops.sensor_trainer.model.clusters import FEWEST_ROWS, Fitted, fit, judge
@@ -108,6 +108,8 @@ def publish(trained: Trained, *, job_id: str, tracking: Tracking) -> dict[str, o
         log.warning("version %s of %s is the second one of job %s: deleted", each, MODEL, job_id)
         tracking.delete_version(MODEL, each)
     served = served_version(tracking)
+    if served is not None and production(tracking, MODEL) is None:
+        promote(tracking, MODEL, served)  # a release before 0.2 gave it another alias
     if trained.replaces:
         promote(tracking, MODEL, made)
         served = made
@@ -202,7 +204,7 @@ def _log(tracking: Tracking, run_id: str, fitted: Fitted, known: pd.DataFrame, m
     example = known[list(fitted.model.columns)].head(_EXAMPLE_ROWS)
     signature = Signature([Input(column, numeric=True, optional=False) for column in fitted.model.columns], "long")
     tracking.log_model(sklearn.save(fitted.pipeline), example, signature, sklearn.PACKAGES)
-    tracking.log_text(run_id, FILE, fitted.model.to_json())
+    tracking.log_sealed_text(run_id, FILE, fitted.model.to_json())
     chosen = {"davies_bouldin_by_clusters": fitted.criterion, "metrics": metrics}
     tracking.log_text(run_id, "comparison.json", json.dumps(chosen, indent=2))
 

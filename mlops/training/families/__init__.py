@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mlops.datasets.declaration import Dataset, LabelKind
+    from mlops.stores.model_files import Layout
     from mlops.stores.tracking import Saved
     from mlops.training.hyperparameters import Hyperparameters
 
@@ -35,6 +36,8 @@ class Family(Protocol):
 
     PACKAGES: Sequence[str]  # what a stored model needs to run
     KINDS: Sequence[LabelKind]  # the labels that it can learn
+    LAYOUT: Layout  # of the files of a stored model that runs no code when it is loaded
+    FILE: str  # the one of them that holds the model
 
     def fit(self, features: pd.DataFrame, labels: pd.Series, dataset: Dataset, hyperparameters: Hyperparameters) -> Any:
         """The fitted model, which reads features with missing values; the same input gives the same model.
@@ -48,9 +51,6 @@ class Family(Protocol):
 
     def save(self, model: Any) -> Saved:
         """What the tracking server is to log. Raises Failure for a model that could not be loaded safely."""
-
-    def verify(self, flavors: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Whether a stored model of these flavors is one of this family, and runs no code when it is loaded."""
 
     def load(self, folder: Path) -> Any:
         """The model of a folder that was verified."""

@@ -1,8 +1,7 @@
 """Gradient-boosted trees over numbers, categories and identifiers, as one scikit-learn pipeline in a file of skops."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
 
 from mlops.datasets.declaration import Column, Dataset, Derived, LabelKind
 from mlops.result import Failure
+from mlops.stores.model_files import Layout, Optional, text
 from mlops.stores.tracking import Saved
 from mlops.training.columns import columns_of
 from mlops.training.derive import Derive
@@ -40,6 +40,33 @@ TRUSTED_TYPES = frozenset(
         "sklearn.model_selection._split.StratifiedKFold",
         "sklearn.utils.validation.check_array",
     }
+)
+FILE = "model.skops"
+
+
+def _trusted(types: object) -> bool:
+    return isinstance(types, list) and all(isinstance(name, str) for name in types) and set(types) <= TRUSTED_TYPES
+
+
+# What mlflow.sklearn and mlflow.pyfunc write of such a model: all that their loaders read.
+LAYOUT = Layout(
+    flavors={
+        "python_function": {
+            "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+            "loader_module": "mlflow.sklearn",
+            "model_path": FILE,
+            "predict_fn": "predict",
+            "python_version": text,
+        },
+        "sklearn": {
+            "code": Optional(lambda code: False),
+            "pickled_model": FILE,
+            "serialization_format": "skops",
+            "sklearn_version": text,
+            "skops_trusted_types": _trusted,
+        },
+    },
+    files=frozenset({FILE, "conda.yaml", "python_env.yaml"}),
 )
 
 
@@ -151,26 +178,9 @@ def save(model: Pipeline) -> Saved:
     return Saved("mlflow.sklearn", arguments)
 
 
-def verify(flavors: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether the model can build nothing but TRUSTED_TYPES.
-
-    The file `MLmodel` beside a model names the code that loads it, so it is looked at as well as the types.
-    """
-    sklearn, pyfunc = flavors.get("sklearn", {}), flavors.get("python_function", {})
-    return (
-        sklearn.get("serialization_format") == "skops"
-        and set(sklearn.get("skops_trusted_types") or ()) <= TRUSTED_TYPES
-        and pyfunc.get("loader_module") == "mlflow.sklearn"
-        and not sklearn.get("code")
-        and not pyfunc.get("code")
-        and "data" not in pyfunc  # a folder whose own MLmodel would be followed
-    )
-
-
 def load(folder: Path) -> Pipeline:
     """The pipeline of a folder that was verified."""
-    (file,) = folder.glob("*.skops")
-    pipeline: Pipeline = skops.io.load(file, trusted=sorted(TRUSTED_TYPES))
+    pipeline: Pipeline = skops.io.load(folder / FILE, trusted=sorted(TRUSTED_TYPES))
     return pipeline
 
 
