@@ -64,9 +64,9 @@ class Platform:
         self.monkeypatch.setenv("MAESTRO_TASK_ID", task or arguments[1])
         self.result.unlink(missing_ok=True)
         with pytest.MonkeyPatch.context() as pod:
-            for key in KEYS.keys() - needs(*arguments[:2]):
-                for name in KEYS[key]:
-                    pod.delenv(name, raising=False)
+            told = set().union(*(KEYS[need] for need in needs(*arguments[:2])))
+            for name in set().union(*KEYS.values()) - told:
+                pod.delenv(name, raising=False)
             code = main(arguments)
         return code, self.result.read_text()
 
