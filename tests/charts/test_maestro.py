@@ -583,6 +583,7 @@ def test_the_umbrella_is_made_of_links() -> None:
     assert packaged.stdout.strip() != "false", "git was told to check links out as files: git config core.symlinks true"
 
 
+USERS = ("airflow", "features", "feast", "mlflow", "tasks")  # of the object store
 KUBECTLS_SHORT_NAMES = {
     "hpa": "horizontalpodautoscaler",
     "pdb": "poddisruptionbudget",
@@ -599,4 +600,4 @@ def test_a_template_is_named_for_the_kind_that_it_renders_and_its_folder_for_the
         entry = yaml.load(text, Loader)  # noqa: S506
         assert KUBECTLS_SHORT_NAMES.get(file, file) == entry["kind"].lower(), path
         part = re.sub(rf"^maestro(-{SUBCHARTS.get(chart, chart)})?-?|-[0-9a-f]{{8}}$", "", entry["metadata"]["name"])
-        assert part == folder or part.endswith({"tests": "test", "metrics": "-metrics"}[folder]), path
+        assert part == folder or part.endswith({"tests": "test", "metrics": "-metrics", "users": USERS}[folder]), path

@@ -11,7 +11,7 @@ import pytest
 
 from mlops.cli import parser
 from mlops.config import S3Settings
-from tests.charts.conftest import ROOT, Object, Refused, environment, find, render
+from tests.charts.conftest import ROOT, Object, Refused, containers, environment, find, render
 from tests.conftest import ACCESS_KEY, SECRET_KEY
 
 EXTERNAL = {"s3": {"external": {"enabled": True}, "existingSecret": "ours"}}
@@ -21,24 +21,23 @@ def minio(values: dict[str, Any] | None = None, **shared: Any) -> list[Object]:
     return render("minio", {**(values or {}), "global": shared})
 
 
-def job(objects: list[Object], component: str) -> Object:
-    labels = ((entry, entry["metadata"]["labels"]["component"]) for entry in objects if entry["kind"] == "Job")
-    (found,) = (entry for entry, of in labels if of == component)
+def job(objects: list[Object]) -> Object:
+    (found,) = (entry for entry in objects if entry["kind"] == "Job")
     return found
 
 
-def container(objects: list[Object], component: str) -> Object:
-    (found,) = job(objects, component)["spec"]["template"]["spec"]["containers"]
+def container(objects: list[Object], name: str) -> Object:
+    (found,) = (each for each in containers(job(objects)["spec"]["template"]["spec"]) if each["name"] == name)
     return found
 
 
 def buckets_container(objects: list[Object]) -> Object:
-    return container(objects, "minio-buckets")
+    return container(objects, "buckets")
 
 
 def users_of(objects: list[Object]) -> dict[str, tuple[str, str]]:
     """By the paths of the files that the Job of the users reads: the Secret and the key that each is of."""
-    (volume,) = (v for v in job(objects, "minio-users")["spec"]["template"]["spec"]["volumes"] if v["name"] == "users")
+    (volume,) = (v for v in job(objects)["spec"]["template"]["spec"]["volumes"] if v["name"] == "users")
     return {
         item["path"]: (source["secret"]["name"], item["key"])
         for source in volume["projected"]["sources"]
@@ -71,7 +70,7 @@ def test_the_job_waits_for_no_secret_but_the_stores_own() -> None:
 
 def test_a_job_that_changes_is_another_object_and_one_that_does_not_stays() -> None:
     def name(objects: list[Object]) -> str:
-        return job(objects, "minio-buckets")["metadata"]["name"]
+        return job(objects)["metadata"]["name"]
 
     same = name(minio())
     assert name(minio({"resources": {"limits": {"memory": "2Gi"}}})) == same
@@ -117,7 +116,7 @@ USERS = ("airflow", "features", "feast", "mlflow", "tasks")
 
 
 def grants(objects: list[Object]) -> set[tuple[str, str, str]]:
-    args = container(objects, "minio-users")["args"]
+    args = container(objects, "users")["args"]
     assert args[:3] == ["python", "-m", "mlops"]
     options = parser().parse_args(args[3:])
     assert (options.group, options.command) == ("ingestion", "users")
@@ -141,8 +140,8 @@ def test_each_user_may_open_the_buckets_of_its_work_and_no_other() -> None:
 
 def test_each_user_has_random_keys_of_its_own_where_the_job_looks_for_them() -> None:
     objects = minio()
-    (mount,) = (m for m in container(objects, "minio-users")["volumeMounts"] if m["name"] == "users")
-    assert f"--folder={mount['mountPath']}" in container(objects, "minio-users")["args"]
+    (mount,) = (m for m in container(objects, "users")["volumeMounts"] if m["name"] == "users")
+    assert f"--folder={mount['mountPath']}" in container(objects, "users")["args"]
     files, seen = users_of(objects), set()
     assert set(files) == {f"{user}/{key}" for user in USERS for key in ("access-key", "secret-key")}
     for path, (secret, key) in files.items():
@@ -168,7 +167,7 @@ def test_users_of_an_external_store_are_made_there() -> None:
 def test_an_external_store_may_have_a_secret_for_each_user_and_none_for_all() -> None:
     users = {user: {"existingSecret": f"s3-{user}"} for user in USERS}
     assert minio(s3={"external": {"enabled": True}, "users": users}) == []
-    with pytest.raises(Refused, match="for each of global.s3.users"):
+    with pytest.raises(Refused, match=r"for each of global\.s3\.users"):
         minio(s3={"external": {"enabled": True}, "users": {**users, "feast": {"existingSecret": ""}}})
 
 

@@ -207,8 +207,8 @@ SECRETS: dict[str, dict[str, str]] = {
     "feast-apply apply": s3("feast") | REGISTRY | REDIS | database("feast"),
     "minio minio": {"MINIO_ROOT_USER": "minio/root-user", "MINIO_ROOT_PASSWORD": "minio/root-password"},
     "minio-buckets buckets": ROOT_OF_S3,
+    "minio-buckets users": ROOT_OF_S3,
     "minio-test test": ROOT_OF_S3,
-    "minio-users users": ROOT_OF_S3,
     "mlflow mlflow": s3("mlflow") | database("mlflow"),
     "mlflow release-gate": database("mlflow"),
     "mlflow-migrate migrate": database("mlflow"),
@@ -226,11 +226,8 @@ SECRETS: dict[str, dict[str, str]] = {
     "sensor-trainer-test test": TRAINER,
     "sensor-trainer-worker release-gate": database("sensors"),
     "sensor-trainer-worker worker": database("sensors") | REDIS,
-    "task base": s3("features")
-    | REGISTRY
-    | REDIS
-    | TRAINER_OF_TASKS
-    | SLACK,  # of a task that does not say what it needs
+    # Of a task that does not say what it needs.
+    "task base": s3("features") | REGISTRY | REDIS | TRAINER_OF_TASKS | SLACK,
 }
 
 

@@ -1,4 +1,4 @@
-"""The store lets in who proves it: what is known of MinIO's last public commit is refused, and what clients do works."""
+"""The store lets in who proves it: what is known of MinIO's last commit is refused, and what clients do works."""
 
 import base64
 import datetime
