@@ -133,7 +133,7 @@ check-connections: ## Use each connection and variable of Airflow for real, and 
 	kubectl --namespace $(NAMESPACE) exec deployment/$(RELEASE)-airflow-scheduler -c scheduler -- python -m mlops.airflow.administration.check connections
 
 ##@ Development
-.PHONY: lint test e2e e2e-full e2e-changed bench constraints values
+.PHONY: lint test e2e e2e-full e2e-changed bench constraints values advisories
 lint test e2e e2e-full e2e-changed bench: $(VENV)/test-tools
 
 lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell, charts and links
@@ -181,6 +181,9 @@ $(BUILD)/bin/minio: $(wildcard images/minio/go.* images/minio/*.go)
 
 $(BUILD)/bin/k6:
 	GOBIN=$(CURDIR)/$(BUILD)/bin CGO_ENABLED=0 $(cluster_local) go install go.k6.io/k6@$(K6_VERSION)
+
+advisories: $(VENV)/ready ## Look up what is pinned, and Debian's packages in built images, in the OSV database OSV_DATABASE
+	$(PYTHON) -m infrastructure.advisories
 
 values: $(VENV)/ready ## Make the schemas of the charts' values and docs/values.md from the comments in values.yaml
 	$(PYTHON) charts/values.py
