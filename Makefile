@@ -163,7 +163,7 @@ e2e-full: data ## What is too long for that, in groups with a time budget each; 
 e2e-changed: data ## The groups of e2e-full whose inputs changed since they were last green, one at least
 	$(PYTHON) -m tests.full --changed
 
-bench: images $(BUILD)/bin/k6 ## Measure an installation, the data path beside the plain way, load on the sensor trainer: an hour
+bench: images $(BUILD)/bin/k6 $(BUILD)/bin/minio ## Measure an installation, the data path beside the plain way, load on the sensor trainer: an hour
 	$(PYTHON) -m tests.bench
 	$(PYTHON) -m tests.bench.data_path --json $(BUILD)/bench-data-path.json
 	$(PYTHON) -m tests.bench.materialize --json $(BUILD)/bench-materialize.json
