@@ -35,6 +35,8 @@ def users(*, folder: Path, grants: list[Grant], wait: float) -> Result:
     folder: holds a folder a user, with the files access-key and secret-key.
     """
     keys = {name: _keys(folder / name) for name in sorted({grant.user for grant in grants})}
+    if len({each.access_key for each in keys.values()}) < len(keys):
+        raise Refused(f"two of the users {', '.join(keys)} have one access key: give each a Secret in global.s3.users")
     store = StoreUsers(S3Settings.from_environment())
     once_started(lambda: store.set(keys, grants), time.monotonic() + wait)
     return {name: [f"{grant.access} {grant.bucket}" for grant in grants if grant.user == name] for name in keys}

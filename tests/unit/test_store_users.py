@@ -163,6 +163,14 @@ def test_a_user_whose_keys_are_not_there_is_refused_with_the_remedy(platform, tm
     assert "mount the Secret of the user nobody" in cause
 
 
+def test_two_users_do_not_share_an_access_key_of_which_one_policy_would_count(platform, tmp_path):
+    for name in ("one", "two"):
+        written(Keys("same", "a secret key"), tmp_path / name)
+    options = ("--folder", str(tmp_path), "--grant", "one:read:data", "--grant", "two:read:data")
+    cause = platform.failure_of("ingestion", "users", *options, code=EXIT_REFUSED)
+    assert "two of the users one, two have one access key" in cause
+
+
 def test_a_store_that_is_away_is_named_with_the_remedy(tmp_path):
     users = StoreUsers(S3Settings("http://127.0.0.1:1", ACCESS_KEY, SECRET_KEY))
     with pytest.raises(Failure, match=r"no answer from http://127\.0\.0\.1:1 .*global\.services\.minio"):
