@@ -94,7 +94,7 @@ def debian_pins(status: str, image: str) -> Iterator[Pin]:
     for entry in status.split("\n\n"):
         fields = dict(re.findall(r"^(\w+): (.*)$", entry, re.MULTILINE))
         if "installed" in fields.get("Status", "").split():
-            source, _, version = fields.get("Source", fields["Package"]).partition(" ")
+            source, _, version = (fields.get("Source") or fields["Package"]).partition(" ")
             yield Pin(DEBIAN, source, version.strip("()") or fields["Version"], image)
 
 
@@ -231,7 +231,7 @@ def _debian_order(one: str, other: str) -> int:
     return -1 if less else int(one != other)
 
 
-_ORDERS = {"PyPI": _python_order, "Go": _go_order, DEBIAN: _debian_order}
+_ORDERS: Mapping[str, Callable[[str, str], int]] = {"PyPI": _python_order, "Go": _go_order, DEBIAN: _debian_order}
 
 
 def accepted(path: Path = ACCEPTED) -> list[Accepted]:
@@ -240,7 +240,9 @@ def accepted(path: Path = ACCEPTED) -> list[Accepted]:
 
 def judged(found: Iterable[Finding], allowed: Iterable[Accepted], today: date) -> list[str]:
     """What is wrong, a line each: what applies and is not accepted, and what is accepted and does not apply."""
-    wrong, used, allowed = [], set(), list(allowed)
+    wrong: list[str] = []
+    used: set[str] = set()
+    allowed = list(allowed)
     for finding in found:
         entries = [entry for entry in allowed if entry.package == finding.pin.name and entry.id in finding.ids]
         used.update(entry.id for entry in entries)
