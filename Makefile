@@ -136,7 +136,7 @@ rotate: $(VENV)/ready ## Another password in place of one: SECRET=redis; without
 	$(PYTHON) -m infrastructure.rotate
 
 ##@ Development
-.PHONY: lint test e2e e2e-full e2e-changed security security-short bench constraints values
+.PHONY: lint test e2e e2e-full e2e-changed security security-short bench constraints values advisories
 lint test e2e e2e-full e2e-changed security security-short bench: $(VENV)/test-tools
 
 lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell, charts and links
@@ -153,7 +153,7 @@ lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell, char
 	promtool check rules charts/monitoring/files/rules/*.yaml
 	for chart in charts/*/; do helm lint --quiet "$$chart"; done
 
-test: $(BUILD)/bin/helm ## Unit, DAG, contract and chart tests
+test: $(BUILD)/bin/helm $(BUILD)/bin/minio ## Unit, DAG, contract and chart tests
 	$(VENV)/bin/pytest --timeout-method thread --numprocesses 3 --dist loadfile tests/unit tests/dags tests/contract tests/charts
 
 e2e: data ## Tests on the running cluster: first those that do not disturb each other, side by side, then the others
@@ -172,7 +172,7 @@ security: data ## Attack the running platform: a table of what is open, known se
 security-short: data ## Of that the table of what is open, and some bad inputs
 	$(VENV)/bin/pytest -v tests/e2e/test_security_*.py --timeout 600 -m 'not full and not alone'
 
-bench: images $(BUILD)/bin/k6 ## Measure an installation, the data path beside the plain way, load on the sensor trainer: an hour
+bench: images $(BUILD)/bin/k6 $(BUILD)/bin/minio ## Measure an installation, the data path beside the plain way, load on the sensor trainer: an hour
 	$(PYTHON) -m tests.bench
 	$(PYTHON) -m tests.bench.data_path --json $(BUILD)/bench-data-path.json
 	$(PYTHON) -m tests.bench.materialize --json $(BUILD)/bench-materialize.json
@@ -182,8 +182,17 @@ bench: images $(BUILD)/bin/k6 ## Measure an installation, the data path beside t
 	$(PYTHON) -m tests.bench.inference --json $(BUILD)/bench-inference.json
 	$(PYTHON) -m tests.bench.sensors --json $(BUILD)/bench-sensors.json
 
+# The object store of the tests: what the image has.
+$(BUILD)/bin/minio: $(wildcard images/minio/go.* images/minio/*.go)
+	mkdir -p $(BUILD)/bin
+	@echo '[minio] the object store of the tests (usually 4 min from nothing)'
+	CGO_ENABLED=0 $(cluster_local) go build -C images/minio -trimpath -buildvcs=false -o $(CURDIR)/$@ .
+
 $(BUILD)/bin/k6:
 	GOBIN=$(CURDIR)/$(BUILD)/bin CGO_ENABLED=0 $(cluster_local) go install go.k6.io/k6@$(K6_VERSION)
+
+advisories: $(VENV)/ready ## Look up what is pinned, and Debian's packages in built images, in the OSV database OSV_DATABASE
+	$(PYTHON) -m infrastructure.advisories
 
 values: $(VENV)/ready ## Make the schemas of the charts' values and docs/values.md from the comments in values.yaml
 	$(PYTHON) charts/values.py

@@ -70,8 +70,8 @@ class S3Settings(FromEnvironment):
 
     need = "s3"
     endpoint: str = _from("AWS_ENDPOINT_URL_S3", "global.services.minio or global.s3.external.endpoint")
-    access_key: str = _from("AWS_ACCESS_KEY_ID", "the Secret global.s3.existingSecret", repr=False)
-    secret_key: str = _from("AWS_SECRET_ACCESS_KEY", "the Secret global.s3.existingSecret", repr=False)
+    access_key: str = _from("AWS_ACCESS_KEY_ID", "the Secret of a user in global.s3.users", repr=False)
+    secret_key: str = _from("AWS_SECRET_ACCESS_KEY", "the Secret of a user in global.s3.users", repr=False)
     # The chart says these too. Who stands outside needs the address and the keys alone, unless values say otherwise.
     region: str = _from("AWS_DEFAULT_REGION", "global.s3.external.region", default="us-east-1")
     data_bucket: str = _from("MAESTRO_DATA_BUCKET", "global.buckets.data", default="data")
@@ -102,9 +102,13 @@ class MLflowReaderSettings(MLflowSettings, FromEnvironment):
 
 @dataclass(frozen=True)
 class FeastSettings(FromEnvironment):
-    """The feature store's registry and the bucket of its offline store; the online store is Redis."""
+    """The feature store's registry and the bucket of its offline store; the online store is Redis.
+
+    With the object store: the user of who opens `s3` alone may not open that bucket.
+    """
 
     need = "feast"
+    store: S3Settings = field(metadata={"record": S3Settings})
     bucket: str = _from("MAESTRO_FEAST_BUCKET", "global.buckets.feast")
     registry: str = _from("MAESTRO_FEAST_REGISTRY", "global.postgresql")
     registry_password: str = _from(

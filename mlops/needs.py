@@ -2,6 +2,7 @@
 
 from mlops.result import Failure
 
+# What opens feast is told of s3 with it, as a user who may open the bucket of features as well.
 # A command that asks for a dataset or a model opens s3 as well, where its declaration may lie.
 # What every one opens is not listed: the push gateway, for what it measured when it ends.
 # By group and command; each name is the `need` of a record in mlops/config.py, and `common.env.<name>` in the charts.
@@ -9,6 +10,7 @@ _NEEDS = {
     "datasets list": (),
     "datasets propose": (),
     "ingestion buckets": ("s3",),
+    "ingestion users": ("s3",),
     "ingestion load": ("s3",),
     "ingestion download": ("s3",),
     "data-quality validate": ("s3",),
@@ -21,14 +23,14 @@ _NEEDS = {
     "drift reference": ("s3",),
     "features preprocess": ("s3",),
     "features engineer": ("s3",),
-    "features build": ("s3", "feast", "code"),
-    "features push": ("s3", "feast", "redis", "code"),
-    "features apply": ("s3", "feast", "redis", "mlflow-reader"),
-    "features historical": ("s3", "feast", "redis"),
-    "features validate-store": ("s3", "feast", "redis"),
-    "features serve": ("s3", "feast", "redis"),
-    "features materialize": ("s3", "feast", "redis"),
-    "features validate-online": ("s3", "feast", "redis"),
+    "features build": ("feast", "code"),
+    "features push": ("feast", "redis", "code"),
+    "features apply": ("feast", "redis", "mlflow-reader"),
+    "features historical": ("feast", "redis"),
+    "features validate-store": ("feast", "redis"),
+    "features serve": ("feast", "redis"),
+    "features materialize": ("feast", "redis"),
+    "features validate-online": ("feast", "redis"),
     "training fit": ("s3", "mlflow", "code"),
     "training evaluate": ("s3", "mlflow"),
     "registry register": ("s3", "mlflow"),

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 
 # Where the kernel takes no port from for a connection (it does from 32,768 on): a client that asks a port of its range
-# again and again before the server listens is one day given that very port and talks to itself. SeaweedFS takes each
-# port plus 10,000 as well. The processes of one run look in parts of their own, two runs meet by chance only.
+# again and again before the server listens is one day given that very port and talks to itself. The processes of one
+# run look in parts of their own, two runs meet by chance only.
 _first = 12_000 + 2_500 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4)
 _ports = iter(random.sample(range(_first, _first + 2_500), 2_500))
 
 
 def free_ports(count: int) -> list[int]:
     """Ports that nothing listens on, none of them given before."""
-    free = (port for port in _ports if is_free(port) and is_free(port + 10_000))
+    free = (port for port in _ports if is_free(port))
     return list(islice(free, count))
 
 
@@ -42,6 +42,15 @@ def answers(url: str) -> bool:
             return True
     except urllib.error.HTTPError:
         return True
+    except OSError:
+        return False
+
+
+def is_healthy(url: str) -> bool:
+    """Whether it answers with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
     except OSError:
         return False
 

@@ -5,7 +5,6 @@ empties a server starts one of its own.
 """
 
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -25,9 +24,11 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from tests.processes import answers, free_ports, running
+from tests.processes import answers, free_ports, is_healthy, running
 
-ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key"
+ROOT = Path(__file__).parents[1]
+MINIO = ROOT / ".build/bin/minio"
+ACCESS_KEY, SECRET_KEY, REGION = "test-access-key", "test-secret-key", "us-east-1"
 PASSWORD = "a,pass=word with anything"
 KEEPER = Path(__file__).with_name("keeper.py")
 MLFLOW_PLUGIN = Path(__file__).parents[1] / "images/mlflow"  # on Python's path in the image
@@ -134,30 +135,25 @@ class Redis(Server):
 
 
 class S3(Server):
-    """SeaweedFS, which knows one pair of keys and refuses any other."""
+    """MinIO as its image has it, behind the guard of images/minio; its root user has the two keys."""
+
+    environment: ClassVar = {
+        "MINIO_ROOT_USER": ACCESS_KEY,
+        "MINIO_ROOT_PASSWORD": SECRET_KEY,
+        "MINIO_REGION": REGION,
+        "MINIO_BROWSER": "off",
+        "MINIO_UPDATE": "off",
+    }
 
     def prepared(self) -> tuple[list[str], str]:
-        identity = {
-            "name": "test",
-            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-        }
-        (self.folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        if not MINIO.exists():
+            pytest.fail(f"{MINIO} is missing: make {MINIO.relative_to(ROOT)}")
+        (port,) = free_ports(1)
         (self.folder / "data").mkdir()
-        names = ("master", "volume", "filer", "s3")
-        ports = dict(zip(names, free_ports(len(names)), strict=True))
-        command = [
-            *(str(Path(sys.executable).with_name("weed")), f"-logdir={self.folder}", "server"),
-            *(f"-dir={self.folder}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-volume.max=2000"),
-            *(f"-s3.config={self.folder}/s3.json", "-master.electionTimeout=1s", "-master.volumeSizeLimitMB=64"),
-            # Services nobody here asks for, on ports that two test runs at once would fight over.
-            *("-s3.port.iceberg=0", "-s3.port.lance=0"),
-            *(f"-{name}.port={port}" for name, port in ports.items()),
-        ]
-        return command, f"http://127.0.0.1:{ports['s3']}"
+        return [str(MINIO), "server", f"{self.folder}/data", f"--address=127.0.0.1:{port}"], f"http://127.0.0.1:{port}"
 
     def is_ready(self) -> bool:
-        return answers(f"{self.url}/healthz")
+        return is_healthy(f"{self.url}/minio/health/ready")
 
 
 class MLflow(Server):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlops import datasets
-from mlops.config import RunIdentity, datasets_folder
+from mlops.config import RunIdentity, S3Settings, datasets_folder
 from mlops.datasets.declaration import Dataset
 from mlops.models.declaration import Model
 from mlops.result import JSON, Failure, Refused, Result
@@ -17,6 +17,7 @@ from mlops.retry import once_started
 from mlops.stores.dataset_files import DatasetFiles, EventTimeShift
 from mlops.stores.declarations import DATASET_FILE, Declared, declared_in, learns_from
 from mlops.stores.object_store import ObjectStore, bucket, data_bucket
+from mlops.stores.store_users import Grant, Keys, StoreUsers
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,19 @@ def buckets(*, names: list[str], wait: float) -> Result:
     deadline = time.monotonic() + wait
     made = {name: once_started(bucket(name).ensure, deadline) for name in names}
     return {name: "created" if new else "present" for name, new in made.items()}
+
+
+def users(*, folder: Path, grants: list[Grant], wait: float) -> Result:
+    """Makes MinIO's users so that each has its keys and may do what the grants say.
+
+    folder: holds a folder a user, with the files access-key and secret-key.
+    """
+    keys = {name: _keys(folder / name) for name in sorted({grant.user for grant in grants})}
+    if len({each.access_key for each in keys.values()}) < len(keys):
+        raise Refused(f"two of the users {', '.join(keys)} have one access key: give each a Secret in global.s3.users")
+    store = StoreUsers(S3Settings.from_environment())
+    once_started(lambda: store.set(keys, grants), time.monotonic() + wait)
+    return {name: [f"{grant.access} {grant.bucket}" for grant in grants if grant.user == name] for name in keys}
 
 
 def load(*, dataset: str, folder: Path, shift_to_now: bool | None) -> Result:
@@ -60,6 +74,14 @@ def download(*, dataset: str) -> Result:
     size = {"rows": table.select(pl.len()).collect().item(), "columns": len(table.collect_schema())}
     log.info("%s: %d rows, %d columns", dataset, *size.values())
     return {"data": key, **size, "data_version": raw.data_version, **EventTimeShift(raw.shift_seconds).note}
+
+
+def _keys(folder: Path) -> Keys:
+    try:
+        return Keys(*((folder / file).read_text(encoding="utf-8") for file in ("access-key", "secret-key")))
+    except OSError as error:
+        remedy = f"mount the Secret of the user {folder.name} there, with the keys access-key and secret-key"
+        raise Refused(f"{error.filename} cannot be read ({error.strerror}): {remedy}") from error
 
 
 def _asked_for(dataset: str, folder: Path) -> list[str]:
@@ -127,6 +149,29 @@ def _buckets_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _users_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", type=Path, required=True, help="has one folder a user, with its keys")
+    parser.add_argument(
+        "--grant",
+        dest="grants",
+        type=_grant,
+        action="append",
+        required=True,
+        metavar="USER:ACCESS:BUCKET",
+        help="what a user may do, read or write; repeatable",
+    )
+    parser.add_argument(
+        "--wait", type=float, default=0, metavar="SECONDS", help="how long the store may take to start (%(default)s)"
+    )
+
+
+def _grant(text: str) -> Grant:
+    match text.split(":"):
+        case [user, ("read" | "write") as access, bucket] if user and bucket:
+            return Grant(user, access, bucket)
+    raise argparse.ArgumentTypeError(f"{text!r} is no grant: write it as tasks:write:data, or tasks:read:data")
+
+
 def _load_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, help="a declared dataset, or all that the folder holds")
     parser.add_argument("--folder", type=Path, default=datasets_folder(), help="has one folder a dataset (%(default)s)")
@@ -141,6 +186,7 @@ def _download_options(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = {
     "buckets": (buckets, _buckets_options),
+    "users": (users, _users_options),
     "load": (load, _load_options),
     "download": (download, _download_options),
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urlsplit
 
-from mlops.config import FeastSettings, RedisSettings, S3Settings
+from mlops.config import FeastSettings, RedisSettings
 from mlops.result import Failure
 from mlops.stores.object_store import ObjectStore, bucket
 
@@ -44,7 +44,7 @@ class FeatureStoreConfig:
             registry=_with_password(feast.registry, feast.registry_password),
             online=_connection_string(RedisSettings.from_environment()),
             offline=f"s3://{feast.bucket}",
-            s3_endpoint=S3Settings.from_environment().endpoint,
+            s3_endpoint=feast.store.endpoint,
         )
 
     def path(self, view: str) -> str:

@@ -307,7 +307,7 @@ class ObjectStore:
                 remedy = "run the step that writes it, or 'make data' for a dataset's file"
                 raise Failure(f"{self._address(key)} not found at {self._endpoint}: {remedy}") from error
             if code in _REFUSED:
-                remedy = "check the keys in the Secret that global.s3.existingSecret names and their policy"
+                remedy = "check the keys in the Secret of this user in global.s3.users, and what the user may do"
                 raise Failure(f"{self._endpoint} refuses {self._address(key)} ({code}): {remedy}") from error
             raise Failure(f"{self._endpoint} failed on {self._address(key)}: {error}") from error
         except BotoCoreError as error:

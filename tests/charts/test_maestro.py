@@ -604,6 +604,7 @@ def test_the_umbrella_is_made_of_links() -> None:
     assert packaged.stdout.strip() != "false", "git was told to check links out as files: git config core.symlinks true"
 
 
+USERS = ("airflow", "features", "feast", "mlflow", "tasks")  # of the object store
 KUBECTLS_SHORT_NAMES = {
     "hpa": "horizontalpodautoscaler",
     "pdb": "poddisruptionbudget",
@@ -620,5 +621,5 @@ def test_a_template_is_named_for_the_kind_that_it_renders_and_its_folder_for_the
         entry = yaml.load(text, Loader)  # noqa: S506
         assert KUBECTLS_SHORT_NAMES.get(file, file) == entry["kind"].lower(), path
         part = re.sub(rf"^maestro(-{SUBCHARTS.get(chart, chart)})?-?|-[0-9a-f]{{8}}$", "", entry["metadata"]["name"])
-        ending = {"tests": "test", "metrics": "-metrics", "network": "-network"}
+        ending = {"tests": "test", "metrics": "-metrics", "network": "-network", "users": USERS}
         assert part == folder or part.endswith(ending[folder]), path

@@ -161,13 +161,20 @@ def test_a_task_has_the_token_of_the_identity_that_it_names_and_no_other() -> No
 
 # What a pod is told of Secrets
 
-S3 = {"AWS_ACCESS_KEY_ID": "minio/root-user", "AWS_SECRET_ACCESS_KEY": "minio/root-password"}
+ROOT_OF_S3 = {"AWS_ACCESS_KEY_ID": "minio/root-user", "AWS_SECRET_ACCESS_KEY": "minio/root-password"}
 REDIS = {"MAESTRO_REDIS_PASSWORD": "redis/redis-password"}
 REGISTRY = {"MAESTRO_FEAST_REGISTRY_PASSWORD": "postgresql/feast-password"}
 TRAINER = {"SENSOR_TRAINER_TOKEN": "sensor-trainer/token"}
 TRAINER_OF_TASKS = {"MAESTRO_SENSOR_TRAINER_TOKEN": "sensor-trainer/token"}
 SLACK = {"MAESTRO_SLACK_WEBHOOK_URL": "slack/url"}
 ADMIN = {"MAESTRO_ADMIN_PASSWORD": "airflow/admin-password"}
+
+
+def s3(user: str) -> dict[str, str]:
+    return {
+        "AWS_ACCESS_KEY_ID": f"minio-{user}/access-key",
+        "AWS_SECRET_ACCESS_KEY": f"minio-{user}/secret-key",
+    }
 
 
 def database(name: str) -> dict[str, str]:
@@ -179,7 +186,7 @@ AIRFLOW = {
     "AIRFLOW__API__SECRET_KEY": "airflow/api-secret-key",
     "AIRFLOW__API_AUTH__JWT_SECRET": "airflow/jwt-secret",
     **database("airflow"),
-    **S3,
+    **s3("airflow"),
     **SLACK,
 }
 DATABASES = ("airflow", "mlflow", "feast", "sensors")
@@ -196,14 +203,15 @@ SECRETS: dict[str, dict[str, str]] = {
     "airflow-test test": AIRFLOW | ADMIN,
     "airflow-triggerer release-gate": database("airflow"),
     "airflow-triggerer triggerer": AIRFLOW,
-    "command command": S3 | REGISTRY,
-    "feast feast": S3 | REGISTRY | REDIS,
+    "command command": s3("features") | REGISTRY,
+    "feast feast": s3("feast") | REGISTRY | REDIS,
     "feast release-gate": database("feast"),
-    "feast-apply apply": S3 | REGISTRY | REDIS | MLFLOW_READER | database("feast"),
+    "feast-apply apply": s3("feast") | REGISTRY | REDIS | MLFLOW_READER | database("feast"),
     "minio minio": {"MINIO_ROOT_USER": "minio/root-user", "MINIO_ROOT_PASSWORD": "minio/root-password"},
-    "minio-buckets buckets": S3,
-    "minio-test test": S3,
-    "mlflow mlflow": S3
+    "minio-buckets buckets": ROOT_OF_S3,
+    "minio-buckets users": ROOT_OF_S3,
+    "minio-test test": ROOT_OF_S3,
+    "mlflow mlflow": s3("mlflow")
     | database("mlflow")
     | {f"TRACKING_{user.upper()}_PASSWORD": f"mlflow/{user}-password" for user in ("writer", "reader")},
     "mlflow release-gate": database("mlflow"),
@@ -226,7 +234,7 @@ SECRETS: dict[str, dict[str, str]] = {
     "sensor-trainer-worker worker": database("sensors") | REDIS | MLFLOW_WRITER,
     # Of a task that does not say what it needs.
     "task base": {"MAESTRO_AIRFLOW_PASSWORD": "airflow/read-only-password"}
-    | S3
+    | s3("features")
     | REGISTRY
     | REDIS
     | MLFLOW_WRITER

@@ -73,6 +73,7 @@ def test_the_containers_that_run_a_command_of_the_platform_are_these() -> None:
     assert RUN == {
         "command command": ("features", "build"),
         "minio-buckets buckets": ("ingestion", "buckets"),
+        "minio-buckets users": ("ingestion", "users"),
         "feast feast": ("features", "serve"),
         "feast-apply apply": ("features", "apply"),
         "model-server model-server": ("serving", "serve"),

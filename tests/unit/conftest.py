@@ -65,7 +65,8 @@ class Platform:
         self.result.unlink(missing_ok=True)
         with pytest.MonkeyPatch.context() as pod:
             needed = needs(*arguments[:2])
-            for name in set().union(*KEYS.values()) - set().union(*(KEYS[key] for key in needed)):
+            told = set().union(*(KEYS[need] for need in needed))
+            for name in set().union(*KEYS.values()) - told:
                 pod.delenv(name, raising=False)
             if "mlflow-reader" in needed:
                 for name, value in MLflow.reader.items():

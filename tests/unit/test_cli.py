@@ -26,6 +26,7 @@ COMMANDS = {
     "sensor-trainer work": {},
     "sensor-trainer migrate": {"patience": 300.0},
     "ingestion buckets --name a --name b": {"names": ["a", "b"]},
+    "ingestion users --folder f --grant tasks:write:data": {"grants": [("tasks", "write", "data")], "wait": 0},
     "ingestion load --dataset all": {"dataset": "all"},
     "ingestion download --dataset shuttle": {"dataset": "shuttle"},
     "data-quality validate --dataset shuttle --data k": {"data": "k"},
@@ -230,7 +231,10 @@ def test_a_pod_without_its_settings_says_which_are_missing(environment, monkeypa
     assert "AWS_ENDPOINT_URL_S3 (from global.services.minio" in message
 
 
-@pytest.mark.parametrize("line", ["", "training", "training tune", "notify send"])
+WRONG_GRANT = "ingestion users --folder f --grant tasks:own:data"
+
+
+@pytest.mark.parametrize("line", ["", "training", "training tune", "notify send", WRONG_GRANT])
 def test_a_wrong_command_line_ends_with_exit_code_2(line, capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main(line.split())

@@ -56,7 +56,7 @@ def test_all_missing_keys_are_named_at_once_with_the_values_they_come_from():
         S3Settings.from_environment(found)
     text = str(failure.value)
     assert "AWS_ENDPOINT_URL_S3 (from global.services.minio or global.s3.external.endpoint)" in text
-    assert "AWS_ACCESS_KEY_ID (from the Secret global.s3.existingSecret)" in text
+    assert "AWS_ACCESS_KEY_ID (from the Secret of a user in global.s3.users)" in text
     assert "MAESTRO_DATA_BUCKET" not in text, "it has a default"
     assert "helm upgrade, and see that mlops/needs.py lists 's3' for the command" in text
     assert "MAESTRO_REPORTS_BUCKET" not in text

@@ -149,7 +149,7 @@ def test_wrong_keys_are_told_from_a_missing_object_and_stay_secret(platform, mon
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
     cause = platform.failure_of("ingestion", "download", "--dataset", "shuttle")
     assert "refuses s3://" in cause
-    assert "existingSecret" in cause
+    assert "global.s3.users" in cause
     assert "not-the-secret" not in cause
     cause = platform.failure_of("ingestion", "buckets", "--name", "other")
     assert "refuses bucket" in cause

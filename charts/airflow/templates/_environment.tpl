@@ -32,7 +32,7 @@ The environment of every Airflow container: where the configuration lies, and wh
 {{ include "airflow.secretEnv" (dict "root" . "name" "AIRFLOW__API__SECRET_KEY" "existing" .Values.apiSecretKeySecretName "key" "api-secret-key") }}
 {{ include "airflow.secretEnv" (dict "root" . "name" "AIRFLOW__API_AUTH__JWT_SECRET" "existing" .Values.jwtSecretName "key" "jwt-secret") }}
 {{ include "common.postgresql.env" (dict "root" . "database" "airflow") }}
-{{ include "common.s3.env" (dict "root" .) }}
+{{ include "common.s3.env" (dict "root" . "user" "airflow") }}
 {{- with include "common.env.notifications" (dict "root" .) }}
 {{ . }}
 {{- end }}

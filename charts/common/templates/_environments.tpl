@@ -2,17 +2,17 @@
 The environment of a container that opens parts of the platform, by the names in mlops/needs.py: of each what
 mlops.config reads, and of no other, since a Secret that is missing keeps a pod from starting. A contract test compares
 them.
-  (dict "root" $ "needs" (list "s3" "mlflow"))
+  (dict "root" $ "needs" (list "s3" "mlflow") "user" "of the object store, where it is not that of tasks")
 */}}
 {{- define "common.env" -}}
 {{- range .needs }}
-{{ include (printf "common.env.%s" .) (dict "root" $.root) }}
+{{ include (printf "common.env.%s" .) (dict "root" $.root "user" $.user) }}
 {{- end }}
 {{- end -}}
 
-{{/* All that common.env knows, as YAML. */}}
+{{/* All that common.env knows, as YAML. Who is told everything opens the object store as the last of them says. */}}
 {{- define "common.needs" -}}
-[airflow, code, feast, mlflow-reader, mlflow, model-server, notifications, prometheus, pushgateway, redis, s3, sensor-trainer]
+[airflow, code, mlflow-reader, mlflow, model-server, notifications, prometheus, pushgateway, redis, s3, sensor-trainer, feast]
 {{- end -}}
 
 {{/* What a container is told of each of these, by its name, as YAML. */}}
@@ -42,7 +42,9 @@ them.
   value: {{ include "common.imageTag" (dict "root" .root "name" "task") | quote }}
 {{- end -}}
 
+{{/* With the object store: a container has one user there, and this one may open the bucket of features as well. */}}
 {{- define "common.env.feast" -}}
+{{ include "common.env.s3" (dict "root" .root "user" (.user | default "features")) }}
 - name: MAESTRO_FEAST_BUCKET
   value: {{ .root.Values.global.buckets.feast | quote }}
 - name: MAESTRO_FEAST_REGISTRY
@@ -111,7 +113,7 @@ them.
 {{- end -}}
 
 {{- define "common.env.s3" -}}
-{{ include "common.s3.env" . }}
+{{ include "common.s3.env" (dict "root" .root "user" (.user | default "tasks")) }}
 - name: MAESTRO_DATA_BUCKET
   value: {{ .root.Values.global.buckets.data | quote }}
 - name: MAESTRO_REPORTS_BUCKET

@@ -1,11 +1,11 @@
 {{/*
-A Job of one container. A Job cannot be changed, so its name ends with a hash of its spec: another spec is another Job.
-  (dict "root" $ "component" "feast-apply" "container" "text" "refusal" 65 "serviceAccount" "" "volumes" "text")
-refusal: the exit code of a container that would fail again however often it is tried. volumes: more than common.volumes.
+A Job of one container, and one before it where it is given. A Job cannot be changed, so its name ends with a hash of its spec: another spec is another Job.
+  (dict "root" $ "component" "feast-apply" "before" "text" "container" "text" "refusal" 65 "serviceAccount" "" "volumes" "text" "also" "text")
+also: what the Job depends on that its spec does not show. refusal: the exit code of a container that would fail again however often it is tried. volumes: more than common.volumes.
 */}}
 {{- define "common.job" -}}
 {{- $spec := include "common.jobSpec" . -}}
-{{- $name := printf "%s-%s" (include "common.fullname" .) (sha256sum $spec | trunc 8) -}}
+{{- $name := printf "%s-%s" (include "common.fullname" .) (printf "%s%s" $spec (.also | default "") | sha256sum | trunc 8) -}}
 apiVersion: batch/v1
 kind: Job
 metadata:
@@ -33,6 +33,10 @@ template:
     serviceAccountName: {{ . }}
     {{- end }}
     {{- include "common.podDefaults" (dict "root" .root "values" .root.Values) | nindent 4 }}
+    {{- with .before }}
+    initContainers:
+      {{- . | nindent 6 }}
+    {{- end }}
     containers:
       {{- .container | nindent 6 }}
     {{- include "common.volumes" . | nindent 4 }}

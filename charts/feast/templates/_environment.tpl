@@ -4,5 +4,5 @@ What the server opens; the definitions are applied with MLflow beside it.
 {{- define "feast.env" -}}
 - name: HOME
   value: /tmp
-{{- include "common.env" (dict "root" . "needs" (list "s3" "feast" "redis")) }}
+{{- include "common.env" (dict "root" . "user" "feast" "needs" (list "feast" "redis")) }}
 {{- end -}}

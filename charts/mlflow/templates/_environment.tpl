@@ -13,7 +13,7 @@ The environment of the server and of the migration: where the tables lie.
 
 {{- define "mlflow.serverEnv" -}}
 {{ include "mlflow.databaseEnv" . }}
-{{ include "common.s3.env" (dict "root" .) }}
+{{ include "common.s3.env" (dict "root" . "user" "mlflow") }}
 # Jobs of the server itself, such as LLM judges, are not used here and take four times the memory.
 - name: MLFLOW_SERVER_ENABLE_JOB_EXECUTION
   value: "false"
