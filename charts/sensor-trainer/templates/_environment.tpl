@@ -17,7 +17,8 @@ Its keys are the fields of mlops.config.SensorSettings. Helm would write a large
 */}}
 {{- define "sensor-trainer.env" -}}
 {{ include "sensor-trainer.databaseEnv" . }}
-{{- include "common.env" (dict "root" . "needs" (list "redis" "mlflow")) }}
+{{ include "common.redis.env" (dict "root" . "user" "queue") }}
+{{- include "common.env" (dict "root" . "needs" (list "mlflow")) }}
 - name: SENSOR_DATASET
   value: {{ .Values.dataset | quote }}
 - name: SENSOR_NAMES
