@@ -162,42 +162,40 @@ def test_a_task_has_the_token_of_the_identity_that_it_names_and_no_other() -> No
 # What a pod is told of Secrets
 
 S3 = {"AWS_ACCESS_KEY_ID": "minio/root-user", "AWS_SECRET_ACCESS_KEY": "minio/root-password"}
-REDIS = {"MAESTRO_REDIS_PASSWORD": "redis/redis-password"}
+FEATURES = {"MAESTRO_REDIS_PASSWORD": "redis/features-password"}
+QUEUE = {"MAESTRO_REDIS_PASSWORD": "redis/queue-password"}
 REGISTRY = {"MAESTRO_FEAST_REGISTRY_PASSWORD": "postgresql/feast-password"}
 TRAINER = {"SENSOR_TRAINER_TOKEN": "sensor-trainer/token"}
 TRAINER_OF_TASKS = {"MAESTRO_SENSOR_TRAINER_TOKEN": "sensor-trainer/token"}
 SLACK = {"MAESTRO_SLACK_WEBHOOK_URL": "slack/url"}
 ADMIN = {"MAESTRO_ADMIN_PASSWORD": "airflow/admin-password"}
+READER = {"MAESTRO_AIRFLOW_PASSWORD": "airflow/read-only-password"}
+OF_SETUP = ADMIN | {"MAESTRO_READ_ONLY_PASSWORD": "airflow/read-only-password"}
 
 
 def database(name: str) -> dict[str, str]:
     return {"PGPASSWORD": f"postgresql/{name}-password"}
 
 
-AIRFLOW = {
-    "AIRFLOW__CORE__FERNET_KEY": "airflow/fernet-key",
-    "AIRFLOW__API__SECRET_KEY": "airflow/api-secret-key",
-    "AIRFLOW__API_AUTH__JWT_SECRET": "airflow/jwt-secret",
-    **database("airflow"),
-    **S3,
-    **SLACK,
-}
+AIRFLOW = {"AIRFLOW__CORE__FERNET_KEY": "airflow/fernet-key", **database("airflow")}
+LOGS = {"AIRFLOW__API__SECRET_KEY": "airflow/api-secret-key", **S3}
+TOKENS = {"AIRFLOW__API_AUTH__JWT_SECRET": "airflow/jwt-secret"}
 DATABASES = ("airflow", "mlflow", "feast", "sensors")
 SECRETS: dict[str, dict[str, str]] = {
-    "airflow-api-server api-server": AIRFLOW,
+    "airflow-api-server api-server": AIRFLOW | LOGS | TOKENS,
     "airflow-api-server release-gate": database("airflow"),
-    "airflow-dag-processor dag-processor": AIRFLOW,
+    "airflow-dag-processor dag-processor": AIRFLOW | SLACK,
     "airflow-dag-processor release-gate": database("airflow"),
     "airflow-scheduler release-gate": database("airflow"),
-    "airflow-scheduler scheduler": AIRFLOW,
-    "airflow-setup setup": AIRFLOW | ADMIN,
-    "airflow-test test": AIRFLOW | ADMIN,
+    "airflow-scheduler scheduler": AIRFLOW | LOGS | TOKENS | SLACK,
+    "airflow-setup setup": AIRFLOW | OF_SETUP,
+    "airflow-test test": AIRFLOW | S3 | SLACK | ADMIN,
     "airflow-triggerer release-gate": database("airflow"),
-    "airflow-triggerer triggerer": AIRFLOW,
+    "airflow-triggerer triggerer": AIRFLOW | LOGS | SLACK,
     "command command": S3 | REGISTRY,
-    "feast feast": S3 | REGISTRY | REDIS,
+    "feast feast": S3 | REGISTRY | FEATURES,
     "feast release-gate": database("feast"),
-    "feast-apply apply": S3 | REGISTRY | REDIS | database("feast"),
+    "feast-apply apply": S3 | REGISTRY | FEATURES | database("feast"),
     "minio minio": {"MINIO_ROOT_USER": "minio/root-user", "MINIO_ROOT_PASSWORD": "minio/root-password"},
     "minio-buckets buckets": S3,
     "minio-test test": S3,
@@ -209,16 +207,19 @@ SECRETS: dict[str, dict[str, str]] = {
     },
     "postgresql-exporter postgresql-exporter": {"DATA_SOURCE_PASS": "postgresql/monitoring-password"},
     **{f"postgresql-test {name}": database(name) for name in DATABASES},
-    "redis-exporter redis-exporter": {"REDIS_PASSWORD": "redis/redis-password"},
-    "redis redis": {"REDISCLI_AUTH": "redis/redis-password"},
-    "redis-test test": {"REDISCLI_AUTH": "redis/redis-password"},
-    "sensor-trainer api": database("sensors") | REDIS | TRAINER,
+    "redis-exporter redis-exporter": {"REDIS_PASSWORD": "redis/monitoring-password"},
+    "redis redis": {
+        "REDISCLI_AUTH": "redis/redis-password",
+        **{f"{user.upper()}_PASSWORD": f"redis/{user}-password" for user in ("features", "queue", "monitoring")},
+    },
+    "redis-test test": FEATURES,
+    "sensor-trainer api": database("sensors") | QUEUE | TRAINER,
     "sensor-trainer release-gate": database("sensors"),
     "sensor-trainer-migrate migrate": database("sensors"),
     "sensor-trainer-test test": TRAINER,
     "sensor-trainer-worker release-gate": database("sensors"),
-    "sensor-trainer-worker worker": database("sensors") | REDIS,
-    "task base": S3 | REGISTRY | REDIS | TRAINER_OF_TASKS | SLACK,  # of a task that does not say what it needs
+    "sensor-trainer-worker worker": database("sensors") | QUEUE,
+    "task base": S3 | REGISTRY | FEATURES | TRAINER_OF_TASKS | SLACK | READER,  # of one that would open all there is
 }
 
 
