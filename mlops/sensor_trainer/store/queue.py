@@ -67,7 +67,7 @@ class _TrainingJob(QueuedJob):
             )
             raise NoSuchJobError(f"{self.id} is no training job")
         kept = {key.encode(): value for key, value in stored.items() if key in _READ}
-        super().restore({**kept, b"data": ours})  # type: ignore[no-untyped-call]
+        super().restore({**kept, b"data": ours})
 
 
 def _data(job_id: str) -> bytes:
