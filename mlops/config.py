@@ -118,9 +118,12 @@ class FeastSettings(FromEnvironment):
 
 @dataclass(frozen=True)
 class RedisSettings(FromEnvironment):
+    """Redis, as one of its users: `features` in a task, `queue` in the sensor trainer."""
+
     need = "redis"
     host: str = _from("MAESTRO_REDIS_HOST", "global.services.redis or global.redis.external")
     port: str = _from("MAESTRO_REDIS_PORT", "global.services.redis or global.redis.external")
+    username: str = _from("MAESTRO_REDIS_USERNAME", "global.redis.external.users")
     password: str = _from("MAESTRO_REDIS_PASSWORD", "the Secret global.redis.existingSecret", repr=False)
 
 

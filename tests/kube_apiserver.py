@@ -31,6 +31,9 @@ from tests.servers import Server, shared
 
 Object = dict[str, Any]
 
+# The kinds that say who may do what.
+GRANTING = ("ServiceAccount", "Role", "RoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+
 _ADMIN = "admin"  # the token of one who may do everything
 _NODE = "node"  # where pods are said to run
 _SERVICE_ACCOUNTS = "system:serviceaccount"
@@ -121,12 +124,14 @@ class Namespace:
     def create(self, entry: Object, **query: str) -> Object:
         """Creates an object of any kind. Raises ApiException where the server refuses it."""
         group = entry["apiVersion"]
-        return call(self.admin, "POST", self.path(self._resources(group)[entry["kind"]], group), entry, **query)
+        resource, namespaced = self._resources(group)[entry["kind"]]
+        path = self.path(resource, group) if namespaced else f"/apis/{group}/{resource}"
+        return call(self.admin, "POST", path, entry, **query)
 
     def grant(self, objects: list[Object]) -> None:
         """Creates the service accounts among the objects, and what they are allowed."""
         for entry in objects:
-            if entry["kind"] in ("ServiceAccount", "Role", "RoleBinding"):
+            if entry["kind"] in GRANTING:
                 self.create(entry, fieldValidation="Strict")
 
     def granted(self, role: str) -> set[tuple[str, str]]:
@@ -134,10 +139,10 @@ class Namespace:
         rules = call(self.admin, "GET", self.path(f"roles/{role}", "rbac.authorization.k8s.io/v1"))["rules"]
         return {(verb, resource) for rule in rules for verb in rule["verbs"] for resource in rule["resources"]}
 
-    def _resources(self, group: str) -> dict[str, str]:
-        """The plural names of a group's kinds."""
+    def _resources(self, group: str) -> dict[str, tuple[str, bool]]:
+        """The plural names of a group's kinds, and whether they lie in a namespace."""
         listed = call(self.admin, "GET", f"/{'api' if group == 'v1' else 'apis'}/{group}")["resources"]
-        return {entry["kind"]: entry["name"] for entry in listed if "/" not in entry["name"]}
+        return {entry["kind"]: (entry["name"], entry["namespaced"]) for entry in listed if "/" not in entry["name"]}
 
     def kubeconfig(self, service_account: str) -> Object:
         """A kubeconfig with a token such as the kubelet gives to the pods of a service account."""

@@ -24,6 +24,7 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from mlops.config import RedisSettings
 from tests.processes import answers, free_ports, is_healthy, running
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,8 @@ ACCESS_KEY, SECRET_KEY, REGION = "test-access-key", "test-secret-key", "us-east-
 PASSWORD = "a,pass=word with anything"
 KEEPER = Path(__file__).with_name("keeper.py")
 MLFLOW_PLUGIN = Path(__file__).parents[1] / "images/mlflow"  # on Python's path in the image
+REDIS_START = Path(__file__).parents[1] / "images/redis/redis-start"
+REDIS_PASSWORDS = ("REDISCLI_AUTH", "FEATURES_PASSWORD", "QUEUE_PASSWORD", "MONITORING_PASSWORD")
 
 
 class Server(AbstractContextManager):
@@ -113,7 +116,11 @@ class PostgreSQL(Server):
 
 
 class Redis(Server):
-    """One that writes each change to disk, as the chart's does, or keeps nothing. Its address is its port."""
+    """Started by redis-start, with its users, who all have one password; `client` may do everything. Its address is its
+    port. It writes each change to disk, as the chart's does, or keeps nothing.
+    """
+
+    environment: ClassVar = dict.fromkeys(REDIS_PASSWORDS, PASSWORD)
 
     def __init__(self, within: Path, *, persistent: bool = True) -> None:
         self._persistent = persistent
@@ -123,9 +130,13 @@ class Redis(Server):
 
     def prepared(self) -> tuple[list[str], str]:
         (port,) = free_ports(1)
-        options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--requirepass", PASSWORD]
         keep = ["--save", "", "--appendonly", "yes" if self._persistent else "no"]
-        return ["redis-server", *options, *keep], str(port)
+        started = ["env", f"REDIS_DATA={self.folder}", str(REDIS_START)]
+        return [*started, "--port", str(port), "--bind", "127.0.0.1", *keep], str(port)
+
+    def settings(self, username: str) -> RedisSettings:
+        """What a pod is told that comes as this user."""
+        return RedisSettings("127.0.0.1", str(self.port), username, PASSWORD)
 
     def is_ready(self) -> bool:
         try:

@@ -137,6 +137,7 @@ def check_online() -> None:
         Redis(
             host=settings.host,
             port=int(settings.port),
+            username=settings.username,
             password=settings.password,
             socket_connect_timeout=_CONNECT_SECONDS,
             socket_timeout=_CONNECT_SECONDS,
@@ -162,7 +163,7 @@ def _connection_string(settings: RedisSettings) -> str:
     """
     password = json.dumps(settings.password).replace(",", "\\u002c")
     timeouts = f"socket_connect_timeout={_CONNECT_SECONDS},socket_timeout=30"
-    return f"{settings.host}:{settings.port},password={password},{timeouts}"
+    return f"{settings.host}:{settings.port},username={json.dumps(settings.username)},password={password},{timeouts}"
 
 
 def _first_line(error: Exception) -> str:

@@ -290,6 +290,7 @@ def _client(settings: RedisSettings) -> Redis:
     return Redis(
         host=settings.host,
         port=int(settings.port),
+        username=settings.username,
         password=settings.password,
         socket_connect_timeout=5,
         socket_timeout=30,

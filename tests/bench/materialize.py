@@ -89,7 +89,7 @@ def maestro(path: Path, port: int) -> dict[str, float]:
 
     store = feast_store(path, port)
     (view,) = (MaterializedView.of("maestro", found) for found in store.list_feature_views())
-    online = OnlineStore(RedisSettings("127.0.0.1", str(port), ""))
+    online = OnlineStore(RedisSettings("127.0.0.1", str(port), "default", ""))
     return _measured(lambda: write([path], view, Window.before(NOW, DAYS), online))
 
 

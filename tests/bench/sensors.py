@@ -102,6 +102,7 @@ def trainer(folder: Path) -> Iterator[tuple[str, int, str]]:
             "DATABASE_URL": database,
             "MAESTRO_REDIS_HOST": "127.0.0.1",
             "MAESTRO_REDIS_PORT": str(queue),
+            "MAESTRO_REDIS_USERNAME": "default",
             "MAESTRO_REDIS_PASSWORD": TOKEN,
             "MLFLOW_TRACKING_URI": uri,
             "SENSOR_TRAINER_TOKEN": TOKEN,

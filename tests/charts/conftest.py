@@ -56,6 +56,8 @@ def template(
 ) -> str:
     """What helm prints of a chart: each object below a comment that names its template."""
     command = ["helm", "template", name, str(ROOT / "charts" / chart), "--namespace", namespace, "--values", "-"]
+    # As a cluster tells helm that has them; by itself it knows of groups only.
+    command += ["--api-versions", "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"]
     command += options
     result = subprocess.run(
         command,

@@ -43,7 +43,9 @@ def maestro(profile: str) -> list[Object]:
 def task_pod(objects: list[Object], identity: str | None = None, needs: Sequence[str] | None = None) -> Object:
     """What the operator makes of the template that the airflow chart renders; with all needs where none are given."""
     task = TaskTry("dag", "task", "run", -1, 1, str(uuid.UUID(int=1)))
-    return make_pod(platform(objects), task, ["python", "-m", "mlops"], identity=identity, needs=needs)
+    there = platform(objects)
+    opened = there.environments if needs is None else needs
+    return make_pod(there, task, ["python", "-m", "mlops"], identity=identity, needs=list(opened))
 
 
 def command_job(objects: list[Object], group: str, command: str, *options: str) -> Object:

@@ -110,7 +110,9 @@ def test_existing_secrets_take_the_place_of_the_charts_own() -> None:
         "adminUser": {"existingSecret": "mine-4"},
         "global": {"airflow": {"readOnlyUser": {"existingSecret": "mine-5"}}},
     }
-    seen = environment(setup_job(airflow(values))["spec"]["template"]["spec"]["containers"][0])
+    objects = airflow(values)
+    api_server = container("api-server", template_of("api-server", objects)["spec"])
+    seen = environment(setup_container(objects)) | environment(api_server)
     for key, secret in (
         ("AIRFLOW__CORE__FERNET_KEY", "mine-1"),
         ("AIRFLOW__API__SECRET_KEY", "mine-2"),

@@ -201,8 +201,11 @@ def test_who_watches_reads_what_the_queries_ask_for_and_nothing_else(server: Pos
 def test_names_in_rules_are_those_of_the_exporters(shown: dict[str, float], run_folder: Path, tmp_path: Path) -> None:
     names = {name.partition(" ")[0] for name in shown}
     assert set(EMITTED["prometheus-postgres-exporter 0.11.1"]) <= names
+    exporter = find(render("monitoring"), "Deployment", "maestro-redis-exporter")
+    (container,) = containers(exporter["spec"]["template"]["spec"])
     with Redis(run_folder) as redis:
         told = {"REDIS_ADDR": f"redis://127.0.0.1:{redis.port}", "REDIS_PASSWORD": PASSWORD}
-        with exporting(["prometheus-redis-exporter"], told, tmp_path) as found:
+        told["REDIS_USER"] = environment(container)["REDIS_USER"]
+        with exporting([a for a in container["args"] if "listen" not in a], told, tmp_path) as found:
             assert found["redis_up"] == 1
             assert set(EMITTED["prometheus-redis-exporter 1.45.0"]) <= {name.partition(" ")[0] for name in found}

@@ -620,6 +620,8 @@ def test_a_template_is_named_for_the_kind_that_it_renders_and_its_folder_for_the
         chart, folder, file = place.groups("")
         entry = yaml.load(text, Loader)  # noqa: S506
         assert KUBECTLS_SHORT_NAMES.get(file, file) == entry["kind"].lower(), path
-        part = re.sub(rf"^maestro(-{SUBCHARTS.get(chart, chart)})?-?|-[0-9a-f]{{8}}$", "", entry["metadata"]["name"])
+        # The names of what is of the whole cluster begin with the namespace.
+        name = entry["metadata"]["name"].removeprefix("maestro.")
+        part = re.sub(rf"^maestro(-{SUBCHARTS.get(chart, chart)})?-?|-[0-9a-f]{{8}}$", "", name)
         ending = {"tests": "test", "metrics": "-metrics", "network": "-network", "users": USERS}
         assert part == folder or part.endswith(ending[folder]), path

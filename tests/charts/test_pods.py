@@ -162,12 +162,15 @@ def test_a_task_has_the_token_of_the_identity_that_it_names_and_no_other() -> No
 # What a pod is told of Secrets
 
 ROOT_OF_S3 = {"AWS_ACCESS_KEY_ID": "minio/root-user", "AWS_SECRET_ACCESS_KEY": "minio/root-password"}
-REDIS = {"MAESTRO_REDIS_PASSWORD": "redis/redis-password"}
+FEATURES = {"MAESTRO_REDIS_PASSWORD": "redis/features-password"}
+QUEUE = {"MAESTRO_REDIS_PASSWORD": "redis/queue-password"}
 REGISTRY = {"MAESTRO_FEAST_REGISTRY_PASSWORD": "postgresql/feast-password"}
 TRAINER = {"SENSOR_TRAINER_TOKEN": "sensor-trainer/token"}
 TRAINER_OF_TASKS = {"MAESTRO_SENSOR_TRAINER_TOKEN": "sensor-trainer/token"}
 SLACK = {"MAESTRO_SLACK_WEBHOOK_URL": "slack/url"}
 ADMIN = {"MAESTRO_ADMIN_PASSWORD": "airflow/admin-password"}
+READER = {"MAESTRO_AIRFLOW_PASSWORD": "airflow/read-only-password"}
+OF_SETUP = ADMIN | {"MAESTRO_READ_ONLY_PASSWORD": "airflow/read-only-password"}
 
 
 def s3(user: str) -> dict[str, str]:
@@ -181,32 +184,27 @@ def database(name: str) -> dict[str, str]:
     return {"PGPASSWORD": f"postgresql/{name}-password"}
 
 
-AIRFLOW = {
-    "AIRFLOW__CORE__FERNET_KEY": "airflow/fernet-key",
-    "AIRFLOW__API__SECRET_KEY": "airflow/api-secret-key",
-    "AIRFLOW__API_AUTH__JWT_SECRET": "airflow/jwt-secret",
-    **database("airflow"),
-    **s3("airflow"),
-    **SLACK,
-}
+AIRFLOW = {"AIRFLOW__CORE__FERNET_KEY": "airflow/fernet-key", **database("airflow")}
+LOGS = {"AIRFLOW__API__SECRET_KEY": "airflow/api-secret-key", **s3("airflow")}
+TOKENS = {"AIRFLOW__API_AUTH__JWT_SECRET": "airflow/jwt-secret"}
 DATABASES = ("airflow", "mlflow", "feast", "sensors")
 MLFLOW_WRITER = {"MLFLOW_TRACKING_PASSWORD": "mlflow/writer-password"}
 MLFLOW_READER = {"MLFLOW_TRACKING_PASSWORD": "mlflow/reader-password"}
 SECRETS: dict[str, dict[str, str]] = {
-    "airflow-api-server api-server": AIRFLOW,
+    "airflow-api-server api-server": AIRFLOW | LOGS | TOKENS,
     "airflow-api-server release-gate": database("airflow"),
-    "airflow-dag-processor dag-processor": AIRFLOW,
+    "airflow-dag-processor dag-processor": AIRFLOW | SLACK,
     "airflow-dag-processor release-gate": database("airflow"),
     "airflow-scheduler release-gate": database("airflow"),
-    "airflow-scheduler scheduler": AIRFLOW,
-    "airflow-setup setup": AIRFLOW | ADMIN | {"MAESTRO_READ_ONLY_PASSWORD": "airflow/read-only-password"},
-    "airflow-test test": AIRFLOW | ADMIN,
+    "airflow-scheduler scheduler": AIRFLOW | LOGS | TOKENS | SLACK,
+    "airflow-setup setup": AIRFLOW | OF_SETUP,
+    "airflow-test test": AIRFLOW | s3("airflow") | SLACK | ADMIN,
     "airflow-triggerer release-gate": database("airflow"),
-    "airflow-triggerer triggerer": AIRFLOW,
+    "airflow-triggerer triggerer": AIRFLOW | LOGS | SLACK,
     "command command": s3("features") | REGISTRY,
-    "feast feast": s3("feast") | REGISTRY | REDIS,
+    "feast feast": s3("feast") | REGISTRY | FEATURES,
     "feast release-gate": database("feast"),
-    "feast-apply apply": s3("feast") | REGISTRY | REDIS | MLFLOW_READER | database("feast"),
+    "feast-apply apply": s3("feast") | REGISTRY | FEATURES | MLFLOW_READER | database("feast"),
     "minio minio": {"MINIO_ROOT_USER": "minio/root-user", "MINIO_ROOT_PASSWORD": "minio/root-password"},
     "minio-buckets buckets": ROOT_OF_S3,
     "minio-buckets users": ROOT_OF_S3,
@@ -223,23 +221,20 @@ SECRETS: dict[str, dict[str, str]] = {
     },
     "postgresql-exporter postgresql-exporter": {"DATA_SOURCE_PASS": "postgresql/monitoring-password"},
     **{f"postgresql-test {name}": database(name) for name in DATABASES},
-    "redis-exporter redis-exporter": {"REDIS_PASSWORD": "redis/redis-password"},
-    "redis redis": {"REDISCLI_AUTH": "redis/redis-password"},
-    "redis-test test": {"REDISCLI_AUTH": "redis/redis-password"},
-    "sensor-trainer api": database("sensors") | REDIS | MLFLOW_READER | TRAINER,
+    "redis-exporter redis-exporter": {"REDIS_PASSWORD": "redis/monitoring-password"},
+    "redis redis": {
+        "REDISCLI_AUTH": "redis/redis-password",
+        **{f"{user.upper()}_PASSWORD": f"redis/{user}-password" for user in ("features", "queue", "monitoring")},
+    },
+    "redis-test test": FEATURES,
+    "sensor-trainer api": database("sensors") | QUEUE | MLFLOW_READER | TRAINER,
     "sensor-trainer release-gate": database("sensors"),
     "sensor-trainer-migrate migrate": database("sensors"),
     "sensor-trainer-test test": TRAINER,
     "sensor-trainer-worker release-gate": database("sensors"),
-    "sensor-trainer-worker worker": database("sensors") | REDIS | MLFLOW_WRITER,
-    # Of a task that does not say what it needs.
-    "task base": {"MAESTRO_AIRFLOW_PASSWORD": "airflow/read-only-password"}
-    | s3("features")
-    | REGISTRY
-    | REDIS
-    | MLFLOW_WRITER
-    | TRAINER_OF_TASKS
-    | SLACK,
+    "sensor-trainer-worker worker": database("sensors") | QUEUE | MLFLOW_WRITER,
+    # Of one that would open all there is.
+    "task base": s3("features") | REGISTRY | FEATURES | MLFLOW_WRITER | TRAINER_OF_TASKS | SLACK | READER,
 }
 
 

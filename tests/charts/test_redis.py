@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import redis
 
+from mlops.config import RedisSettings
 from tests.charts.conftest import ROOT, Object, Refused, environment, find, render
 from tests.conftest import eventually, free_ports
+from tests.servers import REDIS_PASSWORDS
 
 EXTERNAL = {"enabled": True, "host": "redis.example.com"}
 PASSWORD = "it's \"a\\ $(id) é\n"
@@ -58,8 +60,11 @@ def test_what_the_chart_settles_itself_is_no_setting(name: str) -> None:
 def test_the_password_is_in_no_argument_and_comes_from_the_secret() -> None:
     objects = chart()
     told = environment(server(objects))
-    assert told == {"REDISCLI_AUTH": {"secretKeyRef": {"name": "maestro-redis", "key": "redis-password"}}}
-    assert set(find(objects, "Secret", "maestro-redis")["data"]) == {"redis-password"}
+    keys = {entry["secretKeyRef"]["key"] for entry in told.values()}
+    assert told.keys() == set(REDIS_PASSWORDS)
+    assert {entry["secretKeyRef"]["name"] for entry in told.values()} == {"maestro-redis"}
+    assert set(find(objects, "Secret", "maestro-redis")["data"]) == keys
+    assert len(keys) == len(REDIS_PASSWORDS), "each user has a password of its own"
     assert not [argument for argument in server(objects)["args"] if "$(" in argument]
 
 
@@ -77,6 +82,7 @@ def test_for_an_external_server_nothing_is_rendered() -> None:
     ("shared", "remedy"),
     [
         ({"external": EXTERNAL}, "key redis-password and set global.redis.existingSecret"),
+        ({"external": {**EXTERNAL, "users": True}}, "keys features-password, queue-password and monitoring-password"),
         ({"external": {"enabled": True}, "existingSecret": "ours"}, "set global.redis.external.host"),
         ({"external": {"host": "redis.example.com"}}, "set global.redis.external.enabled to true"),
     ],
@@ -112,7 +118,7 @@ def running(folder: Path, values: dict[str, Any] | None = None, end: int = signa
     arguments = [*server(chart(values))["args"][1:], "--port", str(port), "--bind", "127.0.0.1"]
     process = subprocess.Popen(
         [ROOT / "images/redis/redis-start", *arguments],
-        env={"PATH": os.environ["PATH"], "REDIS_DATA": str(folder), "REDISCLI_AUTH": PASSWORD},
+        env={"PATH": os.environ["PATH"], "REDIS_DATA": str(folder), **dict.fromkeys(REDIS_PASSWORDS, PASSWORD)},
         stdout=subprocess.DEVNULL,
     )
     client = redis.Redis("127.0.0.1", port, password=PASSWORD)
@@ -198,7 +204,11 @@ def test_a_server_in_a_long_script_is_not_ready_and_is_left_alive(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("told", "remedy"),
-    [({}, "REDISCLI_AUTH is not set"), ({"REDISCLI_AUTH": "x", "REDIS_DATA": "/nowhere"}, "mount the volume there")],
+    [
+        ({}, "REDISCLI_AUTH is not set"),
+        ({"REDISCLI_AUTH": "x", "FEATURES_PASSWORD": ""}, "FEATURES_PASSWORD is not set"),
+        ({**dict.fromkeys(REDIS_PASSWORDS, "x"), "REDIS_DATA": "/nowhere"}, "mount the volume there"),
+    ],
 )
 def test_what_is_missing_is_said_before_anything_starts(told: dict[str, str], remedy: str) -> None:
     result = subprocess.run(
@@ -212,7 +222,8 @@ def test_what_is_missing_is_said_before_anything_starts(told: dict[str, str], re
 
 
 def check(port: int, password: str = PASSWORD) -> "subprocess.CompletedProcess[str]":
-    told = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(port), "REDISCLI_AUTH": password}
+    settings = RedisSettings("127.0.0.1", str(port), "features", password)
+    told = {f"MAESTRO_REDIS_{key}".upper(): value for key, value in vars(settings).items()}
     return subprocess.run(
         [sys.executable, ROOT / "charts/redis/files/check-store.py"],
         env={**os.environ, **told},
@@ -226,6 +237,12 @@ def test_the_check_passes_on_a_server_that_works_and_leaves_nothing(tmp_path: Pa
         result = check(port_of(client))
         assert result.returncode == 0, result.stderr
         assert client.dbsize() == 0
+
+
+def test_the_check_names_a_server_that_lets_the_online_store_at_the_queue(tmp_path: Path) -> None:
+    with running(tmp_path) as client:
+        client.acl_setuser("features", enabled=True, keys=["*"])
+        assert "may write to the queue" in check(port_of(client)).stderr
 
 
 def test_the_check_names_a_wrong_password_an_evicting_server_and_one_that_is_away(tmp_path: Path) -> None:

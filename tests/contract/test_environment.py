@@ -10,6 +10,8 @@ import pytest
 import yaml
 from mlflow.cli import cli
 
+from mlops import masked
+from mlops.airflow.pods.manifest import SECRETS
 from mlops.cli import GROUPS, commands
 from mlops.config import (
     DatabaseSettings,
@@ -104,6 +106,32 @@ def test_a_task_pod_is_told_of_each_need_what_is_read_for_it() -> None:
 def test_a_command_that_a_person_runs_is_told_what_it_opens_and_nothing_else(group: str, command: str) -> None:
     (container,) = command_job(maestro("everything"), group, command)["spec"]["template"]["spec"]["containers"]
     assert set(environment(container)) == set().union(*(NEEDS[need].keys() for need in needs(group, command)))
+
+
+@pytest.mark.parametrize(("group", "command"), sorted(COMMANDS))
+def test_a_tasks_pod_is_told_what_its_command_opens_with_its_credentials_and_nothing_else(
+    group: str, command: str
+) -> None:
+    opened = needs(group, command)
+    (base,) = task_pod(maestro("everything"), needs=opened)["spec"]["containers"]
+    told = environment(base)
+    secret = {name for name, value in told.items() if "secretKeyRef" in value}
+    read = set().union(*(NEEDS[need].keys() for need in opened))
+    assert set(told) - LIBRARIES - {SECRETS} == RunIdentity.keys() | read
+    assert told.get(SECRETS, "").split(",") == sorted(secret, key=list(told).index) or not secret
+    assert ("AWS_SECRET_ACCESS_KEY" in secret) == ("s3" in opened)
+
+
+def test_what_sends_a_message_holds_the_webhooks_address_and_no_key() -> None:
+    (base,) = task_pod(maestro("everything"), needs=needs("notify", "send"))["spec"]["containers"]
+    secret = [name for name, value in environment(base).items() if "secretKeyRef" in value]
+    assert secret == ["MAESTRO_SLACK_WEBHOOK_URL"]
+
+
+def test_a_tasks_command_is_run_by_what_masks_the_secrets_that_the_operator_names() -> None:
+    (base,) = task_pod(maestro("everything"))["spec"]["containers"]
+    assert base["command"] == ["python", "-m", masked.__name__]
+    assert masked.SECRETS == SECRETS
 
 
 def test_a_task_pod_without_needs_is_told_who_it_is_and_nothing_else() -> None:

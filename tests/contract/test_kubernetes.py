@@ -1,20 +1,23 @@
 """A real API server is the judge: it takes what the charts render, and their Roles hold what the code asks for."""
 
+import copy
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import kubernetes.config.kube_config
 import pytest
 import yaml
+from kubernetes.client import ApiClient
 from kubernetes.client.exceptions import ApiException
 
 from mlops.result import Failure
-from mlops.stores.deployments import VERSION_ANNOTATION, Deployment
+from mlops.stores.deployments import MODEL_ANNOTATION, VERSION_ANNOTATION, Deployment
 from tests.charts.conftest import Object, containers, find, pod_specs, render
-from tests.charts.profiles import PROFILES, command_job
+from tests.charts.profiles import PROFILES, command_job, task_pod
 from tests.conftest import eventually
-from tests.kube_apiserver import KubeApiserver, Namespace, call
+from tests.kube_apiserver import GRANTING, KubeApiserver, Namespace, call
 
 SERVER = "maestro-model-server"
 
@@ -59,8 +62,7 @@ def bare_pods(objects: list[Object]) -> Iterator[tuple[str, Object]]:
 
 def test_kubernetes_takes_every_object(release: tuple[Namespace, list[Object]]) -> None:
     namespace, objects = release
-    created = ("ServiceAccount", "Role", "RoleBinding")
-    others = [entry for entry in objects if entry["kind"] not in created]
+    others = [entry for entry in objects if entry["kind"] not in GRANTING]
     assert not refusals(namespace, [(f"{entry['kind']}/{entry['metadata']['name']}", entry) for entry in others])
 
 
@@ -90,6 +92,88 @@ def test_nobody_but_airflow_the_deployer_and_who_lists_pods_has_rights(release: 
     theirs = {"maestro-airflow", "maestro-deployer", *({"maestro-pod-states"} & set(names))}
     # A server that was just started still makes its own roles, which count for all.
     eventually(lambda: {name for name in names if rights(name) != rights("default")} == theirs, 60)
+
+
+# What Airflow's identity may create, with which DAG code can do what it likes
+
+
+def asked_of_airflow(namespace: Namespace, pod: Object) -> str:
+    """What the server says to Airflow where it would create the pod; nothing where it lets it."""
+    try:
+        call(namespace.client("maestro-airflow"), "POST", namespace.path("pods"), pod, dryRun="All")
+    except ApiException as error:
+        return str(json.loads(error.body)["message"])
+    return ""
+
+
+def changed(pod: Object, change: Callable[[Object, Object], object]) -> Object:
+    """A copy of the pod that was changed, given its spec and its container."""
+    other = copy.deepcopy(pod)
+    change(other["spec"], other["spec"]["containers"][0])
+    return other
+
+
+def told_of(name: str, key: str) -> Object:
+    return {"name": "X", "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}
+
+
+def volume(**source: Object) -> Callable[[Object, Object], object]:
+    return lambda spec, _: spec["volumes"].append({"name": "x", **source})
+
+
+OTHERS: dict[str, tuple[Callable[[Object, Object], object], str]] = {
+    "another service account": (
+        lambda s, _: s.update(serviceAccountName="maestro-airflow"),
+        "service account of tasks",
+    ),
+    "no service account": (lambda s, _: s.pop("serviceAccountName"), "service account of tasks"),
+    "another image": (lambda _, c: c.update(image="docker.io/library/busybox"), "one of the images"),
+    "an image by another tag": (lambda _, c: c.update(image=f"{c['image']}x"), "one of the images"),
+    "a second container": (lambda s, c: s["containers"].append({**c, "name": "more"}), "one container"),
+    "an init container": (lambda s, c: s.update(initContainers=[{**c, "name": "more"}]), "one container"),
+    "a whole Secret": (lambda _, c: c.update(envFrom=[{"secretRef": {"name": "maestro-minio"}}]), "envFrom"),
+    "Airflow's key": (lambda _, c: c["env"].append(told_of("maestro-airflow", "fernet-key")), "mlops/needs.py"),
+    "Redis' admin": (lambda _, c: c["env"].append(told_of("maestro-redis", "redis-password")), "mlops/needs.py"),
+    "a Secret as a volume": (volume(secret={"secretName": "maestro-airflow"}), "no volumes but"),
+    "a projected Secret": (volume(projected={"sources": [{"secret": {"name": "maestro-airflow"}}]}), "no volumes but"),
+    "somebody's volume": (volume(persistentVolumeClaim={"claimName": "data-maestro-minio-0"}), "no volumes but"),
+    "the node's files": (volume(hostPath={"path": "/"}), "no volumes but|PodSecurity"),
+    "the node's network": (lambda s, _: s.update(hostNetwork=True), "nothing of its node|PodSecurity"),
+    "a node": (lambda s, _: s.update(nodeName="node"), "nothing of its node"),
+    "root": (lambda _, c: c["securityContext"].update(runAsUser=0), "restricted|PodSecurity"),
+    "privileges": (lambda _, c: c["securityContext"].pop("allowPrivilegeEscalation"), "restricted|PodSecurity"),
+}
+
+
+def test_airflow_creates_pods_of_tasks_and_no_others(release: tuple[Namespace, list[Object]]) -> None:
+    namespace, objects = release
+    asked = [task_pod(objects), task_pod(objects, identity="deployer"), task_pod(objects, needs=())]
+    # A policy counts when the server has compiled it.
+    eventually(
+        lambda: "one of the images" in asked_of_airflow(namespace, changed(asked[0], OTHERS["another image"][0])), 60
+    )
+    assert [asked_of_airflow(namespace, pod) for pod in asked] == [""] * len(asked)
+    for what, (change, said) in OTHERS.items():
+        assert re.search(said, asked_of_airflow(namespace, changed(asked[0], change))), what
+
+
+def test_a_task_pod_is_no_pod_of_a_service_and_airflow_deletes_no_other_one(
+    release: tuple[Namespace, list[Object]],
+) -> None:
+    namespace, objects = release
+    pod = task_pod(objects)
+    pod["metadata"]["labels"].update({"app.kubernetes.io/name": "mlflow", "app.kubernetes.io/component": "mlflow"})
+    eventually(lambda: "task pods only" in asked_of_airflow(namespace, pod), 60)
+    airflow = namespace.client("maestro-airflow")
+    for name, refused in (("task", False), ("mlflow", True)):
+        pod["metadata"].update(name=name, labels={"app.kubernetes.io/component": name})
+        namespace.create(pod)
+        try:
+            call(airflow, "DELETE", namespace.path(f"pods/{name}"), {"gracePeriodSeconds": 0})
+            assert not refused, "a pod of MLflow could be deleted"
+        except ApiException as error:
+            assert refused, error.body
+            assert "task pods only" in error.body
 
 
 # The deployer
@@ -139,6 +223,46 @@ def test_the_deployers_role_is_what_a_rollout_asks_for(model_server: Namespace) 
     with pytest.raises(Failure, match="rolled to version None while version 3 was waited for"):
         deployment.wait_for_rollout("3", 0)
     assert model_server.requests("maestro-deployer") == model_server.granted("maestro-deployer")
+
+
+def said_to(client: ApiClient, path: str, patch: Object) -> str:
+    """What the server says against a patch; nothing where it takes it."""
+    try:
+        call(client, "PATCH", path, patch, dryRun="All")
+    except ApiException as error:
+        return str(error.body)
+    return ""
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"spec": {"replicas": 0}},
+        {"spec": {"paused": True}},
+        {"spec": {"template": {"metadata": {"annotations": {"other": "x"}}}}},
+        {"spec": {"template": {"metadata": {"labels": {"other": "x"}}}}},
+        {"spec": {"template": {"spec": {"serviceAccountName": "maestro-deployer"}}}},
+        {"spec": {"template": {"spec": {"automountServiceAccountToken": True}}}},
+        {"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "a", "uid": "b"}]}},
+        {"metadata": {"annotations": {"other": "x"}}},
+    ],
+)
+def test_of_its_deployment_the_deployer_changes_the_version_and_nothing_else(
+    model_server: Namespace, patch: Object
+) -> None:
+    deployer, path = model_server.client("maestro-deployer"), model_server.path(f"deployments/{SERVER}", "apps/v1")
+
+    eventually(lambda: "changes nothing else" in said_to(deployer, path, patch), 60)
+    version = {"metadata": {"annotations": {VERSION_ANNOTATION: "7", MODEL_ANNOTATION: "m"}}}
+    assert said_to(deployer, path, {"spec": {"template": version}}) == ""
+
+
+def test_its_deployments_containers_are_not_the_deployers_to_change(model_server: Namespace) -> None:
+    deployer, path = model_server.client("maestro-deployer"), model_server.path(f"deployments/{SERVER}", "apps/v1")
+    containers_of = call(model_server.admin, "GET", path)["spec"]["template"]["spec"]["containers"]
+    for change in ({"image": "docker.io/library/busybox"}, {"args": ["sh"]}, {"env": [told_of("maestro-minio", "x")]}):
+        body = {"spec": {"template": {"spec": {"containers": [{**containers_of[0], **change}]}}}}
+        eventually(lambda body=body: "changes nothing else" in said_to(deployer, path, body), 60)
 
 
 def test_another_deployment_is_not_the_deployers_to_touch(model_server: Namespace) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops.airflow.platform import Platform
-from mlops.airflow.pods.manifest import TRY, TaskTry, label_value, make_pod
+from mlops.airflow.pods.manifest import SECRETS, TRY, TaskTry, label_value, make_pod
 from mlops.config import RunIdentity
 from tests.dags.conftest import NAMESPACE, PLATFORM, PLATFORM_ENVIRONMENTS, POD_TEMPLATE
 
@@ -171,12 +171,29 @@ def test_a_tasks_environment_is_stronger_than_the_templates_but_not_than_its_ide
         ((), set()),
         (("mlflow",), {"MLFLOW_TRACKING_URI"}),
         (("s3", "notifications"), {"AWS_ENDPOINT_URL_S3"}),
-        (None, {"AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI"}),
     ],
 )
-def test_a_pod_is_told_of_what_it_needs_and_where_nobody_says_of_everything(needs: Any, told: set[str]) -> None:
+def test_a_pod_is_told_of_what_it_needs_and_of_nothing_else(needs: tuple[str, ...], told: set[str]) -> None:
     names = environment(make_pod(platform(), a_try(), ["true"], needs=needs)).keys()
     assert names & {"AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI"} == told
+
+
+def test_a_pod_is_told_which_of_its_environment_is_secret_wherever_that_comes_from() -> None:
+    secret = {"valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}
+    there = replace(
+        platform(),
+        environments={"s3": [{"name": "KEY", **secret}, {"name": "URL", "value": "x"}]},
+        template=with_env(POD_TEMPLATE, {"name": "OF_VALUES", **secret}),
+    )
+    assert environment(make_pod(there, a_try(), ["true"], needs=["s3"]))[SECRETS] == "KEY,OF_VALUES"
+    assert SECRETS not in environment(make_pod(platform(), a_try(), ["true"]))
+
+
+def with_env(template: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    changed = copy.deepcopy(template)
+    (container,) = [found for found in changed["spec"]["containers"] if found["name"] == "base"]
+    container.setdefault("env", []).append(entry)
+    return changed
 
 
 def test_what_the_template_says_is_stronger_than_what_is_needed() -> None:

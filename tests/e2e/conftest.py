@@ -30,6 +30,7 @@ GROUPS = {
     "monitoring": "operator and node",
     "operator": "operator and node",
     "release": "operator and node",
+    "security_creds": "operator and node",
     "node": "operator and node",
     "sensors": "sensors and validation",
     "features": "features and training",

@@ -1,5 +1,6 @@
 """The pod operator on a real cluster: whatever becomes of a pod, its task ends right, says why, leaves no orphan."""
 
+import base64
 import json
 import subprocess
 from pathlib import Path
@@ -155,6 +156,16 @@ def test_out_of_memory_says_the_limit_and_the_remedy(faults):
     assert faults.outcome("out_of_memory") == ("failed", 1)
     assert "out of memory: the container was killed at its limit of" in faults.log("out_of_memory")
     assert "larger size=" in faults.log("out_of_memory")
+
+
+def test_who_prints_its_environment_shows_no_secret_in_its_log(faults):
+    assert faults.outcome("prints_its_environment") == ("success", 1)
+    log = faults.log("prints_its_environment")
+    assert "AWS_SECRET_ACCESS_KEY=***" in log and "MAESTRO_REDIS_PASSWORD=***" in log
+    # Nor any other one of the release, wherever it would come from.
+    secrets = json.loads(kubectl("get", "secrets", "-o", "json"))["items"]
+    values = [base64.b64decode(value).decode(errors="replace") for s in secrets for value in s.get("data", {}).values()]
+    assert not [value[:3] for value in values if 12 <= len(value) <= 100 and value in log]
 
 
 def test_a_pod_that_no_node_takes_fails_with_the_schedulers_words(faults):

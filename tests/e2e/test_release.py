@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from infrastructure.install import restrict
 from infrastructure.release import NAMESPACE, RELEASE, find, kubectl, object_name, selector, wait_until
 from tests.e2e.disturb import reconnect
 from tests.e2e.runs import assert_trained_once, finished, running_pod
@@ -90,6 +91,7 @@ def remove_second():
     os.environ.get("CLUSTER", "local") == "current", reason="a stranger's cluster gets one release from us"
 )
 def test_a_second_release_beside_the_first_and_again_on_its_kept_volumes(services, second):
+    restrict(SECOND)
     install = (
         "install",
         RELEASE,

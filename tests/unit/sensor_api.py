@@ -54,7 +54,7 @@ def sensor_settings(
     **changes: str,
 ) -> SensorApiSettings:
     """Settings whose servers are all away, but for those that are named."""
-    redis = RedisSettings("127.0.0.1", redis_port, redis_password)
+    redis = RedisSettings("127.0.0.1", redis_port, "queue", redis_password)
     mlflow = MLflowSettings(mlflow_tracking_uri, *MLflow.reader.values())
     stores = (DatabaseSettings(database_url), redis, mlflow)
     return SensorApiSettings(*stores, **{"token": TOKEN, "sensors": "shuttle,other", **changes})

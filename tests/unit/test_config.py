@@ -97,7 +97,8 @@ def test_the_token_of_the_sensor_trainer_does_not_show_either():
 
 
 def test_a_sensor_trainer_without_what_has_a_default_is_complete():
-    required = ("DATABASE_URL", "MAESTRO_REDIS_HOST", "MAESTRO_REDIS_PORT", "MAESTRO_REDIS_PASSWORD")
+    required = ("DATABASE_URL", "MAESTRO_REDIS_HOST", "MAESTRO_REDIS_PORT", "MAESTRO_REDIS_USERNAME")
+    required += ("MAESTRO_REDIS_PASSWORD",)
     found = dict.fromkeys((*required, "MLFLOW_TRACKING_URI"), "given")
     settings = SensorSettings.from_environment(found)
     assert (settings.dataset, settings.sensors, settings.training_days) == ("shuttle", "shuttle", "30")

@@ -76,6 +76,7 @@ def set_feature_store(postgresql, redis_port, monkeypatch):
         "MAESTRO_FEAST_REGISTRY_PASSWORD": "any",
         "MAESTRO_REDIS_HOST": "127.0.0.1",
         "MAESTRO_REDIS_PORT": str(redis_port),
+        "MAESTRO_REDIS_USERNAME": "features",
         "MAESTRO_REDIS_PASSWORD": PASSWORD,
     }
     for key, value in values.items():

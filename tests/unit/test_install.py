@@ -63,6 +63,24 @@ def test_the_last_file_of_values_counts_most_and_the_end_is_waited_for(helm: Hel
     assert "--create-namespace" in call
 
 
+def test_the_namespace_is_labelled_so_that_the_cluster_refuses_pods_that_are_less_than_restricted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    applied = tmp_path / "applied"
+    stand_in(
+        tmp_path, monkeypatch, "kubectl", f'#!/bin/sh\ncat > {applied}\ncase "$*" in "apply "*) ;; *) exit 1;; esac\n'
+    )
+    install.restrict("ours")
+    namespace = json.loads(applied.read_text())
+    assert (namespace["kind"], namespace["metadata"]["name"]) == ("Namespace", "ours")
+    assert namespace["metadata"]["labels"] == {"pod-security.kubernetes.io/enforce": "restricted"}
+    stand_in(tmp_path, monkeypatch, "kubectl", "#!/bin/sh\necho 'namespaces is forbidden' >&2; exit 1\n")
+    install.restrict("ours")
+    said = capfd.readouterr().err
+    assert "namespaces is forbidden" in said
+    assert "kubectl label namespace ours pod-security.kubernetes.io/enforce=restricted" in said
+
+
 def test_helm_s_failure_is_that_of_the_installation_with_its_cause_and_the_pods(
     helm: Helm, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -158,7 +158,10 @@ def feast_store(folder: Path, port: int) -> FeatureStore:
             project="maestro",
             provider="local",
             registry=str(folder / "registry.db"),
-            online_store={"type": "redis", "connection_string": f"127.0.0.1:{port},password={password}"},
+            online_store={
+                "type": "redis",
+                "connection_string": f"127.0.0.1:{port},username=features,password={password}",
+            },
             offline_store={"type": "file"},
             entity_key_serialization_version=3,
         )
@@ -584,6 +587,7 @@ def cluster(
         "MAESTRO_FEAST_REGISTRY_PASSWORD": "unused",
         "MAESTRO_REDIS_HOST": "127.0.0.1",
         "MAESTRO_REDIS_PORT": str(server.port),
+        "MAESTRO_REDIS_USERNAME": "features",
         "MAESTRO_REDIS_PASSWORD": PASSWORD,
     }.items():
         monkeypatch.setenv(key, value)

@@ -31,7 +31,7 @@ def server(run_folder: Path) -> Iterator[Redis]:
 
 
 def settings_for(port: int) -> RedisSettings:
-    return RedisSettings("127.0.0.1", str(port), PASSWORD)
+    return RedisSettings("127.0.0.1", str(port), "default", PASSWORD)
 
 
 def stamp(moment: int, created: int | None = None) -> bytes:

@@ -9,9 +9,11 @@ import pytest
 import redis
 
 from tests.conftest import ROOT, eventually, free_ports, running
+from tests.servers import REDIS_PASSWORDS
 
 SCRIPT = ROOT / "images/redis/redis-start"
 PASSWORD = """it's "a" \\x41 #$(id) pässword"""
+PASSWORDS = {"REDISCLI_AUTH": PASSWORD, **{name: f"{name} {PASSWORD}" for name in REDIS_PASSWORDS[1:]}}
 
 
 @contextmanager
@@ -20,7 +22,7 @@ def server(folder: Path) -> Iterator[tuple[redis.Redis, int]]:
     (port,) = free_ports(1)
     client = redis.Redis(port=port, password=PASSWORD)
     command = [str(SCRIPT), "--port", str(port), "--bind", "127.0.0.1", "--appendonly", "yes", "--save", ""]
-    environment = {"REDIS_DATA": str(folder), "REDISCLI_AUTH": PASSWORD}
+    environment = {"REDIS_DATA": str(folder), **PASSWORDS}
     with running(command, folder / "log", lambda: is_ready(client), environment) as process:
         yield client, process.pid
 
@@ -40,7 +42,46 @@ def test_any_password_is_the_one_that_clients_have_to_give_and_no_list_of_proces
                 redis.Redis(port=port, password=password).ping()
         for told in ("cmdline", "environ"):
             assert PASSWORD.encode() not in Path(f"/proc/{pid}/{told}").read_bytes()
-        assert all(b"requirepass" not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+        assert all(PASSWORD.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def of(client: redis.Redis, user: str) -> redis.Redis:
+    """A client of the same server that comes as another user."""
+    port = client.connection_pool.connection_kwargs["port"]
+    return redis.Redis(port=port, username=user, password=PASSWORDS[f"{user.upper()}_PASSWORD"])
+
+
+KEYS = {"default": "any", "features": "entity:maestro", "queue": "rq:queue:training"}
+# What each user asks for, of which others are refused all.
+ALLOWED: dict[str, list[tuple[str, ...]]] = {
+    "features": [("HSET", KEYS["features"], "f", "1"), ("HGET", KEYS["features"], "f"), ("SCAN", "0")],
+    "queue": [("RPUSH", KEYS["queue"], "x"), ("LRANGE", KEYS["queue"], "0", "1"), ("PUBLISH", "rq:pubsub:x", "x")],
+    "monitoring": [("INFO",), ("SLOWLOG", "LEN")],
+}
+REFUSED: dict[str, list[tuple[str, ...]]] = {
+    "features": [*ALLOWED["queue"], ("SET", "other", "x"), ("SELECT", "1"), ("SLOWLOG", "LEN")],
+    "queue": [*ALLOWED["features"], ("SET", "other", "x"), ("DBSIZE",), ("EVAL", "return redis.call('get','x')", "0")],
+    "monitoring": [*ALLOWED["features"], *ALLOWED["queue"], ("SLOWLOG", "GET"), ("MONITOR",), ("GET", "x")],
+}
+OF_ADMINISTRATION = [
+    *[("FLUSHALL",), ("FLUSHDB",), ("KEYS", "*"), ("CONFIG", "GET", "*"), ("CONFIG", "SET", "dir", "x")],
+    *[("ACL", "LIST"), ("ACL", "SETUSER", "me"), ("SHUTDOWN",), ("MONITOR",), ("BGSAVE",)],
+    *[("MODULE", "LIST"), ("REPLICAOF", "NO", "ONE"), ("CLIENT", "LIST"), ("FUNCTION", "LIST"), ("SWAPDB", "0", "1")],
+]
+
+
+@pytest.mark.parametrize("user", ALLOWED)
+def test_a_user_may_what_it_is_for_and_nothing_else(tmp_path, user):
+    with server(tmp_path) as (client, _):
+        client.hset(KEYS["features"], "f", "1")
+        theirs = of(client, user)
+        for command in ALLOWED[user]:
+            theirs.execute_command(*command)
+        for command in [*REFUSED[user], *OF_ADMINISTRATION]:
+            with pytest.raises(redis.ResponseError, match=r"permission|access at least one of the keys"):
+                theirs.execute_command(*command)
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(port=theirs.connection_pool.connection_kwargs["port"], username=user, password=PASSWORD).ping()
 
 
 def test_the_data_is_kept_in_its_folder(tmp_path):
@@ -56,7 +97,8 @@ def test_the_data_is_kept_in_its_folder(tmp_path):
     [
         ({}, "REDISCLI_AUTH is not set"),
         ({"REDISCLI_AUTH": ""}, "REDISCLI_AUTH is not set"),
-        ({"REDISCLI_AUTH": "x", "REDIS_DATA": "/nowhere"}, "/nowhere is not writable: mount the volume there"),
+        ({**PASSWORDS, "QUEUE_PASSWORD": ""}, "QUEUE_PASSWORD is not set"),
+        ({**PASSWORDS, "REDIS_DATA": "/nowhere"}, "/nowhere is not writable: mount the volume there"),
     ],
 )
 def test_what_is_missing_is_said(environment, said):

@@ -54,8 +54,8 @@ def jobs(config):
 
 @pytest.fixture
 def queue(config, redis):
-    made = JobQueue(RedisSettings("127.0.0.1", str(redis.port), PASSWORD))
-    made._client.flushall()
+    made = JobQueue(redis.settings("queue"))
+    redis.client.flushall()
     return made
 
 
@@ -379,7 +379,7 @@ def test_the_heartbeat_tells_the_work_that_another_attempt_has_taken_over(jobs, 
             first.report("fitting", 0.5)
 
 
-def test_a_job_is_handed_over_once_and_again_where_it_was_lost(jobs, queue, lease_over):
+def test_a_job_is_handed_over_once_and_again_where_it_was_lost(jobs, queue, redis, lease_over):
     job, _ = jobs.submit(MODEL, "key", {})
     assert hand_over(jobs, queue) == 1
     assert hand_over(jobs, queue) == 0
@@ -387,7 +387,7 @@ def test_a_job_is_handed_over_once_and_again_where_it_was_lost(jobs, queue, leas
     with lease_over():
         assert hand_over(jobs, queue) == 1
     assert queue.waiting() == 1  # it waited there all the time, and does not wait twice
-    queue._client.flushall()
+    redis.client.flushall()
     with lease_over():
         assert hand_over(jobs, queue) == 1
     assert queue.waiting() == 1
@@ -427,12 +427,12 @@ def test_a_cancelled_job_whose_attempt_fails_is_cancelled_and_leaves_the_way_fre
 def test_a_job_that_cannot_be_handed_over_waits_in_postgresql(jobs):
     job, _ = jobs.submit(MODEL, "key", {})
     with pytest.raises(Unavailable):
-        hand_over(jobs, JobQueue(RedisSettings("127.0.0.1", "9", PASSWORD)))
+        hand_over(jobs, JobQueue(RedisSettings("127.0.0.1", "9", "queue", PASSWORD)))
     assert jobs.to_hand_over() == [job.id]
 
 
 def test_a_wrong_password_of_redis_is_named(redis):
-    wrong = RedisSettings("127.0.0.1", str(redis.port), "wrong")
+    wrong = RedisSettings("127.0.0.1", str(redis.port), "queue", "wrong")
     with pytest.raises(AccessDenied, match=r"global\.redis\.existingSecret"):
         JobQueue(wrong).ping()
 

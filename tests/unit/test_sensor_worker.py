@@ -1,5 +1,6 @@
 """Workers as processes, with a real PostgreSQL and a real Redis, any of which may be killed while a job runs."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,13 +9,18 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import psycopg
 import pytest
 from mlflow import MlflowClient
+from redis import Redis as Client
+from rq import Callback, Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
 
-from mlops.config import DatabaseSettings, MLflowSettings, RedisSettings, SensorSettings
+from mlops.config import DatabaseSettings, MLflowSettings, SensorSettings
 from mlops.result import Failure
 from mlops.sensor_trainer.store import database as of_database
 from mlops.sensor_trainer.store import heartbeat
@@ -22,7 +28,7 @@ from mlops.sensor_trainer.store import jobs as of_jobs
 from mlops.sensor_trainer.store.database import open_pool
 from mlops.sensor_trainer.store.errors import AccessDenied, Unavailable
 from mlops.sensor_trainer.store.jobs import AnotherRuns, Jobs
-from mlops.sensor_trainer.store.queue import JobQueue, hand_over
+from mlops.sensor_trainer.store.queue import FUNCTION, JobQueue, hand_over
 from mlops.sensor_trainer.store.readings import NewReading, Readings
 from mlops.sensor_trainer.worker import runner
 from tests.conftest import ROOT, eventually
@@ -145,11 +151,11 @@ class Trainer:
 @pytest.fixture
 def trainer(postgresql_of_jobs, redis, tmp_path):
     url = migrated_database(postgresql_of_jobs.url)
-    redis_there = RedisSettings("127.0.0.1", str(redis.port), PASSWORD)
+    redis_there = redis.settings("queue")
     stores = (DatabaseSettings(url), redis_there, MLflowSettings("http://127.0.0.1:9"))
     settings = SensorSettings(*stores, minimum_new_readings=str(READINGS))
     made = Trainer(settings, tmp_path, (postgresql_of_jobs, redis))
-    made.queue._client.flushall()
+    redis.client.flushall()
     made.readings.ingest(
         [
             NewReading(str(number), "shuttle", START + timedelta(minutes=number), [1.0] * 9, None)
@@ -257,11 +263,44 @@ def test_a_job_ends_while_redis_is_away_and_the_next_is_run_when_it_is_back(trai
 def test_a_job_that_redis_lost_is_handed_over_again(trainer):
     job_id = trainer.submit()
     assert trainer.queue.waiting() == 1
-    trainer.queue._client.flushall()
+    trainer.redis.client.flushall()
     trainer.lease_ends(job_id)
     trainer.start_worker()
     trainer.let_go()
     assert trainer.becomes(job_id, "succeeded", "failed").state == "succeeded"
+
+
+def test_a_worker_runs_the_one_function_whatever_is_put_into_the_queue_and_says_so(trainer):
+    """By who has the password of the queue, with RQ itself: another function, and ours with more to be called."""
+    theirs = Client(port=trainer.redis.port, db=1, username="queue", password=PASSWORD)
+    queue = Queue("training", connection=theirs, serializer=JSONSerializer)
+    made = trainer.folder / "made-by-the-queue"
+    command = f"touch {made}"
+    callback, ours = Callback("os.system"), {"job_id": "not-a-uuid_0"}
+    for number, foreign in enumerate(
+        (
+            {"func": "os.system", "args": (command,)},
+            {"func": "os.system", "args": (command,), "job_id": f"{uuid4()}_0"},
+            {"func": FUNCTION, "args": (str(uuid4()),), "job_id": f"{uuid4()}_0"},
+            {"func": FUNCTION, "args": ("no id",), **ours},
+        )
+    ):
+        queue.enqueue_call(**{"job_id": f"foreign-{number}", **foreign}, on_failure=callback, on_success=callback)
+    # What is ours but for what is called at its end, and where its end is told.
+    job_id = trainer.submit()
+    key = Job.key_for(f"{job_id}_0")
+    called = {f"{when}_callback_name": "shutil.rmtree" for when in ("success", "failure", "stopped")}
+    asked = {"url": "http://127.0.0.1:9/told", "job_status": "finished"}
+    theirs.hset(key, mapping={**called, "webhooks": json.dumps([asked]), "dependency_ids": '["foreign-0"]'})
+    trainer.let_go()
+    trainer.start_worker()
+    assert trainer.becomes(job_id, "succeeded", "failed").state == "succeeded"
+    said = (trainer.folder / "worker.log").read_text()
+    eventually(lambda: queue.count == 0, 60)
+    assert not made.exists()
+    assert said.count("is no training job and does not run") >= 4
+    assert "os.system" in said and "change it" in said
+    assert "rmtree" not in said and "/told" not in said
 
 
 def test_postgresql_restarted_while_a_job_trains_costs_no_attempt(trainer):

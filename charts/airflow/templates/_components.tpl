@@ -30,7 +30,7 @@ The container of an Airflow component. Its ports, probes and the like follow.
   {{- include "common.containerImage" (dict "root" .root "image" "airflow") | nindent 2 }}
   args: [airflow, {{ .name }}]
   env:
-    {{- include "airflow.env" .root | nindent 4 }}
+    {{- include "airflow.env" . | nindent 4 }}
   resources:
     {{- toYaml .values.resources | nindent 4 }}
   {{- include "common.containerDefaults" . | nindent 2 }}

@@ -19,24 +19,53 @@ One entry of the environment, from a Secret.
 {{- end -}}
 
 {{/*
-The environment of every Airflow container: where the configuration lies, and what is secret in it.
+What each container opens beside Airflow's database, whose secrets all of them read: connections, variables and the
+arguments of triggers are encrypted in it. As YAML, by the container:
+  tokens         it signs or checks the tokens of Airflow's APIs: who has this secret is whoever he says he is. The executor
+                 signs those of tasks, in the scheduler
+  logs           it serves the logs of what still runs, or asks for them
+  s3             it writes logs to the bucket, or reads them and reports there
+  notifications  it runs the callbacks that tell people: those of tasks that failed in the triggerer run in the dag-processor
+*/}}
+{{- define "airflow.opens" -}}
+api-server: [tokens, logs, s3]
+scheduler: [tokens, logs, s3, notifications]
+triggerer: [logs, s3, notifications]
+dag-processor: [notifications]
+setup: []
+test: [s3, notifications]
+{{- end -}}
+
+{{/*
+The environment of an Airflow container: where the configuration lies, and what is secret of what it opens.
+  (dict "root" $ "name" "triggerer")
 */}}
 {{- define "airflow.env" -}}
+{{- $opens := get (include "airflow.opens" . | fromYaml) .name -}}
+{{- $root := .root -}}
 - name: HOME
   value: /tmp
 - name: AIRFLOW_CONFIG
   value: /etc/airflow/airflow.cfg
 - name: MAESTRO_POD_CONFIG
   value: /etc/maestro
-{{ include "airflow.secretEnv" (dict "root" . "name" "AIRFLOW__CORE__FERNET_KEY" "existing" .Values.fernetKeySecretName "key" "fernet-key") }}
-{{ include "airflow.secretEnv" (dict "root" . "name" "AIRFLOW__API__SECRET_KEY" "existing" .Values.apiSecretKeySecretName "key" "api-secret-key") }}
-{{ include "airflow.secretEnv" (dict "root" . "name" "AIRFLOW__API_AUTH__JWT_SECRET" "existing" .Values.jwtSecretName "key" "jwt-secret") }}
-{{ include "common.postgresql.env" (dict "root" . "database" "airflow") }}
-{{ include "common.s3.env" (dict "root" . "user" "airflow") }}
-{{- with include "common.env.notifications" (dict "root" .) }}
+{{ include "airflow.secretEnv" (dict "root" $root "name" "AIRFLOW__CORE__FERNET_KEY" "existing" $root.Values.fernetKeySecretName "key" "fernet-key") }}
+{{ include "common.postgresql.env" (dict "root" $root "database" "airflow") }}
+{{- if has "tokens" $opens }}
+{{ include "airflow.secretEnv" (dict "root" $root "name" "AIRFLOW__API_AUTH__JWT_SECRET" "existing" $root.Values.jwtSecretName "key" "jwt-secret") }}
+{{- end }}
+{{- if has "logs" $opens }}
+{{ include "airflow.secretEnv" (dict "root" $root "name" "AIRFLOW__API__SECRET_KEY" "existing" $root.Values.apiSecretKeySecretName "key" "api-secret-key") }}
+{{- end }}
+{{- if has "s3" $opens }}
+{{ include "common.s3.env" (dict "root" $root "user" "airflow") }}
+{{- end }}
+{{- if has "notifications" $opens }}
+{{- with include "common.env.notifications" (dict "root" $root) }}
 {{ . }}
 {{- end }}
-{{- with .Values.env }}
+{{- end }}
+{{- with $root.Values.env }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}

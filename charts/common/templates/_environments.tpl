@@ -100,16 +100,9 @@ them.
   value: {{ include "common.servicePort" (dict "root" .root "service" "pushgateway") | quote }}
 {{- end -}}
 
+{{/* The online store. */}}
 {{- define "common.env.redis" -}}
-- name: MAESTRO_REDIS_HOST
-  value: {{ include "common.redis.host" . | quote }}
-- name: MAESTRO_REDIS_PORT
-  value: {{ include "common.redis.port" . | quote }}
-- name: MAESTRO_REDIS_PASSWORD
-  valueFrom:
-    secretKeyRef:
-      name: {{ include "common.redis.secretName" . }}
-      key: redis-password
+{{ include "common.redis.env" (dict "root" .root "user" "features") }}
 {{- end -}}
 
 {{- define "common.env.s3" -}}

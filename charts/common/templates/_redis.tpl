@@ -21,13 +21,51 @@ The port of Redis.
 {{- end -}}
 
 {{/*
-The Secret with the key redis-password.
+The Secret with the key <user>-password for each of Redis' users, that of `default` called redis-password.
   (dict "root" $)
 */}}
 {{- define "common.redis.secretName" -}}
 {{- $redis := .root.Values.global.redis -}}
 {{- if and $redis.external.enabled (not $redis.existingSecret) -}}
-{{- fail "an external Redis needs its password: create a Secret with the key redis-password and set global.redis.existingSecret to its name" -}}
+{{- $keys := ternary "keys features-password, queue-password and monitoring-password" "key redis-password" $redis.external.users -}}
+{{- fail (printf "an external Redis needs its passwords: create a Secret with the %s and set global.redis.existingSecret to its name" $keys) -}}
 {{- end -}}
 {{- $redis.existingSecret | default (include "common.fullname" (dict "root" .root "component" "redis")) -}}
+{{- end -}}
+
+{{/*
+As whom a user of ours comes to Redis: as itself, but to an external one that knows only its default user.
+  (dict "root" $ "user" "features")
+*/}}
+{{- define "common.redis.username" -}}
+{{- $external := .root.Values.global.redis.external -}}
+{{- ternary .user "default" (or (not $external.enabled) $external.users) -}}
+{{- end -}}
+
+{{/*
+The key of that user's password in the Secret.
+  (dict "root" $ "user" "features")
+*/}}
+{{- define "common.redis.passwordKey" -}}
+{{- $username := include "common.redis.username" . -}}
+{{- ternary "redis-password" (printf "%s-password" .user) (eq $username "default") -}}
+{{- end -}}
+
+{{/*
+Entries of the environment of a container that comes to Redis as one of its users, `features` or `queue`; its keys are the
+fields of mlops.config.RedisSettings.
+  (dict "root" $ "user" "features")
+*/}}
+{{- define "common.redis.env" -}}
+- name: MAESTRO_REDIS_HOST
+  value: {{ include "common.redis.host" . | quote }}
+- name: MAESTRO_REDIS_PORT
+  value: {{ include "common.redis.port" . | quote }}
+- name: MAESTRO_REDIS_USERNAME
+  value: {{ include "common.redis.username" . }}
+- name: MAESTRO_REDIS_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "common.redis.secretName" . }}
+      key: {{ include "common.redis.passwordKey" . }}
 {{- end -}}

@@ -1,10 +1,12 @@
 {{/*
-The password, which redis-start and redis-cli both read.
+The passwords of all users, for redis-start. Of them redis-cli reads that of `default`.
 */}}
 {{- define "redis.env" -}}
-- name: REDISCLI_AUTH
+{{- range $name, $key := dict "REDISCLI_AUTH" "redis-password" "FEATURES_PASSWORD" "features-password" "QUEUE_PASSWORD" "queue-password" "MONITORING_PASSWORD" "monitoring-password" }}
+- name: {{ $name }}
   valueFrom:
     secretKeyRef:
-      name: {{ include "common.redis.secretName" (dict "root" .) }}
-      key: redis-password
+      name: {{ include "common.redis.secretName" (dict "root" $) }}
+      key: {{ $key }}
+{{- end }}
 {{- end -}}

@@ -19,7 +19,8 @@ Its keys are the fields of mlops.config.SensorSettings. Helm would write a large
 {{- define "sensor-trainer.env" -}}
 {{- $values := .root.Values -}}
 {{ include "sensor-trainer.databaseEnv" .root }}
-{{- include "common.env" (dict "root" .root "needs" (list "redis" .mlflow)) }}
+{{ include "common.redis.env" (dict "root" .root "user" "queue") }}
+{{- include "common.env" (dict "root" .root "needs" (list .mlflow)) }}
 - name: SENSOR_DATASET
   value: {{ $values.dataset | quote }}
 - name: SENSOR_NAMES

@@ -44,7 +44,7 @@ class PodTask(KubernetesPodOperator):
     """Runs `arguments` in a pod made from the chart's template.
 
     image, size, identity: names that the chart declares. needs: what the container opens, by the names in
-    mlops/needs.py; None: all that the platform has. env: more environment for the container. report: the file for
+    mlops/needs.py. env: more environment for the container. report: the file for
     people that the command leaves in the task's folder of the reports bucket, to link to. start_timeout: how long the
     pod may wait for its start. What a pod is made of otherwise is the chart's to say, so the fields of
     KubernetesPodOperator for it are refused. Other options are those of any operator. Defaults that differ from
@@ -63,7 +63,7 @@ class PodTask(KubernetesPodOperator):
         image: str = "task",
         size: str = "small",
         identity: str | None = None,
-        needs: Sequence[str] | None = None,
+        needs: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         report: str | None = None,
         # A busy cluster may have to end other pods or add a node first; beyond this, somebody should look.

@@ -19,6 +19,7 @@ TASK_INSTANCE = (
     "maestro/task-instance"  # label, the same for every try of a task instance: finds what earlier tries left
 )
 TRY = "maestro/try"  # label, the UUID of one try: every pod of the platform has it, so the shared watch selects on it
+SECRETS = "MAESTRO_SECRETS"  # environment key of mlops.masked: which entries of the environment are secret
 SIZE = "maestro/size"  # label, for the advice after an out-of-memory kill
 OPENS = "maestro/opens-"  # label with a need behind it, by which the chart's NetworkPolicies let the pod go there
 
@@ -69,19 +70,18 @@ def make_pod(
     image: str = "task",
     size: str = "small",
     identity: str | None = None,
-    needs: Sequence[str] | None = None,
+    needs: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     deadline: float | None = None,
 ) -> dict[str, Any]:
     """The pod in which `arguments` run, as a JSON-like dict.
 
     image, size, identity, needs: names that the platform declares; an identity brings its service account's token, a
-    need the address and the credentials of what is opened, and None those of all.
+    need the address and the credentials of what is opened.
     env: added to the template's environment and stronger than it; what names the task is stronger still.
     deadline: seconds after its start at which the kubelet ends the pod by itself; None for never.
     Raises AirflowException for a name that is not declared and for a template without the container `base`.
     """
-    opened = list(platform.environments if needs is None else needs)
     pod = copy.deepcopy(dict(platform.template))
     metadata = pod.setdefault("metadata", {})
     metadata["name"] = task.pod_name
@@ -94,7 +94,7 @@ def make_pod(
         SIZE: label_value(size),
         TASK_INSTANCE: task.key,
         TRY: task.uuid,
-        **{f"{OPENS}{need}": "true" for need in [*opened, *(["kubernetes"] if identity is not None else [])]},
+        **{f"{OPENS}{need}": "true" for need in [*needs, *(["kubernetes"] if identity is not None else [])]},
     }
     metadata["annotations"] = {
         **metadata.get("annotations", {}),
@@ -117,8 +117,10 @@ def make_pod(
     container["image"] = _declared(platform.images, image, "image", "global.images")
     container["resources"] = copy.deepcopy(dict(_declared(platform.sizes, size, "size", "taskSizes")))
     container["args"] = list(arguments)
-    told = [entry for need in opened for entry in _declared(platform.environments, need, "need", "charts/common")]
+    told = [entry for need in needs for entry in _declared(platform.environments, need, "need", "charts/common")]
     container["env"] = _merged([*told, *container.get("env", [])], {**(env or {}), **task.environment})
+    if secrets := [entry["name"] for entry in container["env"] if "secretKeyRef" in entry.get("valueFrom", {})]:
+        container["env"].append({"name": SECRETS, "value": ",".join(secrets)})
     return pod
 
 

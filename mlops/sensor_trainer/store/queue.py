@@ -2,14 +2,18 @@
 
 It holds no truth: PostgreSQL does. A job that is handed over twice is claimed once, and one that Redis loses is handed
 over again. What is in Redis is JSON, and not the pickles that RQ writes by default, which run code when they are read.
+Of a job it says the id and no more: which function runs, the worker knows by itself, so who writes to the queue can
+have a job run that there is, and nothing else.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -19,14 +23,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from redis.retry import Retry
 from rq import Queue, Worker
-from rq.exceptions import StopRequested
+from rq.exceptions import NoSuchJobError, StopRequested
+from rq.job import Job as QueuedJob
 from rq.serializers import JSONSerializer
 
 from mlops.sensor_trainer.store.errors import AccessDenied, Unavailable
 
 if TYPE_CHECKING:
     from rq.executions import Execution
-    from rq.job import Job as QueuedJob
 
     from mlops.config import RedisSettings
     from mlops.sensor_trainer.store.jobs import Jobs
@@ -38,8 +42,49 @@ _TIME_LIMIT = 3600  # seconds of one attempt, of which a training takes less tha
 _KEPT = 3600  # seconds that RQ keeps what it knows of an attempt that failed
 _WORKER_TTL = 30  # seconds; a worker asks again every half of it, and so learns of a Redis that vanished
 _PAUSE = 2.0  # seconds
+_LONGEST = 1024  # bytes of what is run, of which one of ours has about 100
+# What RQ reads of a job beside its id. The rest is left where it is: functions to call at its end, addresses to ask,
+# other jobs to wait for or to repeat.
+_READ = {"created_at", "enqueued_at", "started_at", "ended_at", "origin", "status", "last_heartbeat", "worker_name"}
+_READ |= {"description", "timeout", "result_ttl", "failure_ttl", "ttl", "exc_info"}
 
 log = logging.getLogger(__name__)
+
+
+class _TrainingJob(QueuedJob):
+    """A job as the worker takes it out of Redis: of the one function, or none."""
+
+    def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
+        """Raises NoSuchJobError for what is no training job of ours: RQ takes that out of the queue and goes on."""
+        stored = {key.decode(errors="replace"): value for key, value in raw_data.items()}
+        ours = _data(self.id.rpartition("_")[0])
+        if _decompressed(stored.get("data", b"")) != ours:
+            log.error(
+                "%r in Redis' queue is no training job and does not run: somebody else who has the password of Redis' "
+                "user 'queue' has put it there, so change it (%.200r)",
+                self.id,
+                _decompressed(stored.get("data", b"")),
+            )
+            raise NoSuchJobError(f"{self.id} is no training job")
+        kept = {key.encode(): value for key, value in stored.items() if key in _READ}
+        super().restore({**kept, b"data": ours})
+
+
+def _data(job_id: str) -> bytes:
+    """What RQ's JSON says of a training job: function, instance, arguments, named arguments."""
+    return json.dumps((FUNCTION, None, [job_id], {})).encode()
+
+
+def _decompressed(data: bytes) -> bytes | None:
+    """At most the first bytes of it; None where it was not compressed as RQ does."""
+    try:
+        return zlib.decompressobj().decompress(data, _LONGEST)
+    except zlib.error:
+        return None
+
+
+def _queue(client: Redis) -> Queue:
+    return Queue(_NAME, connection=client, serializer=JSONSerializer, job_class=_TrainingJob)
 
 
 class JobQueue:
@@ -48,7 +93,7 @@ class JobQueue:
     def __init__(self, settings: RedisSettings) -> None:
         self._client = _client(settings)
         self._address = f"{settings.host}:{settings.port}"
-        self._queue = Queue(_NAME, connection=self._client, serializer=JSONSerializer)
+        self._queue = _queue(self._client)
 
     def enqueue(self, job_id: UUID, attempt: int) -> None:
         """Hands a job over. attempt: how many it has had (Job.attempt). One that waits already stays where it is."""
@@ -132,9 +177,10 @@ def _work_while_redis_is_there(queue: JobQueue, client: Redis) -> bool:
     try:
         queue.ping()
         worker = _Worker(
-            [Queue(_NAME, connection=client, serializer=JSONSerializer)],
+            [_queue(client)],
             connection=client,
             serializer=JSONSerializer,
+            job_class=_TrainingJob,
             worker_ttl=_WORKER_TTL,
             job_monitoring_interval=_WORKER_TTL // 2,
         )
@@ -172,6 +218,7 @@ def _client(settings: RedisSettings) -> Redis:
         host=settings.host,
         port=int(settings.port),
         db=_DATABASE,
+        username=settings.username,
         password=settings.password,
         socket_connect_timeout=2,
         socket_timeout=2,

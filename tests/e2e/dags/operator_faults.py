@@ -28,6 +28,7 @@ with DAG(dag_id="operator_faults", schedule=None, is_paused_upon_creation=False,
     shell("refused", "echo 'column f3 is missing' > /dev/termination-log; exit 65", **TWICE)
     shell("times_out", "echo begin; sleep 600", execution_timeout=timedelta(seconds=20), **ONCE)
     PodTask(task_id="out_of_memory", arguments=["python", "-c", "b'x' * (64 << 30)"], **ONCE)
+    PodTask(task_id="prints_its_environment", arguments=["env"], needs=["s3", "redis", "sensor-trainer"], **ONCE)
     shell("no_node", "true", size="gpu", start_timeout=timedelta(seconds=15), **ONCE)
     PodTask(task_id="no_program", arguments=["/no/such/program"], **ONCE)
     shell("outlet", """echo '{"a": 1}' > /dev/termination-log""", outlets=[Asset("operator_faults")])

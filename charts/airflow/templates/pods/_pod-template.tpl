@@ -18,6 +18,8 @@ spec:
   {{- include "common.podDefaults" (dict "root" . "values" .Values.taskPods) | nindent 2 }}
   containers:
     - name: base
+      # What the command in `args` writes goes into its task's log, where secrets are `***`.
+      command: [python, -m, mlops.masked]
       imagePullPolicy: {{ .Values.global.images.pullPolicy }}
       terminationMessagePath: /dev/termination-log
       terminationMessagePolicy: FallbackToLogsOnError
