@@ -1,6 +1,6 @@
 """What Maestro adds to Airflow's processes.
 
-The api-server shows reports (`internals.reports`). What clears tasks is patched (`internals.patches`). The processes
+The api-server shows reports (`internals.reports`). What clears tasks, and the scheduler, are patched (`internals.patches`). The processes
 that fork import the operator before they do: importing KubernetesPodOperator takes half a second, which each task and
 each parse of a DAG file would spend anew in its own forked process. Imported once in the parent, it costs them nothing.
 That needs [core] lazy_load_plugins = False, which the chart sets: otherwise Airflow loads plugins only where something
@@ -48,6 +48,8 @@ class MaestroPlugin(AirflowPlugin):
             from mlops.airflow.internals import patches
 
             patches.apply()
+            if started == "scheduler":
+                patches.apply_to_scheduler()
         for module in _MODULES.get(started, ()):
             importlib.import_module(module)
         if started == "triggerer":
