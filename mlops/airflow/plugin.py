@@ -1,6 +1,6 @@
 """What Maestro adds to Airflow's processes.
 
-The api-server shows reports (`internals.reports`). What clears tasks, and the scheduler, are patched (`internals.patches`). The processes
+The api-server shows reports (`internals.reports`) and is guarded (`guard`). What clears tasks, and the scheduler, are patched (`internals.patches`). The processes
 that fork import the operator before they do: importing KubernetesPodOperator takes half a second, which each task and
 each parse of a DAG file would spend anew in its own forked process. Imported once in the parent, it costs them nothing.
 That needs [core] lazy_load_plugins = False, which the chart sets: otherwise Airflow loads plugins only where something
@@ -41,8 +41,10 @@ class MaestroPlugin(AirflowPlugin):
     def on_load(cls, *args: Any, **kwargs: Any) -> None:
         started = component(sys.argv)
         if started == "api-server":
+            from mlops.airflow.guard import middlewares
             from mlops.airflow.internals.reports import PREFIX, application
 
+            cls.fastapi_root_middlewares = middlewares()
             cls.fastapi_apps = [{"app": application(), "url_prefix": PREFIX, "name": "Maestro reports"}]
         if started in _CLEARING:
             from mlops.airflow.internals import patches
