@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
+# What the chart says where nobody says otherwise.
+LIMITS = {
+    "max_conf_bytes": 64 << 10,
+    "max_body_bytes": 1 << 20,
+    "login_failures": 5,
+    "login_pause": 60,  # seconds
+    "minimum_password_length": 12,
+}
+
 
 def middlewares() -> list[dict[str, Any]]:
     """As a plugin of Airflow hands them over: the first one is nearest to the application.
 
-    Raises AirflowConfigException where a limit is missing in airflow.cfg or is no number.
+    Raises AirflowConfigException where a limit in airflow.cfg is no number.
     """
     from airflow.configuration import conf
 
@@ -22,16 +31,14 @@ def middlewares() -> list[dict[str, Any]]:
     from mlops.airflow.guard.logins import Logins
     from mlops.airflow.guard.passwords import Passwords
 
-    def limit(name: str, fallback: int) -> int:
-        return int(conf.getint("maestro", name, fallback=fallback))
-
+    limits = {name: conf.getint("maestro", name, fallback=usual) for name, usual in LIMITS.items()}
     pool = ("sql_alchemy_pool_size", "sql_alchemy_max_overflow")
     connections = sum(conf.getint("database", name) for name in pool)
     arguments: dict[Any, dict[str, Any]] = {
         Crowd: {"connections": connections},
-        Passwords: {"minimum": limit("minimum_password_length", 12)},
-        Logins: {"failures": limit("login_failures", 5), "pause": limit("login_pause", 60)},
-        Bodies: {"conf": limit("max_conf_bytes", 64 << 10), "body": limit("max_body_bytes", 1 << 20)},
+        Passwords: {"minimum": limits["minimum_password_length"]},
+        Logins: {"failures": limits["login_failures"], "pause": limits["login_pause"]},
+        Bodies: {"conf": limits["max_conf_bytes"], "body": limits["max_body_bytes"]},
         Headers: {},
     }
     return [
