@@ -2,8 +2,9 @@
 
 The api-server shows reports (`internals.reports`) and is guarded (`guard`). What clears tasks, and the scheduler, are
 patched (`internals.patches`). What has a loop tells the kubelet whether it goes round (`internals.liveness`). The
-processes that fork import the operator before they do: importing KubernetesPodOperator takes half a second, which each task and
-each parse of a DAG file would spend anew in its own forked process. Imported once in the parent, it costs them nothing.
+processes that fork import the operator before they do: importing KubernetesPodOperator takes half a second, which each
+task and each parse of a DAG file would spend anew in its own forked process. Imported once in the parent, it costs them
+nothing.
 That needs [core] lazy_load_plugins = False, which the chart sets: otherwise Airflow loads plugins only where something
 asks for one.
 """

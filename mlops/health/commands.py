@@ -246,7 +246,9 @@ def _positive(text: str) -> float:
 def _hours(text: str) -> float:
     number = _positive(text)
     if number > _LONGEST:
-        raise argparse.ArgumentTypeError(f"{text} hours are more than {_LONGEST:.0f}, a month: give --window-hours fewer")
+        raise argparse.ArgumentTypeError(
+            f"{text} hours are more than {_LONGEST:.0f}, a month: give --window-hours fewer"
+        )
     return number
 
 

@@ -81,7 +81,10 @@ class FeatureStoreConfig:
                 "path": self.registry,
                 "cache_ttl_seconds": self.registry_cache,
                 # A server that outlives a restart of PostgreSQL must not keep the connections from before.
-                "sqlalchemy_config_kwargs": {"pool_pre_ping": True, **(postgresql if "postgresql" in self.registry else {})},
+                "sqlalchemy_config_kwargs": {
+                    "pool_pre_ping": True,
+                    **(postgresql if "postgresql" in self.registry else {}),
+                },
             },
             online_store={"type": "redis", "connection_string": self.online},
             offline_store={"type": "mlops.stores.offline_store.AsOfOfflineStore"},

@@ -231,7 +231,7 @@ def test_values_hold_no_secret() -> None:
             if "secretKeyRef" in keys:
                 continue  # the name of a key
             if re.search(r"password|secret|token|key$", keys[-1], re.IGNORECASE) and not re.search(
-                r"Secret(Name)?$", keys[-1]
+                r"Secret(Name)?$|_length$", keys[-1]
             ):
                 assert not value, f"{path.name}: {'.'.join(keys)}"
 
@@ -421,8 +421,11 @@ def connections(container: Object, cfg: configparser.ConfigParser) -> int:
 def at_most(entry: Object, objects: list[Object]) -> int:
     """How many pods of a workload there are at most, while it rolls."""
     spec = entry["spec"]
-    scaled = [e["spec"]["maxReplicas"] for e in objects if e["kind"] == "HorizontalPodAutoscaler"
-              and e["spec"]["scaleTargetRef"]["name"] == entry["metadata"]["name"]]
+    scaled = [
+        e["spec"]["maxReplicas"]
+        for e in objects
+        if e["kind"] == "HorizontalPodAutoscaler" and e["spec"]["scaleTargetRef"]["name"] == entry["metadata"]["name"]
+    ]
     rolled = entry["kind"] == "Deployment" and spec["strategy"].get("type") != "Recreate"
     return (scaled or [spec.get("replicas", 1)])[0] + rolled
 

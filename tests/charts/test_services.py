@@ -366,7 +366,7 @@ def test_probes_ask_what_they_are_to_ask_as_patiently(objects: list[Object]) -> 
 
 
 def test_what_is_merely_busy_is_not_restarted(objects: list[Object]) -> None:
-    """With ten threads that wait for each core a container gets a tenth of one, and an answer takes ten times as long."""
+    """With ten threads that wait for each core a container gets a tenth of one: an answer takes ten times as long."""
     for container, _ in serving(objects):
         if alive := probes(container).get("livenessProbe"):
             asked, period, timeout, failures = alive

@@ -87,7 +87,8 @@ def test_a_body_reaches_the_application_as_it_was_sent(airflow: TestClient) -> N
 
 
 @pytest.mark.parametrize(
-    ("path", "size"), [(RUNS, 20_001), (f"{RUNS}/list", 20_001), ("/api/v2/backfills", 20_001), ("/api/v2/pools", 50_001)]
+    ("path", "size"),
+    [(RUNS, 20_001), (f"{RUNS}/list", 20_001), ("/api/v2/backfills", 20_001), ("/api/v2/pools", 50_001)],
 )
 def test_a_body_that_is_too_large_is_refused_however_it_is_sent(airflow: TestClient, path: str, size: int) -> None:
     assert airflow.post(path, content=b" " * (size - 1)).status_code == 200

@@ -190,8 +190,9 @@ def test_what_the_template_says_is_stronger_than_what_is_needed() -> None:
 
 
 def expanded(text: str, environment: dict[str, str]) -> str:
-    """What the kubelet makes of an argument or a value: Expand of k8s.io/kubernetes/third_party/forked/golang/expansion,
-    line by line, on bytes as there.
+    """What the kubelet makes of an argument or a value, on bytes and step by step as it does.
+
+    Expand of k8s.io/kubernetes/third_party/forked/golang/expansion.
     """
     given, done, cursor = text.encode(), b"", 0
     while cursor < len(given):
@@ -217,7 +218,14 @@ def expanded(text: str, environment: dict[str, str]) -> str:
 
 @pytest.mark.parametrize(
     ("text", "read"),
-    [("$(KEY)", "secret"), ("$$(KEY)", "$(KEY)"), ("$$$(KEY)", "$secret"), ("$$", "$"), ("$(NO)", "$(NO)"), ("$(K", "$(K")],
+    [
+        ("$(KEY)", "secret"),
+        ("$$(KEY)", "$(KEY)"),
+        ("$$$(KEY)", "$secret"),
+        ("$$", "$"),
+        ("$(NO)", "$(NO)"),
+        ("$(K", "$(K"),
+    ],
 )
 def test_the_kubelets_expansion_is_what_the_tests_take_it_for(text: str, read: str) -> None:
     """Cases of expand_test.go."""

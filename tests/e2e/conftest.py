@@ -35,6 +35,7 @@ GROUPS = {
     "features": "features and training",
     "model_training": "features and training",
     "data_validation": "sensors and validation",
+    "security_api": "operator and node",
 }
 
 

@@ -225,8 +225,8 @@ def test_a_request_that_takes_longer_than_a_head_may_is_answered(server: Server)
     head += f"Content-Length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(head.encode())
+        connection.settimeout(HeadInTime.patience + 2)
         with pytest.raises(TimeoutError):
-            connection.settimeout(HeadInTime.patience + 2)
             connection.recv(1)
         connection.settimeout(60)
         connection.sendall(body)

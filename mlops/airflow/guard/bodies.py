@@ -88,8 +88,8 @@ class Bodies:
 def _too_large(limit: int, *, makes_runs: bool) -> str:
     if makes_runs:
         return (
-            f"what makes a run may have {limit} bytes (max_conf_bytes): put what is larger into the object store and its "
-            "key into the conf"
+            f"what makes a run may have {limit} bytes (max_conf_bytes): put what is larger into the object store and "
+            "its key into the conf"
         )
     return f"a request may have {limit} bytes (max_body_bytes): send several smaller ones"
 
@@ -106,7 +106,9 @@ def _check(body: bytes, *, makes_runs: bool) -> None:
         if isinstance(value, str) and ("\0" in value or not _is_text(value)):
             raise Unfit("a text holds a NUL character or half a surrogate pair, which PostgreSQL stores in no text")
         if makes_runs and depth > DEPTH:
-            raise Unfit(f"the conf has more than {DEPTH} levels: put it into the object store and its key into the conf")
+            raise Unfit(
+                f"the conf has more than {DEPTH} levels: put it into the object store and its key into the conf"
+            )
         if makes_runs and count > VALUES:
             raise Unfit(f"the conf has more than {VALUES} values: put them into the object store and their key into it")
 

@@ -1,7 +1,7 @@
 """How many requests are worked on at once: as many as the pool has connections for; the others wait for their turn.
 
-A request of Airflow's holds a connection while it waits for a thread, and a thread while it waits for a connection. With
-more requests than connections, all of them wait for each other until they time out, and the probes with them.
+A request of Airflow's holds a connection while it waits for a thread, and a thread while it waits for a connection.
+With more requests than connections, all of them wait for each other until they time out, and the probes with them.
 """
 
 from __future__ import annotations

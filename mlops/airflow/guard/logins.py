@@ -30,9 +30,7 @@ class Logins:
     right forgets the wrong ones. Counted in this process: of two servers each counts its own.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, failures: int, pause: float, now: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, failures: int, pause: float, now: Callable[[], float] = time.monotonic) -> None:
         self._app, self._failures, self._pause, self._now = app, failures, pause, now
         self._wrong: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
 

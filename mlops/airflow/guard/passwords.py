@@ -21,7 +21,9 @@ class Passwords:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = path_of(scope) if scope["type"] == "http" else ""
-        sets = path.startswith("/auth/") and path.rstrip("/") not in PATHS and scope["method"] in ("POST", "PATCH", "PUT")
+        sets = (
+            path.startswith("/auth/") and path.rstrip("/") not in PATHS and scope["method"] in ("POST", "PATCH", "PUT")
+        )
         if not sets:
             await self._app(scope, receive, send)
             return

@@ -1,8 +1,8 @@
 """Whether this process of Airflow goes on, for the kubelet: its loop, and not what it stands on.
 
 Scheduler, DAG processor and triggerer beat once in their loop (airflow.jobs.job.Job.heartbeat), which Airflow notes in
-its database. Here it is noted in the process itself and told over HTTP: the probe starts no program, takes no connection,
-and does not mistake a database that is away, which no restart would cure, for a loop that hangs.
+its database. Here it is noted in the process itself and told over HTTP: the probe starts no program, takes no
+connection, and does not mistake a database that is away, which no restart would cure, for a loop that hangs.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def serve(beats: Beats, port: int) -> HTTPServer:
             self.end_headers()
 
         def log_message(self, *args: Any) -> None:
-            """Says nothing: a lock of logging that this thread holds would be held for ever in a process forked then."""
+            """Says nothing: a process that is forked while this thread holds a lock of logging would wait for it."""
 
     server = HTTPServer(("", port), Answer)
     threading.Thread(target=server.serve_forever, name="liveness", daemon=True).start()

@@ -1,4 +1,4 @@
-"""How long a client has for the head of a request: uvicorn waits for it for ever, and a connection costs a descriptor."""
+"""How long a client has for the head of a request: uvicorn waits for ever, and a connection is a descriptor."""
 
 from __future__ import annotations
 
