@@ -34,7 +34,8 @@ def apply_to_scheduler() -> None:
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
     from airflow.utils.retries import retry_db_transaction
 
-    SchedulerJobRunner._schedule_all_dag_runs = retry_db_transaction(schedule_all_dag_runs)  # noqa: SLF001
+    repaired = retry_db_transaction(schedule_all_dag_runs)
+    SchedulerJobRunner._schedule_all_dag_runs = repaired  # type: ignore[method-assign]  # noqa: SLF001
 
 
 def schedule_all_dag_runs(self: Any, guard: Any, dag_runs: Iterable[DagRun], session: Session) -> list[tuple[Any, Any]]:
