@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from infrastructure.release import NotInstalled, find, kubectl, succeeded
+from mlops.kubelet import literal
 from mlops.needs import needs
 
 COMPONENT = "command"
@@ -48,7 +49,7 @@ def make_job(config_map: Mapping[str, Any], group: str, command: str, options: S
     """
     job, environments = (yaml.safe_load(config_map["data"][name]) for name in ("job.yaml", "environments.yaml"))
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    container["args"] = ["python", "-m", "mlops", group, command, *options]
+    container["args"] = ["python", "-m", "mlops", group, command, *map(literal, options)]
     opened = needs(group, command)
     container["env"] = [entry for need in opened for entry in environments[need] or ()]
     # By which NetworkPolicies let the pod go there, as they do one of a task (mlops/airflow/pods/manifest.py).

@@ -183,7 +183,9 @@ def show_failure(examples: Mapping[str, Sequence[dict[str, Any]]], version: str 
 
 def show_addresses() -> None:
     print("\nLook at it: 'make ui' forwards these ports until Ctrl-C.")
-    print("\n".join(f"  {line}" for line in ui.addresses()))
+    # What is written elsewhere is read by others and kept: a log of a build, a file.
+    lines = ui.addresses() if sys.stdout.isatty() else [*ui.addresses(logins=False), "'make ui' shows the logins"]
+    print("\n".join(f"  {line}" for line in lines))
 
 
 def show_dashboard() -> None:

@@ -57,9 +57,12 @@ def installed() -> list[Page]:
     return [page for page in PAGES if there(page)]
 
 
-def addresses() -> list[str]:
-    """A line for each page: its address while `make ui` runs, and what to log in with."""
-    return [f"{page.title:<14} http://127.0.0.1:{page.local}{page.path}   {page.login()}" for page in installed()]
+def addresses(*, logins: bool = True) -> list[str]:
+    """A line for each page: its address while `make ui` runs, and what to log in with where that is to be shown."""
+    return [
+        f"{page.title:<14} http://127.0.0.1:{page.local}{page.path}   {page.login() if logins else ''}".rstrip()
+        for page in installed()
+    ]
 
 
 def _taken(port: int) -> bool:

@@ -81,6 +81,11 @@ GROUPS = {
     "alerts": Group(35, e2e("alerts"), ("charts/monitoring", "tests/e2e/test_alerts.py")),
     "release": Group(12, e2e("release"), ("charts", "tests/e2e/test_release.py")),
     "upgrade": Group(20, e2e("upgrade"), ("charts", "mlops/airflow", "tests/e2e/test_upgrade.py")),
+    "load": Group(
+        20,
+        e2e("security_api"),
+        ("mlops/airflow", "charts/airflow", "charts/postgresql", "charts/common", "tests/e2e/test_security_api.py"),
+    ),
     "operations": Group(12, e2e("operations", "images"), ("charts", "dags", "mlops", "tests/e2e"), ("chromium",)),
     "sensors": Group(
         12,

@@ -1,8 +1,10 @@
 """What Maestro adds to Airflow's processes.
 
-The api-server shows reports (`internals.reports`). What clears tasks is patched (`internals.patches`). The processes
-that fork import the operator before they do: importing KubernetesPodOperator takes half a second, which each task and
-each parse of a DAG file would spend anew in its own forked process. Imported once in the parent, it costs them nothing.
+The api-server shows reports (`internals.reports`) and is guarded (`guard`). What clears tasks, and the scheduler, are
+patched (`internals.patches`). What has a loop tells the kubelet whether it goes round (`internals.liveness`). The
+processes that fork import the operator before they do: importing KubernetesPodOperator takes half a second, which each
+task and each parse of a DAG file would spend anew in its own forked process. Imported once in the parent, it costs them
+nothing.
 That needs [core] lazy_load_plugins = False, which the chart sets: otherwise Airflow loads plugins only where something
 asks for one.
 """
@@ -30,6 +32,8 @@ _FORMER_NAMES = {
 }
 # The components that clear tasks, two of them by the command line.
 _CLEARING = ("api-server", "scheduler", "tasks", "dags")
+# The components whose loop the kubelet asks for.
+_BEATING = ("scheduler", "dag-processor", "triggerer")
 
 
 class MaestroPlugin(AirflowPlugin):
@@ -41,13 +45,21 @@ class MaestroPlugin(AirflowPlugin):
     def on_load(cls, *args: Any, **kwargs: Any) -> None:
         started = component(sys.argv)
         if started == "api-server":
+            from mlops.airflow.guard import middlewares
             from mlops.airflow.internals.reports import PREFIX, application
 
+            cls.fastapi_root_middlewares = middlewares()
             cls.fastapi_apps = [{"app": application(), "url_prefix": PREFIX, "name": "Maestro reports"}]
         if started in _CLEARING:
             from mlops.airflow.internals import patches
 
             patches.apply()
+            if started == "scheduler":
+                patches.apply_to_scheduler()
+        if started in _BEATING:
+            from mlops.airflow.internals import liveness
+
+            liveness.watch()
         for module in _MODULES.get(started, ()):
             importlib.import_module(module)
         if started == "triggerer":

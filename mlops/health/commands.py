@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mlops.notify.problems import Change
 
 _MOST = 2_000  # runs, or failed tasks, of a window that are looked at
+_LONGEST = 744.0  # hours of a window, as the trigger form has it
 _EXPLAINED = 60  # failed task instances, the newest, whose error is asked for: it takes two or three requests each
 _LOGIN = 0.25  # share of the time that a login may take
 _TOLD = "health-incidents"  # folder of the reports bucket: what people were told of
@@ -228,7 +229,7 @@ def _notify(changes: Sequence[Change], page: str) -> None:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--window-hours", type=_positive, default=24.0, metavar="HOURS", help="how far to look back")
+    parser.add_argument("--window-hours", type=_hours, default=24.0, metavar="HOURS", help="how far to look back")
     parser.add_argument(
         "--patience", type=_positive, default=120.0, metavar="SECONDS", help="after which nothing more is asked for"
     )
@@ -249,6 +250,15 @@ def _positive(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _hours(text: str) -> float:
+    number = _positive(text)
+    if number > _LONGEST:
+        raise argparse.ArgumentTypeError(
+            f"{text} hours are more than {_LONGEST:.0f}, a month: give --window-hours fewer"
+        )
     return number
 
 

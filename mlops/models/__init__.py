@@ -6,7 +6,7 @@ Others come from packages of one's own, by the entry point group `maestro.models
 
 from mlops.catalog import Catalog
 from mlops.models.declaration import Model
-from mlops.result import Failure
+from mlops.result import Refused
 
 OF_MODEL = "@"  # before the name of a model: its dataset
 _CATALOG = Catalog(
@@ -21,10 +21,10 @@ names, look_elsewhere = _CATALOG.names, _CATALOG.look_elsewhere
 
 
 def get(name: str) -> Model:
-    """The declaration of a model. Raises Failure where there is none of that name."""
+    """The declaration of a model. Raises Refused where there is none of that name."""
     found = _CATALOG.find(name)
     if found is None:
-        raise Failure(
+        raise Refused(
             f"model {name!r} is not declared: use one of {', '.join(names())}, add "
             f"mlops/models/{name.replace('-', '_')}.py, or load its dataset with a {name}.toml beside its files"
         )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PROJECT = "maestro"
 EVENT_TIMESTAMP, CREATED = "event_timestamp", "created"  # the time columns of every feature table, UTC
 _CONNECT_SECONDS = 5
+# Connections of a process to the registry; charts/feast/templates/_connections.tpl counts on their sum.
+_POOL = {"pool_size": 2, "max_overflow": 3}
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class FeatureStoreConfig:
         os.environ.setdefault("FEAST_USAGE", "False")  # nothing leaves the cluster
         from feast import RepoConfig
 
-        postgresql = {"connect_args": {"connect_timeout": _CONNECT_SECONDS}} if "postgresql" in self.registry else {}
+        postgresql = {"connect_args": {"connect_timeout": _CONNECT_SECONDS}, **_POOL}
         return RepoConfig(
             project=PROJECT,
             provider="local",
@@ -79,7 +81,10 @@ class FeatureStoreConfig:
                 "path": self.registry,
                 "cache_ttl_seconds": self.registry_cache,
                 # A server that outlives a restart of PostgreSQL must not keep the connections from before.
-                "sqlalchemy_config_kwargs": {"pool_pre_ping": True, **postgresql},
+                "sqlalchemy_config_kwargs": {
+                    "pool_pre_ping": True,
+                    **(postgresql if "postgresql" in self.registry else {}),
+                },
             },
             online_store={"type": "redis", "connection_string": self.online},
             offline_store={"type": "mlops.stores.offline_store.AsOfOfflineStore"},

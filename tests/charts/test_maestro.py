@@ -1,6 +1,7 @@
 """charts/maestro: all charts together, in each profile, and the joins between values, schemas, images and charts."""
 
 import base64
+import configparser
 import copy
 import json
 import re
@@ -17,6 +18,8 @@ import pytest
 import yaml
 
 from mlops.cli import parser
+from mlops.sensor_trainer.api import app
+from mlops.stores import feature_store
 from tests.charts.conftest import (
     ROOT,
     Loader,
@@ -228,7 +231,7 @@ def test_values_hold_no_secret() -> None:
             if "secretKeyRef" in keys:
                 continue  # the name of a key
             if re.search(r"password|secret|token|key$", keys[-1], re.IGNORECASE) and not re.search(
-                r"Secret(Name)?$", keys[-1]
+                r"Secret(Name)?$|_length$", keys[-1]
             ):
                 assert not value, f"{path.name}: {'.'.join(keys)}"
 
@@ -304,6 +307,8 @@ OTHER: dict[str, Callable[[str], Any]] = {
         f"global.networkPolicies.outside.{what}": lambda _: ["192.0.2.0/24"]
         for what in ("kubernetes", "postgresql", "redis", "s3", "webhook", "mail")
     },
+    "postgresql.conf.max_connections": lambda mark: ROOMY + int(mark[1:]),
+    "postgresql.reservedConnections": lambda _: None,  # nothing is rendered of it
     "airflow.executor": lambda _: None,  # has one value so far
     "airflow.statsd": lambda _: None,  # is refused
     "airflow.dags.persistence.accessMode": lambda _: "ReadWriteOnce",
@@ -328,6 +333,10 @@ OTHER: dict[str, Callable[[str], Any]] = {
     "monitoring.rules.groups": lambda mark: [{"name": mark, "rules": []}],
     "monitoring.rules.runbooks": lambda mark: f"https://{mark}/",
 }
+
+
+# More connections to PostgreSQL than any number of pods could have.
+ROOMY = 10**15
 
 
 def every_value() -> dict[tuple[str, ...], Any]:
@@ -400,8 +409,77 @@ def merge(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
 
 def fixed(values: dict[str, Any]) -> list[Object]:
     """The objects without the data of random Secrets, which differs from one rendering to the next."""
-    objects = render("maestro", values)
+    roomy = {"postgresql": {"conf": {"max_connections": ROOMY}}}
+    objects = render("maestro", merge(roomy, values))
     return [{**e, "data": sorted(e["data"])} if e["kind"] == "Secret" and "data" in e else e for e in objects]
+
+
+# Connections to PostgreSQL
+
+CONNECTIONS = ("AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE", "AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW")
+STORE = ("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW")
+ASYNC_OVERFLOW = 10  # SQLAlchemy's own, which Airflow leaves as it is for the api-server's second pool
+MLFLOW_STORES = 3  # of a process: runs, registry, users
+
+
+def connections(container: Object, cfg: configparser.ConfigParser) -> int:
+    """Those that the programs of a container have at most, as they are told and as their code says."""
+    told, name = environment(container), container["name"]
+    if all(key in told for key in CONNECTIONS):
+        kept, more = (int(told[key]) for key in CONNECTIONS)
+        return kept + more + (kept + ASYNC_OVERFLOW if name == "api-server" else 0)
+    if all(key in told for key in STORE):
+        processes = [int(a.partition("=")[2]) for a in container["args"] if a.startswith("--workers=")]
+        each = sum(int(told[key]) for key in STORE)
+        return processes[0] * MLFLOW_STORES * each if processes else each
+    if "AIRFLOW_CONFIG" in told:
+        return sum(cfg.getint("database", f"sql_alchemy_{key}") for key in ("pool_size", "max_overflow"))
+    if name in ("feast", "apply"):
+        return sum(feature_store._POOL.values())
+    return {"api": app.CONNECTIONS, "worker": 2 + 1, "migrate": 1}.get(name, 0)
+
+
+def at_most(entry: Object, objects: list[Object]) -> int:
+    """How many pods of a workload there are at most, while it rolls."""
+    spec = entry["spec"]
+    scaled = [
+        e["spec"]["maxReplicas"]
+        for e in objects
+        if e["kind"] == "HorizontalPodAutoscaler" and e["spec"]["scaleTargetRef"]["name"] == entry["metadata"]["name"]
+    ]
+    rolled = entry["kind"] == "Deployment" and spec["strategy"].get("type") != "Recreate"
+    return (scaled or [spec.get("replicas", 1)])[0] + rolled
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_pods_together_have_no_more_connections_than_postgresql_allows(profile: str) -> None:
+    objects = render("maestro", PROFILES[profile])
+    cfg = configparser.ConfigParser(interpolation=None)
+    cfg.read_string(find(objects, "ConfigMap", "maestro-airflow-config")["data"]["airflow.cfg"])
+    (server,) = find(objects, "StatefulSet", "maestro-postgresql")["spec"]["template"]["spec"]["containers"]
+    (allowed,) = (int(a.partition("=")[2]) for a in server["args"] if a.startswith("max_connections="))
+    together = {
+        f"{entry['metadata']['name']} {container['name']}": at_most(entry, objects) * connections(container, cfg)
+        for entry in objects
+        if entry["kind"] in ("Deployment", "StatefulSet", "Job")
+        for container in containers(entry["spec"]["template"]["spec"])
+        if container["name"] not in ("release-gate", "dags-from-image")
+    }
+    needed = sum(together.values())
+    assert needed > 100, "nothing was counted"
+    assert needed + 30 <= allowed, together
+    tight = merge(PROFILES[profile], {"postgresql": {"conf": {"max_connections": needed + 29}}})
+    with pytest.raises(Refused, match=f"raise postgresql.conf.max_connections to {needed + 30}"):
+        render("maestro", tight)
+    render("maestro", merge(tight, {"postgresql": {"conf": {"max_connections": needed + 30}}}))
+
+
+def test_replicas_that_postgresql_has_no_connections_for_are_refused_with_the_remedy() -> None:
+    with pytest.raises(Refused, match=r"airflow.apiServer.*lower replicas, workers or databaseConnections"):
+        render("maestro", {"airflow": {"apiServer": {"replicas": 9}}})
+    external = {"enabled": True, "host": "db"}
+    elsewhere = {"global": {"postgresql": {"external": external, "existingSecret": "x"}}}
+    assert render("maestro", merge(elsewhere, {"airflow": {"apiServer": {"replicas": 9}}})), "nobody knows its limit"
 
 
 # The data sets

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mlops.airflow.internals import liveness
+from tests.conftest import free_ports
+
 ROOT = Path(__file__).parents[2]
 METADATA = """Metadata-Version: 2.1
 Name: maestro
@@ -77,3 +80,39 @@ def printed(code: str, installed: Path, home: Path) -> str:
     assert "Failed to" not in done.stdout + done.stderr
     assert not done.returncode, done.stderr
     return done.stdout.strip().splitlines()[-1]
+
+
+def test_airflows_own_server_stands_behind_the_guard(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['airflow', 'api-server']\n"
+        "from airflow.utils.db import upgradedb; upgradedb()\n"
+        "from airflow.api_fastapi.app import create_app\n"
+        "from starlette.testclient import TestClient\n"
+        "client = TestClient(create_app(), raise_server_exceptions=False)\n"
+        "large = client.post('/api/v2/dags/d/dagRuns', json={'conf': 'x' * 100_000})\n"
+        "small = client.post('/api/v2/dags/d/dagRuns', json={'conf': {}})\n"
+        "page = client.get('/')\n"
+        "framed = 'frame-ancestors' in page.headers['Content-Security-Policy']\n"
+        "print(large.status_code, small.status_code, page.status_code, framed, client.get('/reports/%00').status_code)"
+    )
+    assert printed(code, installed, tmp_path) == "413 401 200 True 400"
+
+
+@pytest.mark.parametrize("component", ["scheduler", "dag-processor", "triggerer"])
+def test_a_component_that_has_a_loop_says_whether_it_goes_round(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, component: str
+) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setenv(liveness.PORT, str(port))
+    code = (
+        f"import sys; sys.argv = ['airflow', '{component}']\n"
+        "from airflow.jobs.job import Job\n"
+        "from http.client import HTTPConnection\n"
+        "def alive():\n"
+        f"    connection = HTTPConnection('127.0.0.1', {port}, timeout=10); connection.request('GET', '/')\n"
+        "    return connection.getresponse().status\n"
+        "before = alive()\n"
+        "Job().heartbeat(lambda session: None)\n"
+        "print(before, alive())"
+    )
+    assert printed(code, installed, tmp_path) == "503 200"

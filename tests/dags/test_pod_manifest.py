@@ -206,6 +206,61 @@ def test_what_the_template_says_is_stronger_than_what_is_needed() -> None:
     assert [entry["name"] for entry in base(pod)["env"]].count("MLFLOW_TRACKING_URI") == 1
 
 
+def expanded(text: str, environment: dict[str, str]) -> str:
+    """What the kubelet makes of an argument or a value, on bytes and step by step as it does.
+
+    Expand of k8s.io/kubernetes/third_party/forked/golang/expansion.
+    """
+    given, done, cursor = text.encode(), b"", 0
+    while cursor < len(given):
+        if given[cursor : cursor + 1] != b"$" or cursor + 1 == len(given):
+            done += given[cursor : cursor + 1]
+            cursor += 1
+            continue
+        rest = given[cursor + 1 :]
+        closer = rest.find(b")")
+        if rest[:1] == b"$":
+            done, cursor = done + b"$", cursor + 2
+        elif rest[:1] == b"(" and closer > 0:
+            name = rest[1:closer].decode()
+            done += environment.get(name, f"$({name})").encode()
+            cursor += closer + 2
+        elif rest[:1] == b"(":
+            done, cursor = done + b"$(", cursor + 2
+        else:
+            first = rest.decode()[:1].encode()
+            done, cursor = done + b"$" + first, cursor + 1 + len(first)
+    return done.decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("$(KEY)", "secret"),
+        ("$$(KEY)", "$(KEY)"),
+        ("$$$(KEY)", "$secret"),
+        ("$$", "$"),
+        ("$(NO)", "$(NO)"),
+        ("$(K", "$(K"),
+    ],
+)
+def test_the_kubelets_expansion_is_what_the_tests_take_it_for(text: str, read: str) -> None:
+    """Cases of expand_test.go."""
+    assert expanded(text, {"KEY": "secret"}) == read
+
+
+@given(st.lists(st.text(alphabet="$()KEYé x") | st.text() | st.sampled_from(["$$", "$(KEY)", "$$(KEY)", "$$$(KEY)"])))
+def test_an_argument_and_a_value_arrive_as_they_were_given(texts: list[str]) -> None:
+    texts = [text.replace("\0", "") for text in texts]
+    env = {f"VALUE_{number}": text for number, text in enumerate(texts)}
+    pod = make_pod(platform(), a_try(run_id="$(KEY)"), texts, env=env)
+    secrets = {"KEY": "secret", "AWS_SECRET_ACCESS_KEY": "secret"}
+    assert [expanded(argument, secrets) for argument in base(pod)["args"]] == texts
+    arrived = {name: expanded(value, secrets) for name, value in environment(pod).items() if isinstance(value, str)}
+    assert {name: arrived[name] for name in env} == env
+    assert arrived["MAESTRO_RUN_ID"] == "$(KEY)"
+
+
 def test_making_a_pod_leaves_the_template_as_it_was() -> None:
     before = make_pod(platform(), a_try(), ["true"])
     make_pod(platform(), a_try(task_id="other"), ["false"], size="medium", identity="deployer", env={"A": "b"})

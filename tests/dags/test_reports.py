@@ -94,3 +94,18 @@ def test_no_path_leaves_the_folder_of_the_task(stored, client, login) -> None:
     client.cookies.update(login("viewer"))
     answer = client.get(PATH.replace("report.html", "..%2F..%2F..%2Fsecret.html"))
     assert answer.status_code == 404
+
+
+@pytest.mark.parametrize(
+    "file", ["..%2freport.html", "a%2f..%2fb", ".", "a%2f", "a%00b", "a%0ab", "x" * 3000, "ü" * 600]
+)
+def test_what_no_object_can_be_called_is_not_there_and_the_store_not_asked(
+    monkeypatch: pytest.MonkeyPatch, client: TestClient, login: Any, file: str
+) -> None:
+    def refusing(key: str) -> bytes:
+        raise AssertionError(f"the store was asked for {key}")
+
+    monkeypatch.setattr(reports, "_read", refusing)
+    client.cookies.update(login("viewer"))
+    assert client.get(PATH.replace("report.html", file)).status_code == 404
+    assert client.get(PATH.replace("/-1/", f"/{file}/")).status_code in (404, 422)

@@ -36,6 +36,7 @@ GROUPS = {
     "features": "features and training",
     "model_training": "features and training",
     "data_validation": "sensors and validation",
+    "security_api": "operator and node",
 }
 
 

@@ -95,6 +95,12 @@ def test_a_result_reaches_the_next_task(faults):
     assert faults.outcome("reads") == ("success", 1)
 
 
+def test_what_the_kubelet_would_expand_arrives_as_it_was_given(faults):
+    assert faults.outcome("literal") == ("success", 1)
+    given = ["$(AWS_SECRET_ACCESS_KEY)", "$$(HOME)", "$$", "a$b$", "$(AWS_SECRET_ACCESS_KEY) $$"]
+    assert json.dumps(given) in faults.log("literal")
+
+
 def test_a_succeeded_pod_is_deleted_and_a_failed_one_kept(faults):
     wait_until(lambda: not faults.pods("result"), 60, "the deletion of a succeeded pod")
     assert len(faults.pods("exits_3", "Failed")) >= 2, "one for each try"

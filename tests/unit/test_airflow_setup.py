@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 
-from mlops.airflow.administration import heartbeat
 from mlops.airflow.administration.setup import resolve, wait_for_database
 from tests.clock import Clock
 from tests.conftest import ROOT
@@ -253,27 +252,6 @@ def test_one_wrong_entry_is_named_and_nothing_of_the_rest_is_applied(airflow: Ai
     assert process.returncode != 0
     assert "pools.training has unknown fields slotz" in process.stderr
     assert airflow.names("variable", "key") == before
-
-
-def test_the_probe_tells_a_beating_component_from_a_hung_and_a_missing_one(
-    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", airflow.url)
-    assert heartbeat.main(["TriggererJob"]) == 1
-    beat = """
-    INSERT INTO job (job_type, hostname, latest_heartbeat) VALUES ('TriggererJob', %s, now() - %s * interval '1 s')
-    """
-    airflow.query(beat, heartbeat.own_address(), 600)
-    assert heartbeat.main(["TriggererJob"]) == 1
-    airflow.query(beat, "10.0.0.1", 1)
-    assert heartbeat.main(["TriggererJob"]) == 1, "the beat of another pod"
-    airflow.query(beat, heartbeat.own_address(), 1)
-    assert heartbeat.main(["TriggererJob"]) == 0
-
-
-def test_the_probe_does_not_blame_its_component_for_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
-    assert heartbeat.main(["SchedulerJob"]) == 0
 
 
 def test_secrets_are_put_in_wherever_they_are_named() -> None:

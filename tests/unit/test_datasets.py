@@ -5,7 +5,7 @@ import pytest
 
 from mlops import datasets
 from mlops.datasets.declaration import Clock, Column, Dataset, EpochSeconds, Label, SplitByTime
-from mlops.result import Failure
+from mlops.result import Failure, Refused
 
 SHUTTLE = datasets.get("shuttle")
 
@@ -23,13 +23,13 @@ def test_each_declaration_bears_the_name_of_its_file_and_has_features(name):
 
 
 def test_an_unknown_dataset_is_named_with_the_known_ones_and_the_remedy():
-    with pytest.raises(Failure, match=r"'weather' is not declared: use one of adult, .*mlops/datasets/weather.py"):
+    with pytest.raises(Refused, match=r"'weather' is not declared: use one of adult, .*mlops/datasets/weather.py"):
         datasets.get("weather")
 
 
 @pytest.mark.parametrize("name", ["declaration", "commands", "read", "os.path", "../shuttle"])
 def test_a_module_that_declares_nothing_is_no_dataset(name):
-    with pytest.raises(Failure, match="is not declared"):
+    with pytest.raises(Refused, match="is not declared"):
         datasets.get(name)
 
 

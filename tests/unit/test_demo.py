@@ -173,8 +173,8 @@ def test_the_demo_runs_each_dag_once_and_shows_what_came_of_it(platform, capsys)
         *("10,000 rows came, 9,999 are scored by version 4, 1 are put aside",),
         *("validation/newest.html in the bucket reports, 2 alerts", "9,000 new ones of 168 hours, 80 known"),
         *("version 6; version 6 is served: not worse", "auc 0.9975", "1 of 1 are flagged by version 6"),
-        *("http://127.0.0.1:8080   ada / the admin-password", "9001   the root-user / the root-password"),
-        *("http://127.0.0.1:5000   ada / the writer-password", "http://127.0.0.1:8000/docs   token the token"),
+        *("http://127.0.0.1:8080", "http://127.0.0.1:9001", "http://127.0.0.1:5000", "http://127.0.0.1:8000/docs"),
+        "'make ui' shows the logins",
     ):
         assert part in shown
     (login,) = [body for _, path, body, _ in platform.api.asked if path == "/auth/token"]
@@ -182,6 +182,17 @@ def test_the_demo_runs_each_dag_once_and_shows_what_came_of_it(platform, capsys)
     asked = {path: headers["Authorization"] for _, path, _, headers in platform.api.asked if "Authorization" in headers}
     assert asked.pop("/predict") == "Bearer the token"
     assert set(asked.values()) == {"Bearer the-token"}
+
+
+def test_passwords_are_shown_to_who_sits_at_a_terminal_and_written_into_no_file(platform, capsys, monkeypatch):
+    logins = ("ada / the admin-password", "the root-user / the root-password", "token the token")
+    demo.show_addresses()
+    written = capsys.readouterr().out
+    assert not [login for login in logins if login in written]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    demo.show_addresses()
+    shown = capsys.readouterr().out
+    assert [login for login in logins if login in shown] == list(logins)
 
 
 def test_the_demo_ends_with_the_address_of_the_dashboards(platform, capsys, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from mlops import models
 from mlops.features.repository import service_of
 from mlops.models.declaration import Model
-from mlops.result import Failure
+from mlops.result import Failure, Refused
 from mlops.training import families
 
 
@@ -27,13 +27,13 @@ def test_one_name_stands_for_one_contract_of_columns() -> None:
 
 
 def test_an_unknown_model_is_named_with_the_known_ones_and_the_remedy() -> None:
-    with pytest.raises(Failure, match=r"'the-weather' is not declared: .*income.*mlops/models/the_weather.py"):
+    with pytest.raises(Refused, match=r"'the-weather' is not declared: .*income.*mlops/models/the_weather.py"):
         models.get("the-weather")
 
 
 @pytest.mark.parametrize("name", ["declaration", "metrics", "os.path", "../income", "sensor_failure"])
 def test_a_module_that_declares_nothing_is_no_model(name: str) -> None:
-    with pytest.raises(Failure, match="is not declared"):
+    with pytest.raises(Refused, match="is not declared"):
         models.get(name)
 
 
@@ -45,7 +45,7 @@ def test_a_file_that_declares_another_name_is_refused(tmp_path, monkeypatch: pyt
 
 
 def test_a_model_of_a_dataset_that_there_is_not_is_refused() -> None:
-    with pytest.raises(Failure, match="'nowhere' is not declared"):
+    with pytest.raises(Refused, match="'nowhere' is not declared"):
         _ = Model("m", "", "nowhere").data
 
 

@@ -234,3 +234,25 @@ def test_a_start_that_was_killed_is_completed_by_the_next_one(volume):
     with server(volume, POSTGRES_DATABASES="airflow mlflow", **PASSWORDS) as port:
         assert answers(port, "airflow", PASSWORDS["AIRFLOW_PASSWORD"])
         assert answers(port, "mlflow", PASSWORDS["MLFLOW_PASSWORD"])
+
+
+def test_space_is_kept_from_the_server_and_given_up_where_the_volume_is_full(volume, capfd):
+    def with_free(mebibytes):
+        """Starts a server on a volume of which df says so."""
+        (volume / "df").write_text(f"#!/bin/sh\nprintf 'Avail\\n%s\\n' {mebibytes}\n")
+        (volume / "df").chmod(0o755)
+        path = f"{volume}:{PROGRAMS}:/usr/bin:/bin"
+        with server(volume, POSTGRES_DATABASES="airflow", PATH=path, **PASSWORDS) as port:
+            assert ask(port, "SELECT 1") == 1
+        return capfd.readouterr().err
+
+    ballast = volume / "data/ballast"
+    with_free(511)
+    assert not ballast.exists(), "a volume that is nearly full keeps what it has"
+    with_free(512)
+    assert ballast.stat().st_size == 64 << 20
+    with_free(64)
+    assert ballast.exists(), "there is room to start"
+    assert "DiskFilling" in with_free(63)
+    assert not ballast.exists()
+    assert "DiskFilling" not in with_free(0)

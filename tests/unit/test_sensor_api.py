@@ -674,7 +674,10 @@ def test_a_fault_of_the_service_is_a_problem_that_tells_nothing_of_it(servers):
 
 
 def test_the_page_of_the_document_is_whole_without_the_internet(client):
-    page = client.get("/docs").text
+    answer = client.get("/docs")
+    page, policy = answer.text, answer.headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
     assert "url: 'openapi.json'" in page
     asked = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert len(asked) == 3

@@ -9,12 +9,14 @@ import socket
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from mlops.sensor_trainer.api.limits import BODY, Limits
+from mlops.sensor_trainer.api.protocol import HeadInTime
 from tests.conftest import answers, eventually, free_ports, running
 from tests.unit.sensor_api import TOKEN, question, reading, sensor_settings, told
 
@@ -192,3 +194,40 @@ def test_all_bodies_together_have_a_limit_and_a_finished_one_makes_room():
         assert await ask(limits, [b"x" * 10], content_length="10") == 200
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "], ids=["nothing", "half a head"])
+def test_connections_whose_request_does_not_begin_do_not_stay_open(server: Server, sent: bytes) -> None:
+    with ExitStack() as stack:
+        connections = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60)) for _ in range(50)
+        ]
+        for connection in connections:
+            connection.sendall(sent)
+        assert answers(f"http://127.0.0.1:{server.port}/health"), "others are answered meanwhile"
+        assert {connection.recv(1000).partition(b"\r\n")[0] for connection in connections} == {
+            b"HTTP/1.1 408 Request Timeout"
+        }
+
+
+def test_a_second_request_of_a_connection_has_to_begin_in_time_too(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        assert b"408" in connection.recv(1000)
+
+
+def test_a_request_that_takes_longer_than_a_head_may_is_answered(server: Server) -> None:
+    """Its body comes later than that, and is limited by itself."""
+    body = json.dumps({"readings": [question()]}).encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(head.encode())
+        connection.settimeout(HeadInTime.patience + 2)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(60)
+        connection.sendall(body)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 503"), "no model is served"

@@ -23,7 +23,8 @@ follow, then the containers and airflow.volumes.
 
 {{/*
 The container of an Airflow component. Its ports, probes and the like follow.
-  (dict "root" $ "name" "triggerer" "values" .Values.triggerer "token" true "dags" false)
+  (dict "root" $ "name" "triggerer" "values" .Values.triggerer "token" true "dags" false "loop" true)
+loop: whether its loop is probed, with airflow.livenessPort among its ports and airflow.loopProbes.
 */}}
 {{- define "airflow.container" -}}
 - name: {{ .name }}
@@ -31,6 +32,11 @@ The container of an Airflow component. Its ports, probes and the like follow.
   args: [airflow, {{ .name }}]
   env:
     {{- include "airflow.env" . | nindent 4 }}
+    {{- include "airflow.poolEnv" .values.databaseConnections | nindent 4 }}
+    {{- if .loop }}
+    - name: MAESTRO_LIVENESS_PORT
+      value: {{ include "airflow.livenessPortNumber" . | quote }}
+    {{- end }}
   resources:
     {{- toYaml .values.resources | nindent 4 }}
   {{- include "common.containerDefaults" . | nindent 2 }}

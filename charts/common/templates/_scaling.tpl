@@ -43,6 +43,15 @@ Refuses an autoscaler of fewer pods at most than at least; its arguments are tho
 {{- end -}}
 
 {{/*
+How many pods a Deployment has at most: those of its autoscaler where there is one, and while it rolls one more.
+  (dict "values" .Values "recreated" true), where a pod ends before the next one starts
+*/}}
+{{- define "common.podsAtMost" -}}
+{{- $scaling := .values.autoscaling | default dict -}}
+{{- add (int (ternary $scaling.maxReplicas .values.replicas ($scaling.enabled | default false))) (ternary 0 1 (.recreated | default false)) -}}
+{{- end -}}
+
+{{/*
 The PodDisruptionBudget of a Deployment that has more than one pod, or nothing.
   (dict "root" $ "component" "feast" "values" .Values)
 */}}

@@ -7,6 +7,10 @@ The environment of the server and of the migration: where the tables lie.
 - name: MLFLOW_BACKEND_STORE_URI
   value: {{ include "common.postgresql.url" (dict "root" . "database" "mlflow" "scheme" "postgresql+psycopg2") | quote }}
 {{ include "common.postgresql.env" (dict "root" . "database" "mlflow") }}
+- name: MLFLOW_SQLALCHEMYSTORE_POOL_SIZE
+  value: "1"
+- name: MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW
+  value: {{ sub (int .Values.databaseConnections) 1 | quote }}
 - name: MLFLOW_DISABLE_TELEMETRY
   value: "true"
 {{- end -}}

@@ -106,14 +106,16 @@ The Prometheus that Grafana asks, or nothing where nobody says which.
 {{- end -}}
 
 {{/*
-The probes of a small server: ready where it answers, and restarted where it has not for a minute and a half.
+The probes of a small server: ready where it answers, and restarted where it has not for ten minutes.
   (dict "ready" "/-/ready" "alive" "/-/healthy" "port" "metrics"), the same path where no other one is given
 */}}
 {{- define "monitoring.probes" -}}
 readinessProbe:
   httpGet: {path: {{ .ready }}, port: {{ .port }}}
+  timeoutSeconds: 10
 livenessProbe:
   httpGet: {path: {{ .alive | default .ready }}, port: {{ .port }}}
   periodSeconds: 30
-  timeoutSeconds: 10
+  timeoutSeconds: 30
+  failureThreshold: 20
 {{- end -}}

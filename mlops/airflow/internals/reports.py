@@ -21,7 +21,8 @@ PREFIX = "/reports"  # below the address of Airflow's server
 _CONNECTION = "aws_default"
 # A report shows what is in the data, and stands at the address where people are logged in: scripts in it may draw a
 # page and not act for the person who looks at it.
-_SANDBOX = "sandbox allow-scripts allow-popups allow-downloads"
+_SANDBOX = "sandbox allow-scripts allow-popups allow-downloads; frame-ancestors 'self'"
+_LONGEST_KEY = 1024  # bytes, S3's limit
 
 
 class ReportLink(BaseOperatorLink):
@@ -53,15 +54,23 @@ def application() -> FastAPI:
     # Not async: the answer waits for the object store.
     @app.get("/{dag_id}/{run_id}/{task_id}/{map_index}/{file:path}", dependencies=[allowed])
     def report(dag_id: str, run_id: str, task_id: str, map_index: int, file: str) -> Response:
-        content = _read(f"{keys.task_instance(dag_id, run_id, task_id, map_index)}/{file}")
+        key = f"{keys.task_instance(dag_id, run_id, task_id, map_index)}/{file}"
+        content = _read(key) if _is_key(key) else None
         headers = {"Content-Security-Policy": _SANDBOX, "X-Content-Type-Options": "nosniff"}
         if content is None:
-            text = f"task {task_id} of run {run_id} has left no {file}: it has not come so far yet, or see its log\n"
+            what = f"task {task_id[:250]} of run {run_id[:250]} has left no {file[:250]}"
+            text = f"{what}: it has not come so far yet, or see its log\n".encode(errors="replace")
             return Response(text, status_code=404, media_type="text/plain", headers=headers)
         kind = mimetypes.guess_type(file)[0] or "application/octet-stream"
         return Response(content, media_type=kind, headers=headers)
 
     return app
+
+
+def _is_key(key: str) -> bool:
+    """Whether an object can be called so: stores refuse others, each in its way, and take `..` for a folder above."""
+    plain = key.isprintable() and not {"", ".", ".."} & set(key.split("/"))
+    return plain and len(key.encode()) <= _LONGEST_KEY
 
 
 def _read(key: str) -> bytes | None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from airflow.sdk.exceptions import AirflowException
 
 from mlops.airflow.platform import Platform
+from mlops.kubelet import literal
 
 CONTAINER = "base"  # the container of the template that does the work
 TASK_INSTANCE = (
@@ -116,7 +117,7 @@ def make_pod(
     container = _base_container(spec)
     container["image"] = _declared(platform.images, image, "image", "global.images")
     container["resources"] = copy.deepcopy(dict(_declared(platform.sizes, size, "size", "taskSizes")))
-    container["args"] = list(arguments)
+    container["args"] = [literal(argument) for argument in arguments]
     told = [entry for need in needs for entry in _declared(platform.environments, need, "need", "charts/common")]
     container["env"] = _merged([*told, *container.get("env", [])], {**(env or {}), **task.environment})
     if secrets := [entry["name"] for entry in container["env"] if "secretKeyRef" in entry.get("valueFrom", {})]:
@@ -145,7 +146,7 @@ def _merged(entries: Sequence[Mapping[str, Any]], env: Mapping[str, str]) -> lis
     """Of two entries of a name the later one counts; `env` is stronger than both."""
     kept = {entry["name"]: dict(entry) for entry in entries}
     return [entry for name, entry in kept.items() if name not in env] + [
-        {"name": name, "value": str(value)} for name, value in env.items()
+        {"name": name, "value": literal(str(value))} for name, value in env.items()
     ]
 
 

@@ -26,6 +26,7 @@ from mlops.sensor_trainer.api.errors import Malformed, Problem, ServiceUnavailab
 from mlops.sensor_trainer.api.limits import Limits
 from mlops.sensor_trainer.api.metrics import ApiMetrics, Measured
 from mlops.sensor_trainer.api.periodic import PeriodicTask
+from mlops.sensor_trainer.api.protocol import HeadInTime
 from mlops.sensor_trainer.api.readiness import OK, PATIENCE, Readiness
 from mlops.sensor_trainer.model.served import MODEL, ServedModel
 from mlops.sensor_trainer.store import database
@@ -82,6 +83,7 @@ def serve(settings: SensorApiSettings, host: str, port: int) -> None:
             application(services),
             host=host,
             port=port,
+            http=HeadInTime,
             access_log=False,
             log_level="warning",
             server_header=False,

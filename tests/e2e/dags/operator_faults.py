@@ -18,6 +18,15 @@ with DAG(dag_id="operator_faults", schedule=None, is_paused_upon_creation=False,
     result = shell("result", """echo '{"rows": 3, "text": "a \\"b\\""}' > /dev/termination-log""")
     reads = shell("reads", 'test "$ROWS" = 3', env={"ROWS": result.result("rows")}, **ONCE)
     result >> reads
+    # What the kubelet would put the environment in place of.
+    PodTask(
+        task_id="literal",
+        arguments=[
+            *("python", "-c", "import json, os, sys; print(json.dumps([*sys.argv[1:], os.environ['GIVEN']]))"),
+            *("$(AWS_SECRET_ACCESS_KEY)", "$$(HOME)", "$$", "a$b$"),
+        ],
+        env={"GIVEN": "$(AWS_SECRET_ACCESS_KEY) $$"},
+    )
     shell("long_log", "seq -f 'line %g' 20000; echo 'the last line' >&2")
     shell("last_words", 'echo begin; exec python -c \'print("x" * 200_000); print("end of it")\'')
     shell("exits_3", "echo 'no bucket' > /dev/termination-log; exit 3", **TWICE)

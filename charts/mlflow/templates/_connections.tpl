@@ -1,0 +1,9 @@
+{{/*
+The connections to PostgreSQL that this chart's pods have at most, as YAML: those of the server, of whose processes each has
+three stores, and those of the Job that migrates.
+  (dict "values" .Values), those of this chart
+*/}}
+{{- define "mlflow.databaseConnections" -}}
+mlflow.workers: {{ mul (include "common.podsAtMost" .) .values.workers 3 .values.databaseConnections }}
+mlflow.migrate: {{ .values.databaseConnections }}
+{{- end -}}

@@ -1,0 +1,54 @@
+"""Whether a component's loop goes round, as the kubelet asks."""
+
+from http.client import HTTPConnection
+
+import pytest
+from airflow.jobs.job import Job
+
+from mlops.airflow.internals import liveness
+from mlops.airflow.internals.liveness import LIMIT, Beats, note, serve
+
+
+@pytest.fixture
+def beats() -> Beats:
+    return Beats(lambda: 0.0)
+
+
+def asked(beats: Beats) -> int:
+    server = serve(beats, 0)
+    try:
+        connection = HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+        connection.request("GET", "/")
+        return connection.getresponse().status
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_loop_is_alive_from_its_first_beat_until_it_has_missed_many() -> None:
+    seconds = 0.0
+    beats = Beats(lambda: seconds)
+    assert asked(beats) == 503, "it has not begun"
+    beats.beat()
+    assert asked(beats) == 200
+    seconds = LIMIT
+    assert asked(beats) == 200
+    seconds = LIMIT + 1
+    assert asked(beats) == 503
+
+
+def test_a_database_that_is_away_is_not_the_components_fault(beats: Beats, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own has no tables, which Airflow takes as it takes one that is away."""
+    monkeypatch.setattr(Job, "heartbeat", Job.heartbeat)
+    note(beats)
+    job = Job()
+    job.heartbeat(heartbeat_callback=lambda session: None)
+    assert job.heartbeat_failed
+    assert asked(beats) == 200
+
+
+def test_nobody_asks_where_the_chart_names_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(liveness.PORT, raising=False)
+    before = Job.heartbeat
+    liveness.watch()
+    assert Job.heartbeat is before
