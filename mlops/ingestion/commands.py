@@ -38,7 +38,7 @@ def users(*, folder: Path, grants: list[Grant], wait: float) -> Result:
     if len({each.access_key for each in keys.values()}) < len(keys):
         raise Refused(f"two of the users {', '.join(keys)} have one access key: give each a Secret in global.s3.users")
     store = StoreUsers(S3Settings.from_environment())
-    once_started(lambda: store.set(keys, grants), time.monotonic() + wait)
+    once_started(lambda: store.make(keys, grants), time.monotonic() + wait)
     return {name: [f"{grant.access} {grant.bucket}" for grant in grants if grant.user == name] for name in keys}
 
 

@@ -54,7 +54,7 @@ class StoreUsers:
         self._endpoint = settings.endpoint
         self._admin = _admin(settings)
 
-    def set(self, users: Mapping[str, Keys], grants: Sequence[Grant]) -> None:
+    def make(self, users: Mapping[str, Keys], grants: Sequence[Grant]) -> None:
         """Makes each user so that it has these keys and may do what the grants say, and removes its earlier keys.
 
         users: by the names that grants call them. Users whom the platform has not made stay as they are.
@@ -103,7 +103,7 @@ def policy_of(grants: Iterable[Grant]) -> dict[str, Any]:
 
 def _admin(settings: S3Settings) -> Any:
     from minio import MinioAdmin
-    from minio.credentials import StaticProvider
+    from minio.credentials.providers import StaticProvider
     from urllib3 import PoolManager, Retry, Timeout
 
     address = urlsplit(settings.endpoint)

@@ -65,7 +65,7 @@ def refusal(code: str) -> Any:
 
 def test_a_user_reads_and_writes_where_it_was_granted_and_nowhere_else(store):
     of_user = keys()
-    StoreUsers(store).set({TASKS: of_user}, [*grants(TASKS), Grant("others", "write", FOREIGN)])
+    StoreUsers(store).make({TASKS: of_user}, [*grants(TASKS), Grant("others", "write", FOREIGN)])
     client = opened(store, of_user)
 
     assert client.get_object(Bucket=READS, Key="key")["Body"].read() == b"content"
@@ -104,10 +104,10 @@ def test_a_user_reads_and_writes_where_it_was_granted_and_nowhere_else(store):
 
 def test_a_user_does_not_administer_itself_or_anybody(store):
     of_user = keys()
-    StoreUsers(store).set({TASKS: of_user}, grants(TASKS))
+    StoreUsers(store).make({TASKS: of_user}, grants(TASKS))
     own = StoreUsers(S3Settings(store.endpoint, *of_user))
     with pytest.raises(Failure, match="does not let its users be made"):
-        own.set({TASKS: of_user}, [Grant(TASKS, "write", FOREIGN)])
+        own.make({TASKS: of_user}, [Grant(TASKS, "write", FOREIGN)])
     for ask in (
         lambda: own._admin.user_add(of_user.access_key, "another secret"),
         lambda: own._admin.add_service_account(name="another", access_key="another-key", secret_key="another secret"),
@@ -120,17 +120,17 @@ def test_a_user_does_not_administer_itself_or_anybody(store):
 def test_what_is_set_again_stays_and_what_changed_takes_the_place_of_what_was(store):
     before, after, users = keys(), keys(), StoreUsers(store)
     for _ in range(2):
-        users.set({TASKS: before}, grants(TASKS))
+        users.make({TASKS: before}, grants(TASKS))
     opened(store, before).get_object(Bucket=READS, Key="key")
 
-    users.set({TASKS: after}, [Grant(TASKS, "read", FOREIGN)])
+    users.make({TASKS: after}, [Grant(TASKS, "read", FOREIGN)])
     opened(store, after).get_object(Bucket=FOREIGN, Key="key")
     with refusal("AccessDenied"):
         opened(store, after).get_object(Bucket=READS, Key="key")
     with refusal("InvalidAccessKeyId"):
         opened(store, before).get_object(Bucket=READS, Key="key")
 
-    users.set({TASKS: Keys(after.access_key, "another secret")}, grants(TASKS))
+    users.make({TASKS: Keys(after.access_key, "another secret")}, grants(TASKS))
     with refusal("SignatureDoesNotMatch"):
         opened(store, after).get_object(Bucket=READS, Key="key")
 
@@ -139,7 +139,7 @@ def test_users_whom_somebody_else_has_made_stay(store):
     theirs, users = keys(), StoreUsers(store)
     users._admin.user_add(*theirs)
     users._admin.policy_set("readonly", user=theirs.access_key)
-    users.set({TASKS: keys()}, grants(TASKS))
+    users.make({TASKS: keys()}, grants(TASKS))
     opened(store, theirs).get_object(Bucket=FOREIGN, Key="key")
 
 
@@ -174,4 +174,4 @@ def test_two_users_do_not_share_an_access_key_of_which_one_policy_would_count(pl
 def test_a_store_that_is_away_is_named_with_the_remedy(tmp_path):
     users = StoreUsers(S3Settings("http://127.0.0.1:1", ACCESS_KEY, SECRET_KEY))
     with pytest.raises(Failure, match=r"no answer from http://127\.0\.0\.1:1 .*global\.services\.minio"):
-        users.set({TASKS: keys()}, grants(TASKS))
+        users.make({TASKS: keys()}, grants(TASKS))
