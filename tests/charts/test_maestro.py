@@ -649,7 +649,7 @@ def test_the_notes_name_services_and_secrets_that_exist(tmp_path: Path) -> None:
     objects, text = with_notes(tmp_path, PROFILES["minikube"])
     kinds = {"service": "Service", "secret": "Secret"}
     named = re.findall(r"port-forward (service)/(\S+)|get (secret) (\S+)", text)
-    assert len(named) == 11
+    assert len(named) == 12
     for pair in named:
         kind, name = (part for part in pair if part)
         assert find(objects, kinds[kind], name)
@@ -657,7 +657,8 @@ def test_the_notes_name_services_and_secrets_that_exist(tmp_path: Path) -> None:
 
 def test_the_notes_say_of_other_services_and_logins_what_these_say_of_themselves(tmp_path: Path) -> None:
     moved = {"airflow": {"name": "webserver", "port": 80}, "minio": {"name": "s3", "port": 90, "consolePort": 91}}
-    own = {"services": moved, "s3": {"existingSecret": "keys"}, "sensorTrainer": {"existingSecret": "bearers"}}
+    existing = {"s3": "keys", "sensorTrainer": "bearers", "mlflow": "users"}
+    own = {"services": moved, **{part: {"existingSecret": name} for part, name in existing.items()}}
     admin = {"username": "ada", "existingSecret": "admins"}
     objects, text = with_notes(tmp_path, {"global": own, "airflow": {"adminUser": admin}})
     services = {entry["metadata"]["name"]: entry for entry in objects if entry["kind"] == "Service"}
@@ -668,7 +669,7 @@ def test_the_notes_say_of_other_services_and_logins_what_these_say_of_themselves
         assert set(map(int, re.findall(r":(\d+)", ports))) == numbers, name
     annotations = [entry["metadata"].get("annotations", {}) for entry in services.values()]
     secrets = {each["maestro/secret-name"] for each in annotations if "maestro/secret-name" in each}
-    assert set(re.findall(r"get secret (\S+)", text)) == secrets == {"keys", "bearers", "admins"}
+    assert set(re.findall(r"get secret (\S+)", text)) == secrets == {*existing.values(), "admins"}
     assert services["webserver"]["metadata"]["annotations"]["maestro/username"] == "ada"
     assert "user ada, password" in text
 

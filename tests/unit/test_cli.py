@@ -55,6 +55,7 @@ COMMANDS = {
     "features historical --model m --data k": {"data": "k"},
     "features validate-store": {},
     "features serve": {"port": 6566, "metrics_port": None},
+    "serving seal": {},
     "serving serve": {"host": "0.0.0.0", "port": 8080},
     "inference deliver --dataset s --marker inbox/d/_READY": {"rows": 1000, "files": 1},
     "inference ingest --model m --marker inbox/d/_READY --folder=": {"alias": "production", "folder": None},
