@@ -12,7 +12,7 @@ from infrastructure import install
 from infrastructure.release import find, kubectl, wait_until
 from infrastructure.services import port_forward, session
 from tests.e2e.conftest import placed_dags
-from tests.e2e.disturb import away
+from tests.e2e.disturb import away, reconnect
 from tests.e2e.runs import finished, states
 from tests.e2e.test_release import FILES
 
@@ -191,3 +191,4 @@ def test_a_scheduler_that_is_stopped(services, told):
     """Nothing for 90 s, and that for a minute. Runs that are late meanwhile are not told of."""
     with told("AirflowSchedulerSilent", 150) as arrived, away("airflow-scheduler"):
         arrived()
+    reconnect(services)  # Airflow's API is in the same pod
