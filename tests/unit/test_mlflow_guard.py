@@ -9,13 +9,15 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import mlflow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.servers import MLFLOW_PLUGIN, MLflow
+from mlops.stores.object_store import bucket
+from tests.servers import ACCESS_KEY, MLFLOW_PLUGIN, REGION, SECRET_KEY, MLflow
 
 sys.path.insert(0, str(MLFLOW_PLUGIN))
 from maestro_mlflow.application import users
@@ -41,6 +43,28 @@ for route in app.routes:
     for method in getattr(route, "methods", None) or ():
         print(method, plain(route.path))
 """
+
+
+class OnS3(MLflow):
+    """Its artifacts lie in a bucket, as in the cluster."""
+
+    place = "mlflow-behind-its-guard"
+
+    def prepared(self) -> tuple[list[str], str]:
+        command, url = super().prepared()
+        command[command.index("--artifacts-destination") + 1] = f"s3://{self.place}"
+        return command, url
+
+
+@pytest.fixture
+def on_s3(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
+    keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_DEFAULT_REGION": REGION}
+    for name, value in {**keys, **WRITER, "MLFLOW_S3_ENDPOINT_URL": s3_endpoint}.items():
+        monkeypatch.setenv(name, value)
+    bucket(OnS3.place).ensure()
+    with OnS3(tmp_path) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +158,20 @@ def test_another_user_or_password_is_not_let_in_and_a_browser_asks_for_one(mlflo
 )
 def test_what_is_no_user_and_password_is_not_let_in(mlflow_uri, sent):
     assert asked(f"{mlflow_uri}/version", headers={"Authorization": sent})[0] == 401
+
+
+def test_files_in_a_bucket_go_through_the_server_as_its_clients_are_told(on_s3, tmp_path):
+    """Its store can do more, which MLflow would tell them, and they would ask for what is closed."""
+    told = json.loads(asked(f"{on_s3}/api/3.0/mlflow/server-info", WRITER)[1])
+    assert {told["multipart_uploads_enabled"], told["multipart_downloads_enabled"]} == {False}
+    client = mlflow.MlflowClient(on_s3)
+    run_id = client.create_run(client.create_experiment("with files")).info.run_id
+    (tmp_path / "model.bin").write_bytes(b"of the model")
+    client.log_artifact(run_id, str(tmp_path / "model.bin"))
+    (tmp_path / "back").mkdir()
+    uri = f"runs:/{run_id}/model.bin"
+    path = mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path / "back"), tracking_uri=on_s3)
+    assert Path(path).read_bytes() == b"of the model"
 
 
 def test_two_users_in_one_request_are_none():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from maestro_mlflow import inputs, locations
 from maestro_mlflow.guard import Guard, User
@@ -21,7 +21,29 @@ def application() -> ASGIApp:
 
     inputs.limit(app)
     locations.limit(app, os.environ[ARTIFACTS_DESTINATION_ENV_VAR])
+    promise_no_addresses()
     return Guard(served, users())
+
+
+def promise_no_addresses() -> None:
+    """Has the server tell its clients that files go through it.
+
+    A client asks what the store of the artifacts can do, and does not take it well to be refused what it was promised.
+    """
+    from mlflow.server import handlers, server_info_api
+    from mlflow.utils import server_info
+
+    of_mlflow = handlers.build_server_info_payload
+    closed = (
+        server_info.SERVER_INFO_MULTIPART_UPLOADS_ENABLED,
+        server_info.SERVER_INFO_MULTIPART_DOWNLOADS_ENABLED,
+    )
+
+    def build_server_info_payload() -> dict[str, Any]:
+        return {**of_mlflow(), **dict.fromkeys(closed, False)}
+
+    handlers.build_server_info_payload = build_server_info_payload
+    server_info_api.build_server_info_payload = build_server_info_payload
 
 
 def users() -> list[User]:
