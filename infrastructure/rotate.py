@@ -112,14 +112,17 @@ def kubectl_psql(sql: str) -> None:
     _inside("postgresql", *psql, stdin=sql, kind="statefulset")
 
 
-def redis_accepts_both(change: Change) -> None:
-    said = _inside("redis", "redis-cli", stdin=redis_command(change), kind="statefulset")
-    if said.strip() != "OK":
-        raise NotInstalled(f"Redis answered {said.strip()[:80]!r} to a second password: look at its log")
+def redis_accepts_both(user: str) -> Callable[[Change], None]:
+    def also_accept(change: Change) -> None:
+        said = _inside("redis", "redis-cli", stdin=redis_command(user, change.new), kind="statefulset")
+        if said.strip() != "OK":
+            raise NotInstalled(f"Redis answered {said.strip()[:80]!r} to a second password: look at its log")
+
+    return also_accept
 
 
-def redis_command(change: Change) -> str:
-    return f"ACL SETUSER default >{change.new}\n"
+def redis_command(user: str, new: str) -> str:
+    return f"ACL SETUSER {user} >{new}\n"
 
 
 def run_again(component: str) -> Callable[[Change], None]:
@@ -178,12 +181,23 @@ def _database(name: str) -> Rotation:
     return Rotation("postgresql", f"{name}-password", tell=alter_role(name), told=("postgresql",))
 
 
+def _redis(user: str, key: str) -> Rotation:
+    """Redis knows both until its own pod starts anew, which is when its probes use the new one."""
+    return Rotation("redis", key, also_accept=redis_accepts_both(user), last="redis")
+
+
+def _store_user(name: str) -> Rotation:
+    return Rotation(f"minio-{name}", "secret-key", tell=run_again("minio-buckets"))
+
+
 ROTATIONS: Mapping[str, Rotation] = {
     **{f"postgresql-{name}": _database(name) for name in ("airflow", "mlflow", "feast", "sensors", "monitoring")},
     "postgresql": Rotation("postgresql", "postgres-password", tell=alter_role("postgres"), last="postgresql"),
-    # Redis knows both until its own pod starts anew, which is when its probes use the new one.
-    "redis": Rotation("redis", "redis-password", also_accept=redis_accepts_both, last="redis"),
+    "redis": _redis("default", "redis-password"),
+    **{f"redis-{user}": _redis(user, f"{user}-password") for user in ("features", "queue", "monitoring")},
     "minio": Rotation("minio", "root-password"),
+    **{f"minio-{user}": _store_user(user) for user in ("airflow", "mlflow", "feast", "tasks", "features")},
+    **{f"mlflow-{user}": Rotation("mlflow", f"{user}-password") for user in ("writer", "reader")},
     "sensor-trainer": Rotation("sensor-trainer", "token"),
     "airflow-admin": Rotation("airflow", "admin-password", tell=run_again("airflow-setup")),
     "airflow-read-only": Rotation("airflow", "read-only-password", tell=run_again("airflow-setup")),

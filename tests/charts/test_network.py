@@ -10,7 +10,7 @@ import pytest
 from mlops.needs import needs
 from tests.charts.conftest import Object, containers, environment, find, render
 from tests.charts.network import Network, Pod, Port, arrows, arrows_outside
-from tests.charts.profiles import PROFILES, maestro, pods, task_pod
+from tests.charts.profiles import PROFILES, maestro, platform, pods, task_pod
 
 WEBHOOK = {"global": {"notifications": {"slackWebhookSecret": "slack"}}}
 ELSEWHERE = Pod("elsewhere", namespace=None, address="203.0.113.7")
@@ -106,7 +106,7 @@ def test_only_who_needs_it_leaves_the_namespace() -> None:
         "task that opens model-server",
         "task with an identity",
     }
-    told = {"airflow-api-server", "airflow-dag-processor", "alertmanager", "notification"}
+    told = {"airflow-dag-processor", "alertmanager", "notification"}
     assert reached == {(name, port) for name in kubernetes for port in (443, 6443, 8443)} | {
         (name, 443) for name in told
     }
@@ -267,3 +267,18 @@ def test_nobody_has_an_arrow_to_what_it_is_not_told() -> None:
     known |= {("airflow-scheduler", whom) for who, whom in known if who == "airflow-api-server"}
     for who, whom, _ in arrows():
         assert who.startswith("opens-") or (who, whom) in known, f"{who} -> {whom}"
+
+
+def test_who_opens_something_may_reach_all_that_it_is_told_of_it_and_nothing_else() -> None:
+    objects = maestro("default")
+    asked = ports(objects) - {Port(443)}
+    targets = [Pod(name, pod["metadata"]["labels"]) for name, pod in pods(objects).items()]
+    others = [entry for entry in objects if entry["kind"] != "Pod"]
+    for need in platform(objects).environments:
+        opener = task_pod(objects, needs=[need])
+        addresses = {behind(objects, host, port) for who, host, port in told([*others, opener]) if who == "task"}
+        task, network = Pod("task", opener["metadata"]["labels"]), Network(objects)
+        reached = {(component(t), port.number) for t in targets for port in asked if network.allows(task, t, port)}
+        # The scheduler's pod may be the api-server's as well.
+        spread = {(whom.replace("api-server", "scheduler"), port) for whom, port in addresses}
+        assert reached == addresses | spread, need

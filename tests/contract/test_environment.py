@@ -119,7 +119,8 @@ def test_a_tasks_pod_is_told_what_its_command_opens_with_its_credentials_and_not
     read = set().union(*(NEEDS[need].keys() for need in opened))
     assert set(told) - LIBRARIES - {SECRETS} == RunIdentity.keys() | read
     assert told.get(SECRETS, "").split(",") == sorted(secret, key=list(told).index) or not secret
-    assert ("AWS_SECRET_ACCESS_KEY" in secret) == ("s3" in opened)
+    # The feature store is told of the object store with it.
+    assert ("AWS_SECRET_ACCESS_KEY" in secret) == (not {"s3", "feast"}.isdisjoint(opened))
 
 
 def test_what_sends_a_message_holds_the_webhooks_address_and_no_key() -> None:

@@ -282,7 +282,17 @@ def test_no_secret_is_in_a_dump_of_a_database(secrets):
 @pytest.mark.full
 @pytest.mark.alone
 @pytest.mark.parametrize(
-    "name", ["redis", "postgresql-mlflow", "sensor-trainer", "airflow-read-only", "airflow-fernet"]
+    "name",
+    [
+        "redis",
+        "redis-queue",
+        "minio-tasks",
+        "mlflow-writer",
+        "postgresql-mlflow",
+        "sensor-trainer",
+        "airflow-read-only",
+        "airflow-fernet",
+    ],
 )
 def test_after_a_rotation_everything_works_and_the_old_value_opens_nothing(services, name):
     rotation = rotate.ROTATIONS[name]

@@ -153,9 +153,9 @@ def test_no_password_can_be_more_than_a_password_in_a_statement() -> None:
 
 def test_redis_takes_both_passwords_until_it_starts_anew(tmp_path: Any) -> None:
     with Redis(tmp_path) as server:
-        change = Change("redis-password", PASSWORD, rotate.password())
-        server.client.execute_command(*rotate.redis_command(change).split())
-        for known in (change.old, change.new):
+        new = rotate.password()
+        server.client.execute_command(*rotate.redis_command("default", new).split())
+        for known in (PASSWORD, new):
             assert redis.Redis(port=server.port, password=known).ping()
         with pytest.raises(redis.AuthenticationError):
             redis.Redis(port=server.port, password="neither").ping()

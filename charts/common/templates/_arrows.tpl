@@ -9,9 +9,9 @@ postgresql:
 redis:
   6379/TCP: [feast, feast-apply, sensor-trainer, sensor-trainer-worker, redis-exporter, redis-test, opens-redis]
 minio:
-  9000/TCP: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-test, mlflow, feast, feast-apply, minio-buckets, minio-test, prometheus, opens-s3]
+  9000/TCP: [airflow-api-server, airflow-scheduler, airflow-triggerer, airflow-test, mlflow, feast, feast-apply, minio-buckets, minio-test, prometheus, opens-s3, opens-feast]
 mlflow:
-  5000/TCP: [feast-apply, model-server, sensor-trainer, sensor-trainer-worker, mlflow-test, prometheus, opens-mlflow]
+  5000/TCP: [feast-apply, model-server, sensor-trainer, sensor-trainer-worker, mlflow-test, prometheus, opens-mlflow, opens-mlflow-reader]
 feast:
   6566/TCP: [feast-test]
   8000/TCP: [prometheus]
@@ -49,7 +49,7 @@ where it is external; then all go there who have an arrow to it.
 */}}
 {{- define "common.arrowsOutside" -}}
 kubernetes: [airflow-scheduler, airflow-triggerer, airflow-test, pod-states, opens-kubernetes, opens-model-server]
-webhook: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-test, alertmanager, opens-notifications]
+webhook: [airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-test, alertmanager, opens-notifications]
 mail: [airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-test]
 {{- end -}}
 

@@ -4,37 +4,55 @@ read at their start, as <part>/<key>. PostgreSQL is not listed: it is told of a 
 (infrastructure/rotate.py). A chart test compares them with what the pods read.
 */}}
 {{- define "common.readers" -}}
-{{- $airflow := list "airflow-fernet/fernet-key" "airflow-api/api-secret-key" "airflow-jwt/jwt-secret" "postgresql/airflow-password" "s3/root-user" "s3/root-password" "webhook/url" -}}
-{{- range $component := list "airflow-api-server" "airflow-scheduler" "airflow-dag-processor" "airflow-triggerer" }}
-{{ $component }}: {{ toJson $airflow }}
-{{- end }}
-mlflow: [postgresql/mlflow-password, s3/root-user, s3/root-password]
-feast: [postgresql/feast-password, redis/redis-password, s3/root-user, s3/root-password]
-sensor-trainer: [postgresql/sensors-password, redis/redis-password, sensor-trainer/token]
-sensor-trainer-worker: [postgresql/sensors-password, redis/redis-password]
+airflow-api-server: [airflow-fernet/fernet-key, airflow-jwt/jwt-secret, airflow-api/api-secret-key, postgresql/airflow-password, s3-airflow/access-key, s3-airflow/secret-key]
+airflow-scheduler: [airflow-fernet/fernet-key, airflow-jwt/jwt-secret, airflow-api/api-secret-key, postgresql/airflow-password, s3-airflow/access-key, s3-airflow/secret-key, webhook/url]
+airflow-triggerer: [airflow-fernet/fernet-key, airflow-api/api-secret-key, postgresql/airflow-password, s3-airflow/access-key, s3-airflow/secret-key, webhook/url]
+airflow-dag-processor: [airflow-fernet/fernet-key, postgresql/airflow-password, webhook/url]
+mlflow: [postgresql/mlflow-password, s3-mlflow/access-key, s3-mlflow/secret-key, mlflow/writer-password, mlflow/reader-password]
+feast: [postgresql/feast-password, redis/features-password, s3-feast/access-key, s3-feast/secret-key]
+model-server: [mlflow/reader-password]
+sensor-trainer: [postgresql/sensors-password, redis/queue-password, mlflow/reader-password, sensor-trainer/token]
+sensor-trainer-worker: [postgresql/sensors-password, redis/queue-password, mlflow/writer-password]
 postgresql-exporter: [postgresql/monitoring-password]
-redis-exporter: [redis/redis-password]
-redis: [redis/redis-password]
-minio: [s3/root-user, s3/root-password]
+redis-exporter: [redis/monitoring-password]
+redis: [redis/redis-password, redis/features-password, redis/queue-password, redis/monitoring-password]
+minio: [s3-root/access-key, s3-root/secret-key]
 {{- end -}}
 
 {{/*
-The Secret of a part in common.readers, or nothing. Values that contradict each other are refused where they are used.
-  (dict "root" $ "part" "redis")
+Where a value of common.readers lies, as YAML: the Secret, or nothing, and the key in it, which those of users of an
+external store may share.
+  (dict "root" $ "value" "redis/features-password")
 */}}
 {{- define "common.secretOf" -}}
-{{- $values := .root.Values -}}
-{{- if eq .part "webhook" -}}
-{{- $values.global.notifications.slackWebhookSecret -}}
+{{- $root := .root -}}
+{{- $part := splitList "/" .value | first -}}
+{{- $key := splitList "/" .value | last -}}
+{{- $secret := "" -}}
+{{- if eq $part "webhook" -}}
+{{- $secret = $root.Values.global.notifications.slackWebhookSecret -}}
+{{- else if eq $part "postgresql" -}}
+{{- $secret = include "common.postgresql.secretName" (dict "root" $root) -}}
+{{- else if eq $part "redis" -}}
+{{- $secret = include "common.redis.secretName" (dict "root" $root) -}}
+{{- if ne $key "redis-password" -}}
+{{- $key = include "common.redis.passwordKey" (dict "root" $root "user" (trimSuffix "-password" $key)) -}}
+{{- end -}}
+{{- else if eq $part "mlflow" -}}
+{{- $secret = include "common.mlflow.secretName" (dict "root" $root) -}}
+{{- else if eq $part "sensor-trainer" -}}
+{{- $secret = include "common.sensorTrainer.secretName" (dict "root" $root) -}}
+{{- else if hasPrefix "s3-" $part -}}
+{{- $keys := include "common.s3.keys" (dict "root" $root "user" (trimPrefix "s3-" $part)) | fromYaml -}}
+{{- $secret = $keys.secret -}}
+{{- $key = eq $key "access-key" | ternary $keys.accessKey $keys.secretKey -}}
 {{- else -}}
+{{- $values := $root.Values -}}
 {{- $named := dict "airflow-fernet" $values.fernetKeySecretName "airflow-api" $values.apiSecretKeySecretName "airflow-jwt" $values.jwtSecretName -}}
-{{- $_ := set $named "sensor-trainer" (dig "sensorTrainer" "existingSecret" "" $values.global) -}}
-{{- range $store := list "postgresql" "redis" "s3" -}}
-{{- $_ := set $named $store (dig $store "existingSecret" "" $values.global) -}}
+{{- $secret = get $named $part | default (include "common.fullname" (dict "root" $root "component" "airflow")) -}}
 {{- end -}}
-{{- $component := eq .part "s3" | ternary "minio" (hasPrefix "airflow-" .part | ternary "airflow" .part) -}}
-{{- get $named .part | default (include "common.fullname" (dict "root" .root "component" $component)) -}}
-{{- end -}}
+secret: {{ $secret }}
+key: {{ $key }}
 {{- end -}}
 
 {{/*
@@ -47,9 +65,9 @@ the first upgrade is to restart nothing; of one in a Secret of your own, a hash.
 {{- $root := .root -}}
 {{- $stamps := list -}}
 {{- range $value := index (include "common.readers" . | fromYaml) .component -}}
-{{- $part := splitList "/" $value | first -}}
-{{- $key := splitList "/" $value | last -}}
-{{- with include "common.secretOf" (dict "root" $root "part" $part) -}}
+{{- $place := include "common.secretOf" (dict "root" $root "value" $value) | fromYaml -}}
+{{- $key := $place.key -}}
+{{- with $place.secret -}}
 {{- $secret := lookup "v1" "Secret" $root.Release.Namespace . -}}
 {{- if $secret -}}
 {{- $own := eq (dig "metadata" "annotations" "helm.sh/resource-policy" "" $secret) "keep" -}}
