@@ -13,7 +13,9 @@ _SERVICES = """*" get service "*)
     cat "{folder}/service-${{component%% *}}" 2> /dev/null || echo '{{"items": []}}';;"""
 
 # The ConfigMap in which a release describes the Job of a command, small: JSON is YAML.
-_JOB = {"metadata": {"labels": {"a": "b"}}, "spec": {"template": {"spec": {"containers": [{"image": "datasets"}]}}}}
+_LABELS = {"labels": {"a": "b"}}
+_POD = {"metadata": _LABELS, "spec": {"containers": [{"image": "datasets"}]}}
+_JOB = {"metadata": _LABELS, "spec": {"template": _POD}}
 _NEEDS = ("s3", "feast", "code", "sensor-trainer", "pushgateway")
 _ENVIRONMENTS = {need: [{"name": need.upper(), "value": "x"}] for need in _NEEDS}
 _LOADING = [["ingestion", "load", "--dataset", "all"], ["features", "build", "--dataset", "all"]]

@@ -121,6 +121,12 @@ def test_a_job_is_told_what_its_command_opens_and_goes_with_the_release() -> Non
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert [entry["name"] for entry in container["env"]] == ["S3", "SENSOR-TRAINER", "PUSHGATEWAY"]
     assert container["image"] == "datasets"
+    assert job["spec"]["template"]["metadata"]["labels"] == {
+        "a": "b",
+        "maestro/opens-s3": "true",
+        "maestro/opens-sensor-trainer": "true",
+        "maestro/opens-pushgateway": "true",
+    }, "NetworkPolicies let the pod go where it is labelled to"
     assert job["metadata"] == {
         "labels": {"a": "b"},
         "generateName": "our-command-sensor-trainer-replay-",

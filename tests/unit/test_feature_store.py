@@ -241,7 +241,7 @@ def model_with(platform, tags, alias="production"):
     )
     run = client.create_run(experiment.experiment_id)
     client.create_registered_model("sensor-failure")
-    client.create_model_version("sensor-failure", "s3://nowhere/model", run.info.run_id, tags=tags)
+    client.create_model_version("sensor-failure", f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags)
     if alias:
         client.set_registered_model_alias("sensor-failure", alias, "1")
 

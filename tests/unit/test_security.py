@@ -59,7 +59,7 @@ def test_redis_with_a_password_refuses(tmp_path: Path) -> None:
     with Redis(tmp_path) as server:
         asked = [a.asked("127.0.0.1", server.port) for a in ATTEMPTS if a.component == "redis"]
         assert [probe.outcome(each)[0] for each in asked] == ["refused"] * 3
-        server.client.config_set("requirepass", "")
+        server.client.execute_command("ACL", "SETUSER", "default", "nopass")
         assert [probe.outcome(each)[0] for each in asked] == ["yes"] * 3
 
 
