@@ -439,7 +439,6 @@ LEADS = {
     "MLFLOW_TRACKING_URI": "mlflow",
     "MODEL_SERVER_URL": "modelServer",
     "REDIS_ADDR": "redis",
-    "REDIS_HOST": "redis",
     "SENSOR_TRAINER_URL": "sensorTrainer",
     "STATSD_HOST": "statsd",
 }

@@ -56,12 +56,12 @@ labels, and nobody has an arrow to them.
 {{- end -}}
 {{- end -}}
 
-{{/* A NetworkPolicy up to its spec. */}}
+{{/* A NetworkPolicy up to its spec. Its name is no label, so it may be longer than those of components. */}}
 {{- define "common.networkPolicy" -}}
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
-  {{- include "common.metadata" (dict "root" .root "component" .name "name" (printf "%s-network" (include "common.fullname" (dict "root" .root "component" .name)))) | nindent 2 }}
+  {{- include "common.metadata" (dict "root" .root "component" .name "name" (printf "%s-%s-network" .root.Release.Name .name)) | nindent 2 }}
 spec:
 {{- end -}}
 

@@ -20,8 +20,8 @@ minio: [s3-root/access-key, s3-root/secret-key]
 {{- end -}}
 
 {{/*
-Where a value of common.readers lies, as YAML: the Secret, or nothing, and the key in it, which those of users of an
-external store may share.
+Where a value of common.readers lies, as YAML: the Secret, or nothing, and the key in it, which users of an external store
+may share. A Secret that is not named has to be refused where it is used.
   (dict "root" $ "value" "redis/features-password")
 */}}
 {{- define "common.secretOf" -}}
@@ -31,17 +31,12 @@ external store may share.
 {{- $secret := "" -}}
 {{- if eq $part "webhook" -}}
 {{- $secret = $root.Values.global.notifications.slackWebhookSecret -}}
-{{- else if eq $part "postgresql" -}}
-{{- $secret = include "common.postgresql.secretName" (dict "root" $root) -}}
-{{- else if eq $part "redis" -}}
-{{- $secret = include "common.redis.secretName" (dict "root" $root) -}}
-{{- if ne $key "redis-password" -}}
+{{- else if has $part (list "postgresql" "redis" "mlflow" "sensor-trainer") -}}
+{{- $value := get $root.Values.global (eq $part "sensor-trainer" | ternary "sensorTrainer" $part) -}}
+{{- $secret = $value.existingSecret | default (include "common.fullname" (dict "root" $root "component" $part)) -}}
+{{- if and (eq $part "redis") (ne $key "redis-password") -}}
 {{- $key = include "common.redis.passwordKey" (dict "root" $root "user" (trimSuffix "-password" $key)) -}}
 {{- end -}}
-{{- else if eq $part "mlflow" -}}
-{{- $secret = include "common.mlflow.secretName" (dict "root" $root) -}}
-{{- else if eq $part "sensor-trainer" -}}
-{{- $secret = include "common.sensorTrainer.secretName" (dict "root" $root) -}}
 {{- else if hasPrefix "s3-" $part -}}
 {{- $keys := include "common.s3.keys" (dict "root" $root "user" (trimPrefix "s3-" $part)) | fromYaml -}}
 {{- $secret = $keys.secret -}}
