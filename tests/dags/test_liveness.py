@@ -1,5 +1,7 @@
 """Whether a component's loop goes round, as the kubelet asks."""
 
+import subprocess
+import sys
 from http.client import HTTPConnection
 
 import pytest
@@ -7,6 +9,7 @@ from airflow.jobs.job import Job
 
 from mlops.airflow.internals import liveness
 from mlops.airflow.internals.liveness import LIMIT, Beats, note, serve
+from tests.processes import free_ports
 
 
 @pytest.fixture
@@ -52,3 +55,17 @@ def test_nobody_asks_where_the_chart_names_no_port(monkeypatch: pytest.MonkeyPat
     before = Job.heartbeat
     liveness.watch()
     assert Job.heartbeat is before
+
+
+def test_the_processes_of_a_component_are_not_asked_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They load the plugin too, where the port is taken."""
+    (port,) = free_ports(1)
+    monkeypatch.setenv(liveness.PORT, str(port))
+    monkeypatch.setattr(Job, "heartbeat", Job.heartbeat)
+    begun: list[int] = []
+    monkeypatch.setattr(liveness, "serve", lambda _, port: begun.append(port))
+    liveness.watch()
+    child = subprocess.run(
+        [sys.executable, "-c", "import os; print(sorted(os.environ))"], capture_output=True, text=True
+    )
+    assert (begun, liveness.PORT in child.stdout) == ([port], False)

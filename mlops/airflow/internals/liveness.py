@@ -36,8 +36,11 @@ class Beats:
 
 
 def watch() -> None:
-    """Notes each beat of this process from now on, and tells of it at the port that the chart names."""
-    port = os.environ.get(PORT)
+    """Notes each beat of this process from now on, and tells of it at the port that the chart names.
+
+    The processes that it starts load the plugin too, and are not asked: they do not find the port.
+    """
+    port = os.environ.pop(PORT, None)
     if port is None:
         return
     beats = Beats()
