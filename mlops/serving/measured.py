@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mlops.stores.tracking import scoring_application
 
 if TYPE_CHECKING:
+    from starlette.responses import JSONResponse
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 METRICS, PREDICT = "/metrics", "/invocations"
@@ -16,7 +17,15 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 
 def application() -> ASGIApp:
     """The application of the model that the environment names, which is loaded: a broken one never serves."""
-    return Measured(scoring_application())
+    app = scoring_application()
+    app.add_exception_handler(RecursionError, _too_deep)
+    return Measured(app)
+
+
+async def _too_deep(*_: object) -> JSONResponse:
+    from starlette.responses import JSONResponse
+
+    return JSONResponse({"error_code": "BAD_REQUEST", "message": "the JSON is nested too deeply"}, 400)
 
 
 class Measured:

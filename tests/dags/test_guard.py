@@ -106,8 +106,9 @@ def test_a_body_that_is_too_large_is_refused_however_it_is_sent(airflow: TestCli
         (nested(DEPTH + 1), "levels"),
         ("a\0b", "NUL"),
         ({"\ud800": 1}, "surrogate"),
+        ({"a": float("inf")}, "infinite"),
     ],
-    ids=["keys", "items", "levels", "nul", "surrogate"],
+    ids=["keys", "items", "levels", "nul", "surrogate", "infinite"],
 )
 def test_a_conf_that_is_too_much_is_refused_with_what_to_do(airflow: TestClient, conf: Any, words: str) -> None:
     answer = airflow.post(RUNS, content=run_with(conf))

@@ -25,6 +25,8 @@ NAMES = (
 )
 # What stands in place of a number.
 NUMBERS = ("-1", "NaN", "1e400", "9" * 40, "0x10", "", "1;2")
+# Of these Airflow takes as many entries as it gives at most.
+_LIMITS = ("-1", "9" * 40)
 # What stands in place of a document.
 BODIES = (
     b"",
@@ -61,7 +63,7 @@ def airflow() -> Iterator[Request]:
         yield Request("GET", f"/api/v2/dags/monitoring_dag/dagRuns/{name}")
         yield Request("DELETE", f"/api/v2/variables/{name}")
     for number in NUMBERS:
-        yield Request("GET", f"/api/v2/dags?limit={number}", accepted=number == "-1")
+        yield Request("GET", f"/api/v2/dags?limit={number}", accepted=number in _LIMITS)
         yield Request("GET", f"/api/v2/dags/monitoring_dag/dagRuns/{quote('none')}/taskInstances/none/{number or 'x'}")
     for body in BODIES:
         yield Request("POST", "/api/v2/dags/monitoring_dag/dagRuns", body)

@@ -123,6 +123,11 @@ def test_predictions_are_counted_by_their_status_and_timed_and_probes_are_not(pr
     assert 'maestro_model_server_requests_total{status="500"}' in before, "a rate begins at nothing"
 
 
+def test_json_that_ends_a_parser_is_the_callers_fault(production):
+    _, address = production
+    assert request(f"{address}/invocations", b"[" * 5_000)[0] == 400
+
+
 def test_the_production_model_predicts_the_label_of_real_rows(production, tables):
     _, address = production
     test = tables("shuttle").test.head(2000)

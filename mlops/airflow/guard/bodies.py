@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -105,6 +106,8 @@ def _check(body: bytes, *, makes_runs: bool) -> None:
     for count, (depth, value) in enumerate(_values(content)):
         if isinstance(value, str) and ("\0" in value or not _is_text(value)):
             raise Unfit("a text holds a NUL character or half a surrogate pair, which PostgreSQL stores in no text")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Unfit("a number is infinite or none, which is no JSON: a double holds at most 1.8e308")
         if makes_runs and depth > DEPTH:
             raise Unfit(
                 f"the conf has more than {DEPTH} levels: put it into the object store and its key into the conf"
