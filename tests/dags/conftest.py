@@ -51,6 +51,7 @@ POD_TEMPLATE = {
 PLATFORM_ENVIRONMENTS: dict[str, Any] = {
     "s3": [{"name": "AWS_ENDPOINT_URL_S3", "value": "http://minio:9000"}],
     "mlflow": [{"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow:5000"}],
+    "mlflow-reader": [{"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow:5000"}],
     "code": [{"name": "MAESTRO_CODE_VERSION", "value": "abc"}],
     "notifications": None,
     "pushgateway": [{"name": "MAESTRO_PUSHGATEWAY_HOST", "value": "pushgateway"}],

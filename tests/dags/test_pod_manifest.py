@@ -275,7 +275,10 @@ def test_making_a_pod_leaves_the_template_as_it_was() -> None:
         ({"identity": "root"}, "identity 'root' is not declared: use one of deployer"),
         (
             {"needs": ["s4"]},
-            "need 's4' is not declared: use one of code, mlflow, notifications, pushgateway, s3 or add it to charts/",
+            (
+                "need 's4' is not declared: use one of code, mlflow, mlflow-reader, notifications, pushgateway, s3 "
+                "or add it to charts/"
+            ),
         ),
     ],
 )
