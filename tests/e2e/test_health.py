@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from datetime import UTC, datetime
 
 import pytest
 import requests
@@ -12,7 +13,9 @@ from infrastructure.services import port_forward
 from tests.e2e.conftest import placed_dags
 from tests.e2e.runs import finished
 
-DAG, BROKEN = "monitoring_dag", "e2e_unwell"
+DAG = "monitoring_dag"
+# Of this session alone: what failed before is known, and not told of again.
+BROKEN = f"e2e_unwell_{datetime.now(UTC):%H_%M_%S}"
 SOURCE = f'''
 from datetime import timedelta
 
