@@ -28,7 +28,7 @@ GREEN = ROOT / "tests/green.json"
 GATE_MINUTES = 15
 UNDOING_SECONDS = 180
 # What each group stands on.
-HELPERS = tuple(f"tests/e2e/{name}.py" for name in ("conftest", "disturb", "features", "runs", "sensors"))
+HELPERS = tuple(f"tests/e2e/{name}.py" for name in ("asking", "conftest", "disturb", "features", "runs", "sensors"))
 SERVERS = tuple(f"tests/{name}.py" for name in ("conftest", "keeper", "kube_apiserver", "processes", "servers"))
 COMMON = ("constraints.txt", "images", "infrastructure", *HELPERS, *SERVERS)
 

@@ -11,6 +11,7 @@ import requests
 
 from infrastructure.release import NAMESPACE, kubectl, object_name, wait_until
 from infrastructure.services import port_forward, service
+from tests.e2e.asking import TASK, asking_pod
 from tests.e2e.conftest import placed_dags
 from tests.e2e.disturb import KILLED, be_away_for_a_minute, reconnect, replaced
 from tests.e2e.runs import assert_trained_once, finished, pods, running_pod, states, tasks, trained, versions
@@ -199,11 +200,15 @@ while not select.select([sys.stdin], [], [], 0)[0]:
         bad.append(repr(error))
 print(json.dumps([good, bad]))
 """
-    place = ["kubectl", "-n", NAMESPACE, "exec", "-i", object_name("deployment", "mlflow"), "-c", "mlflow", "--"]
+    caller = "asks-the-model-server"
     served = service("model-server")
     url = f"http://{served.name}:{served.port('http')}/invocations"
-    command = [*place, "python", "-c", program, json.dumps({"dataframe_split": ROW}), url]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as load:
+    command = ["kubectl", "-n", NAMESPACE, "exec", "-i", caller, "--", "python", "-c", program]
+    command += [json.dumps({"dataframe_split": ROW}), url]
+    with (
+        asking_pod(caller, {**TASK, "maestro/opens-model-server": "true"}),
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as load,
+    ):
         server = object_name("deployment", "model-server")
         kubectl("rollout", "restart", server)
         kubectl("rollout", "status", server, "--timeout=120s")

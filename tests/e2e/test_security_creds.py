@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from base64 import b64decode
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_the_namespace_takes_no_pod_that_is_less_than_restricted():
 
 
 def test_who_creates_task_pods_creates_no_others():
-    assert "one of the images" in create(*AS_AIRFLOW)
+    assert "one of the images" in create(*AS_AIRFLOW, serviceAccountName=f"{RELEASE}-task")
     assert "service account of tasks" in create(*AS_AIRFLOW, serviceAccountName=AIRFLOW.rpartition(":")[2])
     assert "task pods only" in create(*AS_AIRFLOW, labels={"app.kubernetes.io/component": "mlflow"})
     secret = [{"secretRef": {"name": find("secret", "airflow")["metadata"]["name"]}}]
@@ -129,6 +130,8 @@ def test_with_the_password_of_the_queue_no_function_can_be_enqueued():
 
 
 def test_no_list_of_processes_shows_a_password_of_redis():
-    pod = f"{RELEASE}-redis-0"
-    said = kubectl("exec", pod, "--", "sh", "-c", "cat /proc/1/cmdline /proc/1/environ | tr '\\0' '\\n'")
-    assert "PASSWORD" not in said and "REDISCLI_AUTH" not in said
+    """Their environment is for the user alone that they run as."""
+    said = kubectl("exec", f"{RELEASE}-redis-0", "--", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'")
+    assert "redis-server" in said
+    known = json.loads(kubectl("get", "secret", f"{RELEASE}-redis", "-o", "json"))["data"].values()
+    assert not [password for password in map(b64decode, known) if password.decode() in said]

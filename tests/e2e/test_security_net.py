@@ -12,6 +12,7 @@ from infrastructure import rotate, sensors
 from infrastructure.airflow import Airflow
 from infrastructure.release import NAMESPACE, RELEASE, NotInstalled, find, kubectl, object_name, wait_until
 from infrastructure.services import port_forward, service
+from tests.e2e.asking import TASK, asking_pod, elsewhere
 from tests.e2e.conftest import placed_dags
 from tests.e2e.runs import finished
 from tests.security import access, canaries, inputs
@@ -22,11 +23,6 @@ EVERYTHING = (
     *("airflow", "feast", "mlflow", "model-server", "notifications", "prometheus"),
     *("pushgateway", "redis", "s3", "sensor-trainer", "kubernetes"),
 )
-TASK = {
-    "app.kubernetes.io/instance": RELEASE,
-    "app.kubernetes.io/part-of": "maestro",
-    "app.kubernetes.io/component": "task",
-}
 # The namespace and the labels of the pod that asks.
 POSITIONS = {
     "another namespace": (ELSEWHERE, {}),
@@ -35,26 +31,6 @@ POSITIONS = {
     "a task that opens nothing": (NAMESPACE, {**TASK, "maestro/opens-pushgateway": "true"}),
     "a task that opens everything": (NAMESPACE, TASK | {f"maestro/opens-{need}": "true" for need in EVERYTHING}),
 }
-
-
-def pod(name, labels):
-    image = find("deployment", "model-server")["spec"]["template"]["spec"]["containers"][0]["image"]
-    container = {
-        "name": "probe",
-        "image": image,
-        "command": ["sleep", "1200"],
-        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-    }
-    user = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
-    spec = {"automountServiceAccountToken": False, "terminationGracePeriodSeconds": 0, "securityContext": user}
-    metadata = {"name": name, "labels": labels}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**spec, "containers": [container]}}
-
-
-def elsewhere(*arguments, namespace, stdin=None):
-    command = ["kubectl", "--namespace", namespace, *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -71,18 +47,12 @@ def asking(other_namespace, request):
     """What comes of attempts from a pod at a place."""
     place = request.param
     namespace, labels = POSITIONS[place]
-    name = f"security-{list(POSITIONS).index(place)}"
-    elsewhere("apply", "-f", "-", namespace=namespace, stdin=json.dumps(pod(name, labels)))
-    try:
-        elsewhere("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=180s", namespace=namespace)
+    with asking_pod(f"security-{list(POSITIONS).index(place)}", labels, namespace) as run:
 
         def ask(attempts):
-            program = ("exec", "-i", name, "--", "python", "-c", PROBE)
-            return json.loads(elsewhere(*program, namespace=namespace, stdin=json.dumps(attempts)))
+            return json.loads(run(PROBE, stdin=json.dumps(attempts)))
 
         yield place, ask
-    finally:
-        elsewhere("delete", "pod", name, "--wait=false", namespace=namespace)
 
 
 def addressed():

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
 SECONDS = 4
+SWITCHED_OFF = "admin APIs disabled"  # what Prometheus says with 500
 
 
 def outcome(attempt):
@@ -38,7 +39,7 @@ def http(attempt):
     connection.request(attempt["method"], attempt["path"], body, attempt.get("headers") or {})
     answer = connection.getresponse()
     said = f"{answer.status} {answer.read(200).decode(errors='replace')}"
-    return judged(answer.status), said
+    return "refused" if SWITCHED_OFF in said else judged(answer.status), said
 
 
 def judged(status):
