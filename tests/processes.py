@@ -46,6 +46,15 @@ def answers(url: str) -> bool:
         return False
 
 
+def is_healthy(url: str) -> bool:
+    """Whether it answers with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except OSError:
+        return False
+
+
 class running:  # noqa: N801 - a context manager
     """A server process, from the moment it is ready; killed at the end, as nothing of it is kept."""
 

@@ -25,7 +25,7 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from tests.processes import answers, free_ports, running
+from tests.processes import answers, free_ports, is_healthy, running
 
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key"
 PASSWORD = "a,pass=word with anything"
@@ -189,7 +189,7 @@ class PushGateway(Server):
         return command, f"http://127.0.0.1:{port}"
 
     def is_ready(self) -> bool:
-        return answers(f"{self.url}/-/ready")
+        return is_healthy(f"{self.url}/-/ready")
 
     def samples(self, *names: str) -> list[Sample]:
         """What it shows Prometheus of these metrics; of all that were pushed without a name."""

@@ -190,7 +190,7 @@ SECRETS: dict[str, dict[str, str]] = {
     "airflow-dag-processor release-gate": database("airflow"),
     "airflow-scheduler release-gate": database("airflow"),
     "airflow-scheduler scheduler": AIRFLOW,
-    "airflow-setup setup": AIRFLOW | ADMIN,
+    "airflow-setup setup": AIRFLOW | ADMIN | {"MAESTRO_READ_ONLY_PASSWORD": "airflow/read-only-password"},
     "airflow-test test": AIRFLOW | ADMIN,
     "airflow-triggerer release-gate": database("airflow"),
     "airflow-triggerer triggerer": AIRFLOW,
@@ -218,7 +218,13 @@ SECRETS: dict[str, dict[str, str]] = {
     "sensor-trainer-test test": TRAINER,
     "sensor-trainer-worker release-gate": database("sensors"),
     "sensor-trainer-worker worker": database("sensors") | REDIS,
-    "task base": S3 | REGISTRY | REDIS | TRAINER_OF_TASKS | SLACK,  # of a task that does not say what it needs
+    # Of a task that does not say what it needs.
+    "task base": S3
+    | REGISTRY
+    | REDIS
+    | TRAINER_OF_TASKS
+    | SLACK
+    | {"MAESTRO_AIRFLOW_PASSWORD": "airflow/read-only-password"},
 }
 
 

@@ -63,6 +63,7 @@ RENDERED = {
     "--minimum-new-readings": "None",
     "--partition-rows": "10",
     "--states": "{}",
+    "--written": "2026-01-01T00:00:00+00:00",
 }
 
 
