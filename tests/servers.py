@@ -205,7 +205,7 @@ class PushGateway(Server):
         return command, f"http://127.0.0.1:{port}"
 
     def is_ready(self) -> bool:
-        return answers(f"{self.url}/-/ready")
+        return is_healthy(f"{self.url}/-/ready")
 
     def samples(self, *names: str) -> list[Sample]:
         """What it shows Prometheus of these metrics; of all that were pushed without a name."""

@@ -21,7 +21,8 @@ from infrastructure.dashboard import dashboards
 from mlops.measure import METRICS
 from mlops.sensor_trainer.api.metrics import ApiMetrics
 from tests.charts.conftest import ROOT, find, render
-from tests.conftest import answers, eventually, free_ports, running
+from tests.conftest import eventually, free_ports, running
+from tests.processes import is_healthy
 
 AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))
 CASES = ROOT / "tests/charts/rules"
@@ -246,7 +247,7 @@ def alertmanager(folder: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         url = f"http://127.0.0.1:{port}"
         options = [f"--web.listen-address=127.0.0.1:{port}", f"--storage.path={folder}", "--cluster.listen-address="]
         command = ["prometheus-alertmanager", f"--config.file={folder}/a.yaml", *options]
-        with running(command, folder / "log", lambda: answers(f"{url}/-/ready")):
+        with running(command, folder / "log", lambda: is_healthy(f"{url}/-/ready")):
             yield url, got
 
 

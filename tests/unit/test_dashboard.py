@@ -13,7 +13,8 @@ import pytest
 
 from infrastructure import dashboard
 from infrastructure.dashboard import Prometheus, QueryFailed, name_of, told
-from tests.conftest import ROOT, answers, free_ports, running
+from tests.conftest import ROOT, free_ports, running
+from tests.processes import is_healthy
 from tests.unit.programs import put_service, services_case, stand_in
 
 NOW = int(time.time()) // 60 * 60
@@ -50,7 +51,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (port,) = free_ports(1)
     command = ["prometheus", f"--config.file={folder}/p.yaml", f"--storage.tsdb.path={folder}/data"]
     command += [f"--web.listen-address=127.0.0.1:{port}"]
-    with running(command, folder / "log", lambda: answers(f"http://127.0.0.1:{port}/-/ready")):
+    with running(command, folder / "log", lambda: is_healthy(f"http://127.0.0.1:{port}/-/ready")):
         yield f"http://127.0.0.1:{port}"
 
 
