@@ -19,6 +19,7 @@ from tests.e2e.test_release import FILES
 pytestmark = pytest.mark.full
 
 RECEIVER = "alert-receiver"
+LABELS = {"app.kubernetes.io/name": RECEIVER}
 # Seconds, as docs/operations.md says: beside an alert's own time, that of scraping, looking and waiting for others; and
 # what this machine may take to answer.
 ON_THE_WAY, OVER, SLACK = 90, 120, 30
@@ -69,7 +70,6 @@ http.server.ThreadingHTTPServer(("", 8080), Receiver).serve_forever()
 
 def manifest():
     (container,) = find("deployment", "model-server")["spec"]["template"]["spec"]["containers"]
-    labels = {"app.kubernetes.io/name": RECEIVER}
     pod = {
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "automountServiceAccountToken": False,
@@ -85,8 +85,8 @@ def manifest():
         ],
     }
     port = {"port": 8080}
-    service = {"kind": "Service", "metadata": {"name": RECEIVER}, "spec": {"selector": labels, "ports": [port]}}
-    receiver = {"kind": "Pod", "metadata": {"name": RECEIVER, "labels": labels}, "spec": pod}
+    service = {"kind": "Service", "metadata": {"name": RECEIVER}, "spec": {"selector": LABELS, "ports": [port]}}
+    receiver = {"kind": "Pod", "metadata": {"name": RECEIVER, "labels": LABELS}, "spec": pod}
     return "\n---\n".join(json.dumps({"apiVersion": "v1", **each}) for each in (receiver, service))
 
 
@@ -99,7 +99,9 @@ def receiver(tmp_path_factory):
         "routes": [{"receiver": RECEIVER, "continue": True}],
     }
     values = tmp_path_factory.mktemp("values") / "receiver.yaml"
-    values.write_text(json.dumps({"monitoring": {"alertmanager": routed}}))
+    way = {"to": [{"podSelector": {"matchLabels": LABELS}}], "ports": [{"port": 8080}]}
+    policies = {"networkPolicies": {"egress": {"alertmanager": [way]}}}
+    values.write_text(json.dumps({"global": policies, "monitoring": {"alertmanager": routed}}))
     kubectl("apply", "-f", "-", stdin=manifest())
     kubectl("wait", "--for=condition=Ready", f"pod/{RECEIVER}", "--timeout=120s")
     assert install.main([*FILES, str(values)]) == 0
