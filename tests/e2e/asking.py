@@ -13,12 +13,13 @@ TASK = {
 }
 
 
-def pod(name, labels):
-    image = find("deployment", "model-server")["spec"]["template"]["spec"]["containers"][0]["image"]
+def pod(name, labels, command=("sleep", "1200"), of="model-server"):
+    """What the namespace lets in: a pod without rights. of: the Deployment whose image it has."""
+    image = find("deployment", of)["spec"]["template"]["spec"]["containers"][0]["image"]
     container = {
         "name": "probe",
         "image": image,
-        "command": ["sleep", "1200"],
+        "command": [*command],
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }

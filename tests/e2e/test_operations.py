@@ -16,6 +16,7 @@ from infrastructure.services import admin, object_store_keys, port_forward, serv
 from infrastructure.ui import PAGES, installed
 from mlops.registry.record import FEATURE_SERVICE
 from mlops.stores.deployments import VERSION_ANNOTATION
+from tests.e2e.asking import pod
 from tests.e2e.conftest import DAG_READERS, placed_dags
 from tests.e2e.disturb import reconnect
 from tests.e2e.runs import finished, versions
@@ -110,11 +111,11 @@ TO_THE_MAIL_SERVER = {
 def mailbox(services):
     """What a mail server in the cluster has taken: Airflow sends its mail there until the test ends."""
     before = services.airflow.call("GET", "/variables/alert_email")["value"]
-    (triggerer,) = find("deployment", "airflow-triggerer")["spec"]["template"]["spec"]["containers"]
     program = ("python", "-Wignore", "-um", "smtpd", "-nc", "DebuggingServer", "0.0.0.0:2525")
     try:
         kubectl("apply", "-f", "-", stdin=json.dumps(TO_THE_MAIL_SERVER))
-        kubectl("run", MAIL_SERVER, f"--image={triggerer['image']}", "--", *program)
+        mail = pod(MAIL_SERVER, {"run": MAIL_SERVER}, program, "airflow-triggerer")
+        kubectl("apply", "-f", "-", stdin=json.dumps(mail))
         kubectl("wait", f"pod/{MAIL_SERVER}", "--for=condition=Ready", "--timeout=120s")
         address = json.loads(kubectl("get", "pod", MAIL_SERVER, "-o", "json"))["status"]["podIP"]
         extra = {"from_email": "maestro@example.com", "disable_ssl": True, "disable_tls": True}
