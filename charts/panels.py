@@ -86,6 +86,9 @@ ENDED = {
 }
 HEARTBEATS = {"{{job_type}}": "time() - max by (job_type) (airflow_db_heartbeat_timestamp_seconds)"}
 TASKS = {"{{state}}": "sum by (state) (airflow_db_tasks_count)"}
+JOBS = {"{{state}}": "max by (state) (maestro_training_jobs)"}
+WAITING_JOBS = {"jobs": "max(maestro_training_jobs_waiting)"}
+SERVED_VERSION = {"version": "max(maestro_sensor_model_version)"}
 FEATURES_AGE = {"{{view}}": "max by (view) (maestro_materialization_age_seconds)"}
 SUCCESS = ratio(within("airflow_dag_run_success"), within("airflow_dagrun_total"))
 FREE, TOTAL = (f"minio_cluster_capacity_usable_{part}_bytes" for part in ("free", "total"))
@@ -328,9 +331,9 @@ DASHBOARDS = (
                 "bargauge",
                 "none has failed",
             ),
-            Panel("Sensor trainer: jobs", "short", {"{{state}}": "max by (state) (maestro_training_jobs)"}),
-            Panel("Sensor trainer: jobs that wait", "short", {"jobs": "max(maestro_training_jobs_waiting)"}),
-            Panel("Sensor trainer: version that is served", "short", {"version": "max(maestro_sensor_model_version)"}),
+            Panel("Sensor trainer: jobs", "short", JOBS),
+            Panel("Sensor trainer: jobs that wait", "short", WAITING_JOBS),
+            Panel("Sensor trainer: version that is served", "short", SERVED_VERSION),
         ),
     ),
     Dashboard(
@@ -478,9 +481,9 @@ DASHBOARDS = (
                 "Latency of an hour, slowest of twenty", "s", quantiles("maestro_sensor_request_seconds", by="route")
             ),
             Panel("Requests being answered", "short", {"requests": "sum(maestro_sensor_requests_in_progress)"}),
-            Panel("Training jobs", "short", {"{{state}}": "max by (state) (maestro_training_jobs)"}),
-            Panel("Training jobs that wait", "short", {"jobs": "max(maestro_training_jobs_waiting)"}),
-            Panel("Version that is served", "short", {"version": "max(maestro_sensor_model_version)"}),
+            Panel("Training jobs", "short", JOBS),
+            Panel("Training jobs that wait", "short", WAITING_JOBS),
+            Panel("Version that is served", "short", SERVED_VERSION),
             Panel(
                 "Features that were pushed: age",
                 "s",

@@ -175,7 +175,7 @@ def alert(*, report_json: str) -> Result:
 
 def _declared(look: Look, airflow: Airflow) -> Sequence[Entry]:
     """The DAGs that files declare."""
-    return look.all("the list of DAGs", lambda offset: airflow.dags(offset), _MOST)
+    return look.all("the list of DAGs", airflow.dags, _MOST)
 
 
 def _airflow(patience: float, timeout: float) -> Airflow:

@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops import datasets
-from mlops.config import S3Settings
 from mlops.datasets.declaration import EVENT_TIME
 from mlops.drift import reference as references
 from mlops.drift.columns import comparable
 from mlops.drift.reference import current, earliest, make, store_earliest
 from mlops.result import Refused
 from mlops.stores.dataset_files import LoadedDataset
-from mlops.stores.object_store import ObjectStore
+from mlops.stores.object_store import ObjectStore, data_bucket
 from mlops.stores.trained_on import TrainedOn
 
 SHUTTLE, ADULT = datasets.get("shuttle"), datasets.get("adult")
@@ -42,8 +41,7 @@ def shuttle(rows: int, shift: int = 0, minutes: np.ndarray | None = None) -> Loa
 @pytest.fixture
 def store(environment, s3_endpoint, monkeypatch) -> ObjectStore:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
-    settings = S3Settings.from_environment()
-    found = ObjectStore(settings, settings.data_bucket)
+    found = data_bucket()
     found.ensure()
     return found
 

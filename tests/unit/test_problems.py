@@ -7,10 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mlops.config import S3Settings
 from mlops.notify.problems import Change, Problem, notify_changes
 from mlops.result import Failure
-from mlops.stores.object_store import ObjectStore
+from mlops.stores.object_store import ObjectStore, reports_bucket
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 ALL = ("schema", "quality", "drift", "anomalies", "missing")
@@ -19,8 +18,7 @@ ALL = ("schema", "quality", "drift", "anomalies", "missing")
 @pytest.fixture
 def store(environment, s3_endpoint, monkeypatch) -> ObjectStore:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
-    settings = S3Settings.from_environment()
-    found = ObjectStore(settings, settings.reports_bucket)
+    found = reports_bucket()
     found.ensure()
     return found
 
