@@ -63,6 +63,7 @@ PLATFORM = {
         "small": {"requests": {"cpu": "100m"}, "limits": {"memory": "512Mi"}},
         "medium": {"requests": {"cpu": "500m"}, "limits": {"memory": "1Gi"}},
     },
+    "placements": {"medium": {"nodeSelector": {"disk": "fast"}, "tolerations": [{"key": "gpu", "operator": "Exists"}]}},
     "identities": {"deployer": "maestro-deployer"},
     "environments": PLATFORM_ENVIRONMENTS,
     "failedPodTTL": 3600,

@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from mlops.training.network import loop, weights
 from mlops.training.network.batches import in_order, shuffled
 from mlops.training.network.encoding import UNKNOWN, Encoding
 from mlops.training.network.weights import Network
+from tests.processes import eventually
 from tests.unit.clicks import COLUMNS, SMALL, Files, clicks, train, write
 
 ROOT = Path(__file__).parents[2]
@@ -63,10 +63,7 @@ def test_another_seed_gives_other_weights(undisturbed, tmp_path):
 def test_a_process_that_is_killed_is_followed_by_one_that_ends_with_the_same_weights(undisturbed, tmp_path):
     program = [sys.executable, "-m", "tests.unit.clicks", str(tmp_path)]
     process = subprocess.Popen(program, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    deadline = time.monotonic() + 120
-    while not (tmp_path / loop.LAST).exists():  # the first epoch has ended
-        assert process.poll() is None
-        assert time.monotonic() < deadline
+    eventually((tmp_path / loop.LAST).exists, 240)  # the first epoch has ended
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     told: list = []
