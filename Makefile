@@ -184,6 +184,7 @@ bench: images $(BUILD)/bin/k6 $(BUILD)/bin/minio ## Measure an installation, the
 	$(PYTHON) -m tests.bench.drift --json $(BUILD)/bench-drift.json
 	$(PYTHON) -m tests.bench.features
 	$(PYTHON) -m tests.bench.comparisons
+	$(PYTHON) -m tests.bench.network
 	$(PYTHON) -m tests.bench.inference --json $(BUILD)/bench-inference.json
 	$(PYTHON) -m tests.bench.sensors --json $(BUILD)/bench-sensors.json
 

@@ -133,9 +133,9 @@ def test_a_pod_is_the_template_with_the_tasks_own_parts() -> None:
 def test_a_size_asks_for_the_nodes_that_values_give_it_beside_those_of_the_template() -> None:
     spec = {**platform().template["spec"], "nodeSelector": {"pool": "tasks"}, "tolerations": [{"key": "tasks"}]}
     chosen = Platform(**{**vars(platform()), "template": {**platform().template, "spec": spec}})
-    medium, small = (make_pod(chosen, a_try(), ["true"], size=size)["spec"] for size in ("medium", "small"))
-    assert medium["nodeSelector"] == {"pool": "tasks", "disk": "fast"}
-    assert medium["tolerations"] == [{"key": "tasks"}, {"key": "gpu", "operator": "Exists"}]
+    gpu, small = (make_pod(chosen, a_try(), ["true"], size=size)["spec"] for size in ("gpu", "small"))
+    assert gpu["nodeSelector"] == {"pool": "tasks", "disk": "fast"}
+    assert gpu["tolerations"] == [{"key": "tasks"}, {"key": "gpu", "operator": "Exists"}]
     assert (small["nodeSelector"], small["tolerations"]) == ({"pool": "tasks"}, [{"key": "tasks"}])
 
 
@@ -281,7 +281,7 @@ def test_making_a_pod_leaves_the_template_as_it_was() -> None:
     ("options", "message"),
     [
         ({"image": "tsk"}, "image 'tsk' is not declared: use one of datasets, task or add it to global.images"),
-        ({"size": "huge"}, "size 'huge' is not declared: use one of medium, small or add it to taskSizes"),
+        ({"size": "huge"}, "size 'huge' is not declared: use one of gpu, medium, small or add it to taskSizes"),
         ({"identity": "root"}, "identity 'root' is not declared: use one of deployer"),
         (
             {"needs": ["s4"]},

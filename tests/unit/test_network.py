@@ -15,7 +15,7 @@ from mlops.datasets.declaration import LABEL
 from mlops.models.network import DEFAULT, Config, parse
 from mlops.result import Failure, Refused
 from mlops.training.families import torch as family
-from mlops.training.network import loop, weights
+from mlops.training.network import batches, loop, weights
 from mlops.training.network.batches import in_order, shuffled
 from mlops.training.network.encoding import UNKNOWN, Encoding
 from mlops.training.network.weights import Network
@@ -122,9 +122,9 @@ def test_each_row_comes_once_an_epoch_in_another_order_each_time(undisturbed, en
     expected = np.sort(clicks(2000)["item_events"].fill_null(-1).to_numpy())
 
     def numbers(seed: tuple[int, int]) -> np.ndarray:
-        batches = list(shuffled(path, encoding, 64, 500, seed))
-        assert {len(batch) for batch in batches[:-1]} == {64}
-        return np.concatenate([batch.numbers[:, 0] for batch in batches])
+        drawn = list(shuffled(path, encoding, 64, 500, seed))
+        assert {len(batch) for batch in drawn[:-1]} == {64}
+        return np.concatenate([batch.numbers[:, 0] for batch in drawn])
 
     first, again, second = numbers((7, 1)), numbers((7, 1)), numbers((7, 2))
     assert len(first) == len(expected)
@@ -139,10 +139,30 @@ def test_a_batch_holds_rows_of_more_than_one_row_group(undisturbed, encoding):
     path = undisturbed / "ordered.parquet"
     table.write_parquet(path, row_group_size=100)
     learned = Encoding.learned(pl.scan_parquet(path), COLUMNS, 1)
-    batch = next(shuffled(path, learned, 64, 1000, (7, 1)))
+    drawn = next(shuffled(path, learned, 64, 1000, (7, 1)))
     mean, std = learned.numbers["item_events"]
-    groups = np.floor(np.expm1(batch.numbers[:, 0].astype(float) * std + mean) / 100).round()
+    groups = np.floor(np.expm1(drawn.numbers[:, 0].astype(float) * std + mean) / 100).round()
     assert len(set(groups)) > 5
+
+
+def test_no_more_rows_are_held_than_are_shuffled_however_many_the_file_has(tmp_path, encoding, monkeypatch):
+    path, read = tmp_path / "many.parquet", 0
+    clicks(20_000).write_parquet(path, row_group_size=5000)
+    encoded = batches._encoded
+
+    def counted(part, of):
+        nonlocal read
+        read += part.num_rows
+        return encoded(part, of)
+
+    monkeypatch.setattr(batches, "_encoded", counted)
+    monkeypatch.setattr(batches, "_READ_ROWS", 100)
+    given = most = 0
+    for batch in shuffled(path, encoding, 64, 1000, (7, 1)):
+        most = max(most, read - given)
+        given += len(batch)
+    assert given == read == 20_000
+    assert most <= 1000 + 100 + 64
 
 
 def test_values_never_seen_rare_or_missing_share_one_place_and_are_scored(undisturbed):
