@@ -104,7 +104,7 @@ def train(
                 # Before LAST: a process that is killed between both repeats this epoch, which gives the same again.
                 folder.write(BEST, weights.packed(network))
             folder.write(LAST, _checkpoint(key, network, optimizer, progress))
-            shown = epoch, config.epochs, gave["train_loss"], gave["val_auc"]
+            shown = epoch, config.epochs, gave["loss"], gave["val_auc"]
             log.info("epoch %d/%d: train loss %.4f, val AUC %.4f", *shown)
             told(epoch, gave)
     best = folder.find(BEST)
@@ -140,7 +140,7 @@ def _epoch(
         rows, total = rows + len(batch), total + float(loss.detach()) * len(batch)
     seconds = time.perf_counter() - began
     said, truth = scores(network, in_order(data.validation, network.encoding, _SCORED_ROWS), device)
-    gave = {"train_loss": total / rows, **_judged(said, truth)}
+    gave = {"loss": total / rows, **_judged(said, truth)}
     if not np.isfinite(list(gave.values())).all():
         raise Failure(f"epoch {epoch} gave {gave}: lower learning_rate in the config, or look at the features' values")
     return {**gave, "rows_per_second": rows / seconds}
