@@ -96,7 +96,7 @@ def test_a_model_that_misses_a_threshold_fails_with_the_numbers(parts):
     assert "did not pass the gate" in parts.failure_of(*register, code=65)
 
 
-def test_a_try_after_one_that_was_killed_goes_on_and_one_run_counts(parts, monkeypatch, tmp_path):
+def test_a_try_after_one_that_was_killed_goes_on_and_one_run_counts(parts, monkeypatch):
     first = parts.result_of(*train(parts))
     weights = parts.data.read_bytes(f"{first['run_dir']}/{loop.BEST}")
     assert parts.result_of(*train(parts)) == first, "a retry of a try that ended hands the same back"
@@ -109,11 +109,10 @@ def test_a_try_after_one_that_was_killed_goes_on_and_one_run_counts(parts, monke
             raise KeyboardInterrupt
         return write(tensors, said)
 
-    monkeypatch.setattr(loop.weights, "pack", dying)
-    with pytest.raises(KeyboardInterrupt):
-        other.run(*train(other))
-    monkeypatch.undo()
-    parts.as_run("killed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.weights, "pack", dying)
+        with pytest.raises(KeyboardInterrupt):
+            other.run(*train(other))
     monkeypatch.setenv("MAESTRO_TRY_NUMBER", "2")
     second = other.result_of(*train(other))
     assert other.data.read_bytes(f"{second['run_dir']}/{loop.BEST}") == weights
