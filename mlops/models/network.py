@@ -25,14 +25,14 @@ class Config:
     seed: int = 7
     epochs: int = 30
     patience: int = 3
-    batch_rows: int = 512
+    batch_rows: int = 2048
     shuffle_rows: int = 1 << 17
-    learning_rate: float = 0.002
-    weight_decay: float = 0.0001
-    embedding: int = 8
-    hidden: tuple[int, ...] = (64, 32)
-    dropout: float = 0.3
-    least_count: int = 5
+    learning_rate: float = 0.001
+    weight_decay: float = 0.1
+    embedding: int = 4
+    hidden: tuple[int, ...] = (16,)
+    dropout: float = 0.2
+    least_count: int = 20
     threads: int = 1
 
     def with_epochs(self, epochs: int | None) -> Config:

@@ -35,7 +35,8 @@ def log_model(
         "pip_requirements": pip_requirements,
         "validate_serving_input": False,  # MLflow would look for a loader
     }
-    return Model.log(artifact_path=None, flavor=sys.modules[__name__], name=name, **given)
+    logged: ModelInfo = Model.log(artifact_path=None, flavor=sys.modules[__name__], name=name, **given)
+    return logged
 
 
 def save_model(

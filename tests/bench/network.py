@@ -48,8 +48,7 @@ def plain(path: Path) -> int:
 
 
 def _encoding(path: Path) -> Encoding:
-    first = pl.scan_parquet(path).head(GROUP)
-    return Encoding.learned(first, COLUMNS, 1)
+    return Encoding.learned(path, COLUMNS, 1)
 
 
 WAYS: dict[str, Callable[[Path], int]] = {"streamed": streamed, "plain": plain}

@@ -17,7 +17,18 @@ from mlops.training.network import loop
 from mlops.training.network.encoding import Encoding
 
 COLUMNS = (Column("user_id", "identifier"), Column("item_id", "identifier"), Column("item_events", "number"))
-SMALL = Config(epochs=4, patience=4, batch_rows=64, shuffle_rows=500, learning_rate=0.02, hidden=(8,), embedding=4)
+SMALL = Config(
+    epochs=4,
+    patience=4,
+    batch_rows=64,
+    shuffle_rows=500,
+    learning_rate=0.02,
+    hidden=(8,),
+    embedding=4,
+    weight_decay=0.0001,
+    dropout=0.3,
+    least_count=5,
+)
 
 
 def clicks(rows: int, seed: int = 0) -> pl.DataFrame:
@@ -61,7 +72,7 @@ class Files:
 
 def train(folder: Path, config: Config = SMALL, told: "list[Mapping[str, float]] | None" = None) -> loop.Trained:
     data = write(folder)
-    encoding = Encoding.learned(pl.scan_parquet(data.train), COLUMNS, config.least_count)
+    encoding = Encoding.learned(data.train, COLUMNS, config.least_count)
     gave = [] if told is None else told
     return loop.train(data, encoding, config, Files(folder), lambda epoch, each: gave.append(each))
 

@@ -39,7 +39,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoding(undisturbed: Path) -> Encoding:
-    return Encoding.learned(pl.scan_parquet(undisturbed / "train.parquet"), COLUMNS, 1)
+    return Encoding.learned(undisturbed / "train.parquet", COLUMNS, 1)
 
 
 def test_the_network_learns_what_is_there_to_be_learned(undisturbed):
@@ -96,7 +96,7 @@ def test_a_process_that_dies_between_the_best_and_the_last_checkpoint_repeats_th
     data = write(tmp_path)
     train(tmp_path, replace(SMALL, epochs=1))
     (tmp_path / "die").touch()
-    learned = Encoding.learned(pl.scan_parquet(data.train), COLUMNS, SMALL.least_count)
+    learned = Encoding.learned(data.train, COLUMNS, SMALL.least_count)
     with pytest.raises(KeyboardInterrupt):
         loop.train(data, learned, SMALL, Dying(tmp_path), lambda epoch, gave: None)
     (tmp_path / "die").unlink()
@@ -138,7 +138,7 @@ def test_a_batch_holds_rows_of_more_than_one_row_group(undisturbed, encoding):
     table = pl.DataFrame({**clicks(1000).to_dict(as_series=True), "item_events": np.arange(1000.0)})
     path = undisturbed / "ordered.parquet"
     table.write_parquet(path, row_group_size=100)
-    learned = Encoding.learned(pl.scan_parquet(path), COLUMNS, 1)
+    learned = Encoding.learned(path, COLUMNS, 1)
     drawn = next(shuffled(path, learned, 64, 1000, (7, 1)))
     mean, std = learned.numbers["item_events"]
     groups = np.floor(np.expm1(drawn.numbers[:, 0].astype(float) * std + mean) / 100).round()
@@ -179,9 +179,10 @@ def test_values_never_seen_rare_or_missing_share_one_place_and_are_scored(undist
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
 
 
-def test_a_rare_identifier_has_no_place_of_its_own():
+def test_a_rare_identifier_has_no_place_of_its_own(tmp_path):
     rows = pl.DataFrame({"user_id": ["a"] * 5 + ["b"], "item_id": ["c"] * 6, "item_events": [1.0] * 6})
-    assert Encoding.learned(rows.lazy(), COLUMNS, 5).texts["user_id"] == ("a",)
+    rows.write_parquet(tmp_path / "rows.parquet")
+    assert Encoding.learned(tmp_path / "rows.parquet", COLUMNS, 5).texts["user_id"] == ("a",)
 
 
 def test_what_is_saved_is_what_is_loaded_and_says_the_same(undisturbed, tmp_path):

@@ -18,7 +18,7 @@ from tests.unit.clicks import clicks
 MODEL = models.get("ctr_model")
 SERVICE = repository.service_of(MODEL)
 FEATURES, CONFIG = "runs/parts", "runs/parts/config.yaml"
-SMALL = Config(epochs=3, batch_rows=64, learning_rate=0.02, hidden=(8,), embedding=4)
+SMALL = Config(epochs=3, batch_rows=64, learning_rate=0.02, hidden=(8,), weight_decay=0.0001, least_count=5)
 
 
 def part(rows: int, seed: int) -> pd.DataFrame:

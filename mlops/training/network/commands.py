@@ -144,12 +144,10 @@ def _times(data: "Data") -> "pd.DataFrame":
 
 
 def _learned(data: "Data", example: "pd.DataFrame", dataset: "Dataset", asked: network.Config) -> "Encoding":
-    import polars as pl
-
     from mlops.training.columns import columns_of
     from mlops.training.network.encoding import Encoding
 
-    return Encoding.learned(pl.scan_parquet(data.train), columns_of(example, dataset), asked.least_count)
+    return Encoding.learned(data.train, columns_of(example, dataset), asked.least_count)
 
 
 def _scores(trained: "Trained", data: "Data", dataset: "Dataset") -> dict[str, float]:

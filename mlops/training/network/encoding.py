@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
+from pyarrow import parquet
 
 from mlops.result import Refused
 
 if TYPE_CHECKING:
     from mlops.datasets.declaration import Column
 
+_READ_ROWS = 1 << 14  # decoded at a time
 UNKNOWN = 0  # the place of what is missing, was never seen, or was seen too rarely
 
 
@@ -37,20 +40,11 @@ class Encoding:
     numbers: Mapping[str, tuple[float, float]]
 
     @classmethod
-    def learned(cls, rows: pl.LazyFrame, columns: Sequence[Column], least_count: int) -> Self:
-        """Reads the rows as a stream. least_count: rows in which a value must occur to have a place of its own."""
+    def learned(cls, path: Path, columns: Sequence[Column], least_count: int) -> Self:
+        """Reads a Parquet file as a stream. least_count: rows in which a value must occur to have its own place."""
+        rows = pl.scan_parquet(path)
         texts = {column.name: _known(rows, column.name, least_count) for column in columns if not column.numeric}
-        numeric = [column.name for column in columns if column.numeric]
-        squeezed = [_squeezed(pl.col(name)).alias(name) for name in numeric]
-        stats = rows.select(squeezed).select(
-            *(pl.col(name).mean().name.suffix("|mean") for name in numeric),
-            *(pl.col(name).std(ddof=0).name.suffix("|std") for name in numeric),
-        )
-        found = stats.collect(engine="streaming").row(0, named=True) if numeric else {}
-        return cls(
-            texts,
-            {name: (found[f"{name}|mean"] or 0.0, found[f"{name}|std"] or 1.0) for name in numeric},
-        )
+        return cls(texts, _scales(path, [column.name for column in columns if column.numeric]))
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Self:
@@ -102,6 +96,25 @@ def _known(rows: pl.LazyFrame, name: str, least_count: int) -> tuple[str, ...]:
     counts = rows.select(pl.col(name).cast(pl.String)).drop_nulls().group_by(name).len()
     found = counts.filter(pl.col("len") >= least_count).select(pl.col(name).sort()).collect(engine="streaming")
     return tuple(found.to_series().to_list())
+
+
+def _scales(path: Path, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each number. Added up in the order of rows, since sums depend on their order."""
+    counts, sums, squares = (np.zeros(len(names)) for _ in range(3))
+    with parquet.ParquetFile(path) as file:
+        for part in file.iter_batches(_READ_ROWS, columns=list(names)) if names else ():
+            table = pl.DataFrame(pl.from_arrow(part))  # type: ignore[arg-type]  # pyarrow says no types
+            for index, name in enumerate(names):
+                values = table.select(_squeezed(pl.col(name)).drop_nulls()).to_series().to_numpy()
+                counts[index] += len(values)
+                sums[index] += values.sum()
+                squares[index] += (values**2).sum()
+    means = sums / np.maximum(counts, 1)
+    deviations = np.sqrt(np.maximum(squares / np.maximum(counts, 1) - means**2, 0))
+    return {
+        name: (float(mean), float(deviation) or 1.0)
+        for name, mean, deviation in zip(names, means, deviations, strict=True)
+    }
 
 
 def _squeezed(column: pl.Expr) -> pl.Expr:
