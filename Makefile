@@ -10,6 +10,8 @@ NAMESPACE ?= maestro
 # Where images are pushed to and pulled from; CLUSTER=current needs one, for example REGISTRY=registry.example.com/maestro
 REGISTRY ?= $(if $(filter current,$(CLUSTER)),,localhost/maestro)
 DATASET ?= shuttle
+# gpu: PyTorch's image with the index's wheel, which knows CUDA and is several GB larger.
+TORCH ?= cpu
 DAGS ?= dags
 VALUES ?= charts/maestro/values-minikube.yaml
 
@@ -24,6 +26,9 @@ PYTHON := $(VENV)/bin/python
 # What outlives a checkout.
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/maestro
 K6_VERSION := v1.8.1
+# Wheels that go before those of an index. PyPI's of PyTorch is the one for GPUs: put that for CPUs here where you have it.
+WHEELHOUSE ?= $(CACHE)/wheelhouse
+wheels := $(if $(wildcard $(WHEELHOUSE)/*.whl),--wheelhouse $(WHEELHOUSE)) --torch $(TORCH)
 
 cluster_local := python3 infrastructure/local
 cluster_minikube := infrastructure/minikube/cluster
@@ -95,7 +100,7 @@ registry = $(or $(REGISTRY),$(error REGISTRY is empty: name where images are pus
 
 .PHONY: images ready images-built
 images: ready cluster-up ## Build all images that changed, and bring them to the cluster
-	python3 images/build.py --registry $(registry) $(engine_$(CLUSTER))
+	python3 images/build.py $(wheels) --registry $(registry) $(engine_$(CLUSTER))
 
 # All that takes minutes on a new machine, side by side: Kubernetes, the images and Python's packages.
 ready:
@@ -103,10 +108,10 @@ ready:
 
 images-built:
 	$(cluster_local) packages
-	python3 images/build.py --registry $(registry) --engine buildah
+	python3 images/build.py $(wheels) --registry $(registry) --engine buildah
 
 image-%: cluster-up ## Build one image and what it stands on, as in image-task
-	python3 images/build.py $* --registry $(registry) $(engine_$(CLUSTER))
+	python3 images/build.py $* $(wheels) --registry $(registry) $(engine_$(CLUSTER))
 
 ##@ Platform
 .PHONY: install uninstall data dags check check-connections rotate
@@ -179,6 +184,7 @@ bench: images $(BUILD)/bin/k6 $(BUILD)/bin/minio ## Measure an installation, the
 	$(PYTHON) -m tests.bench.drift --json $(BUILD)/bench-drift.json
 	$(PYTHON) -m tests.bench.features
 	$(PYTHON) -m tests.bench.comparisons
+	$(PYTHON) -m tests.bench.network
 	$(PYTHON) -m tests.bench.inference --json $(BUILD)/bench-inference.json
 	$(PYTHON) -m tests.bench.sensors --json $(BUILD)/bench-sensors.json
 
@@ -210,7 +216,7 @@ $(VENV)/bin/uv:
 $(VENV)/ready: $(VENV)/bin/uv constraints.txt infrastructure/packages
 	infrastructure/packages git
 	@echo '[python] packages (usually 1 min)'
-	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -q --compile-bytecode -r constraints.txt
+	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -q --compile-bytecode $(if $(wildcard $(WHEELHOUSE)/*.whl),--find-links $(WHEELHOUSE)) -r constraints.txt
 	touch $@
 
 # The programs that tests and measurements run on this machine; nothing that is installed needs them.

@@ -25,8 +25,8 @@ from mlops.airflow.authoring.operator import task_pod
 from mlops.airflow.authoring.schedule import cron
 from mlops.models import dataset_of, get, names
 
-# Those that learn from a feature service.
-MODELS = [name for name in names() if get(name).feature_service]
+# Those that learn from a feature service and are fitted to one table; training_pipeline trains networks.
+MODELS = [name for name in names() if get(name).feature_service and get(name).family != "torch"]
 
 
 @task.branch(

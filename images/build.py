@@ -200,6 +200,12 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--values", type=Path, default=REPOSITORY / ".build/images.yaml", help="Helm values file to write"
     )
+    parser.add_argument(
+        "--wheelhouse", type=Path, help="a folder of wheels that go before those of an index, as PyTorch's for CPUs"
+    )
+    parser.add_argument(
+        "--torch", choices=("cpu", "gpu"), default="cpu", help="gpu: the index's (default: %(default)s)"
+    )
     parser.add_argument("--list-tags", action="store_true", help="print the images' tags and build nothing")
     return parser.parse_args()
 
@@ -221,7 +227,8 @@ def run(chosen: argparse.Namespace) -> None:
     needed = with_parents(names, recipes)
     with tempfile.TemporaryDirectory() as folder:
         contexts = Path(folder)
-        tags = write_contexts([recipes[name] for name in needed], contexts)
+        wheelhouse = chosen.wheelhouse if chosen.torch == "cpu" else None
+        tags = write_contexts([recipes[name] for name in needed], contexts, wheelhouse=wheelhouse)
         if chosen.list_tags:
             print(*(f"{name} {tags[name]}" for name in needed), sep="\n")
             return

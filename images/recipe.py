@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from requirements import used_constraints, used_project
+from requirements import normal, used_constraints, used_project
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What Python, an editor or a reader leaves beside the sources. Names, as the shell matches them.
@@ -91,8 +91,13 @@ def _made_of(text: str, arguments: Mapping[str, str]) -> str:
     return _with_values("".join(used), arguments)
 
 
-def write_contexts(recipes: Iterable[Recipe], folder: Path, repository: Path = REPOSITORY) -> dict[str, str]:
-    """Write a build context below `folder` for each recipe; parents come first. Returns the images' tags by name."""
+def write_contexts(
+    recipes: Iterable[Recipe], folder: Path, repository: Path = REPOSITORY, wheelhouse: Path | None = None
+) -> dict[str, str]:
+    """Write a build context below `folder` for each recipe; parents come first. Returns the images' tags by name.
+
+    wheelhouse: a folder of wheels that go before those of an index, where an image uses their versions.
+    """
     tags: dict[str, str] = {}
     for recipe in recipes:
         context = folder / recipe.name
@@ -102,6 +107,7 @@ def write_contexts(recipes: Iterable[Recipe], folder: Path, repository: Path = R
             _copy(repository / source, context / source)
         if recipe.extra:
             _keep_what_is_used(context, recipe.extra)
+            _take_wheels(context, wheelhouse)
         _normalise(context)
         tags[recipe.name] = _digest(context, [tags[parent] for parent in recipe.parents])
     return tags
@@ -138,6 +144,16 @@ def _keep_what_is_used(context: Path, extra: str) -> None:
     reduced, roots = used_project(project.read_text(), extra)
     project.write_text(reduced)
     constraints.write_text(used_constraints(constraints.read_text(), roots))
+
+
+def _take_wheels(context: Path, wheelhouse: Path | None) -> None:
+    """The wheels of the versions that are pinned, those with a local part such as `+cpu` among them."""
+    pins, target = set((context / "constraints.txt").read_text().splitlines()), context / "wheels"
+    target.mkdir()
+    for wheel in sorted(wheelhouse.glob("*.whl")) if wheelhouse else ():
+        name, version = wheel.name.split("-")[:2]
+        if f"{normal(name)}=={version.partition('+')[0]}" in pins:
+            shutil.copy(wheel, target)
 
 
 def _walk(folder: Path) -> Iterator[Path]:

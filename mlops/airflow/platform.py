@@ -16,7 +16,17 @@ from airflow.sdk.exceptions import AirflowException
 FOLDER = "MAESTRO_POD_CONFIG"  # environment key; the chart mounts the ConfigMap <release>-airflow-pods there
 _DEFAULT_FOLDER = "/etc/maestro"
 _TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-_FIELDS = {"namespace", "images", "sizes", "identities", "environments", "failedPodTTL", "reportsBucket", "dataBucket"}
+_FIELDS = {
+    "namespace",
+    "images",
+    "sizes",
+    "identities",
+    "environments",
+    "failedPodTTL",
+    "placements",
+    "reportsBucket",
+    "dataBucket",
+}
 
 # libyaml where PyYAML was built with it: parsing the two files takes 1 ms instead of 8.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -29,7 +39,8 @@ class Platform:
     images: reference by name ("task"); sizes: Kubernetes resource requirements by name ("small");
     identities: service account by name ("deployer"); environments: what a container is told that opens a part of the
     platform, by the names in mlops/needs.py ("s3"), as entries of its environment; failed_pod_ttl: seconds that a pod
-    is kept that failed; reports_bucket: where reports for people lie; data_bucket: where deliveries lie; template: the
+    is kept that failed; placements: what a size asks of a node, as `nodeSelector` and `tolerations` of a pod;
+    reports_bucket: where reports for people lie; data_bucket: where deliveries lie; template: the
     Pod that every task pod starts from, with its work in the container `base`; owner: the reference to the object with
     which Kubernetes ends all of them, where there is one.
     """
@@ -43,6 +54,7 @@ class Platform:
     reports_bucket: str
     data_bucket: str
     template: Mapping[str, Any]
+    placements: Mapping[str, Mapping[str, Any]]
     owner: Mapping[str, str] | None = None
 
     @classmethod
@@ -68,6 +80,7 @@ class Platform:
             reports_bucket=declared["reportsBucket"],
             data_bucket=declared["dataBucket"],
             template=template,
+            placements=declared["placements"] or {},
             owner=_service_account(token, declared["namespace"]),
         )
 

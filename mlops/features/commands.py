@@ -3,7 +3,8 @@
 import argparse
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,17 @@ from mlops.datasets.declaration import GROUP
 from mlops.features import repository
 from mlops.features.materialization import commands as materialization
 from mlops.registry.record import FEATURE_SERVICE
-from mlops.result import Failure, Refused, Result, Skip
+from mlops.result import JSON, Failure, Refused, Result, Skip
 from mlops.retry import once_started
 from mlops.stores.object_store import data_bucket
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+    from mlops.datasets.declaration import Dataset
     from mlops.features.update import Updated
+    from mlops.models.declaration import Model
     from mlops.stores.tracking import AliasedVersion
 
 _SHOWN = 20  # lines of a diff in a message
@@ -131,46 +137,39 @@ def historical(*, model: str, data: str) -> Result:
     age gives; the split is the one its dataset declares. The tables say in their attributes which service and schema
     made them, and of which age their values are.
     """
-    from mlops.features import build_record, definitions
-    from mlops.features.preprocess import preprocess as clean
-    from mlops.features.retrieve import retrieve
     from mlops.features.split import split
-    from mlops.stores.dataset_files import SHIFT_FIELD, EventTimeShift
-    from mlops.stores.feature_store import FeatureStoreConfig, explained, feast_bucket, open_feature_store
 
-    wanted = models.get(model)
-    declared, service = wanted.data, repository.service_of(wanted)
-    identity, bucket, config = RunIdentity.from_environment(), data_bucket(), FeatureStoreConfig.from_environment()
-    raw = bucket.scan(data)
-    facts: dict[str, Any] = bucket.facts(data)
-    build_record.check_same_source(feast_bucket(), declared.name, facts, data)
-    store = open_feature_store()
-    with explained(config):
-        changes = definitions.changes(store, config)
-        if changes:
-            raise Failure(_not_applied(changes))
-        rows = clean(raw, declared).collect()
-        table = retrieve(store, service, rows.to_pandas())
-    # Split are the rows themselves: a service may lack the columns that the split asks for, or have others so named.
-    added = [GROUP] if declared.groups else []
-    parts = split(rows.with_row_index(_PLACE).lazy(), declared)
-    places = [part.select(_PLACE, *added).collect().to_pandas() for part in parts]
-    train, test = (
-        table.iloc[part[_PLACE]].reset_index(drop=True).assign(**{name: part[name] for name in added})
-        for part in places
+    joined = _join(models.get(model), data)
+    return _written(joined, dict(zip(("train", "test"), joined.parts(split), strict=True)))
+
+
+def parts(*, model: str, config: str, epochs: int | None) -> Result:
+    """Makes a training, a validation and a test set of a model's data set, as `historical` does of a table, and checks
+    them: none is empty, columns and label are right, and no entity's later event lies in an earlier part.
+
+    config: the key of a YAML file in the data bucket by which a network is to be trained; it is checked here, before
+    anything is trained, and written beside the parts as it will be used.
+    """
+    from mlops.features.parts import check
+    from mlops.features.split import split_in_three
+    from mlops.models import network
+    from mlops.stores.dataset_files import DatasetFiles
+
+    wanted, identity, bucket = models.get(model), RunIdentity.from_environment(), data_bucket()
+    asked = network.read(bucket.read_bytes(config).decode() if config else None, config).with_epochs(epochs)
+    raw = DatasetFiles(bucket).read(wanted.data)
+    joined = _join(wanted, raw.key)
+    made = dict(zip(("train", "validation", "test"), joined.parts(split_in_three), strict=True))
+    of = wanted.data.entity or joined.service.views[0].key.column
+    entities = {name: joined.rows[of].to_pandas().iloc[part.index] for name, part in made.items()}
+    shared = check(made, list(joined.table.columns), entities)
+    written = _written(joined, made)
+    key = f"{identity.folder}/config.yaml"
+    bucket.write_bytes(key, asked.yaml().encode())
+    log.info(
+        "%d of the values of %s are in more than one part, and none has a later event in an earlier one", shared, of
     )
-    shift = EventTimeShift(facts.get(SHIFT_FIELD, 0)).note
-    keys = {"train": identity.key("train"), "test": identity.key("test")}
-    for name, part in (("train", train), ("test", test)):
-        part.attrs.update(
-            feature_service=service.name, feature_schema=service.schema, served_age=str(service.served_age), **shift
-        )
-        bucket.write_table(keys[name], part)
-    log.info("%d features, %d rows to train on, %d to test on", len(service.features), len(train), len(test))
-    counts = {"train_rows": len(train), "test_rows": len(test)}
-    measure.count_records(sum(counts.values()))
-    served = {"feature_service": service.name, "served_age": str(service.served_age)}
-    return {**keys, "features": len(service.features), **counts, **served, **shift}
+    return {**written, "features_path": identity.folder, "config": key, "data_version": raw.data_version}
 
 
 def validate_store() -> Result:
@@ -214,6 +213,75 @@ def serve(*, port: int, metrics_port: int | None) -> Result:
 
     run(port, metrics_port)
     return {}
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """rows: the clean rows of a raw set; table: their features, in the same order; said: what its parts say of it."""
+
+    service: "repository.FeatureServiceSpec"
+    dataset: "Dataset"
+    rows: "pl.DataFrame"
+    table: "pd.DataFrame"
+    shift: Mapping[str, JSON]
+
+    def parts(self, split: "Callable[[pl.LazyFrame, Dataset], tuple[pl.LazyFrame, ...]]") -> "list[pd.DataFrame]":
+        """The table's rows by part, each under its place in `rows`.
+
+        Split are the rows themselves: a service may lack the columns that the split asks for, or have others so named.
+        """
+        added = [GROUP] if self.dataset.groups else []
+        places = [
+            part.select(_PLACE, *added).collect().to_pandas().set_index(_PLACE)
+            for part in split(self.rows.with_row_index(_PLACE).lazy(), self.dataset)
+        ]
+        return [self.table.loc[part.index].assign(**{name: part[name] for name in added}) for part in places]
+
+
+def _join(wanted: "Model", data: str) -> _Joined:
+    import polars as pl
+
+    from mlops.features import build_record, definitions
+    from mlops.features.preprocess import preprocess as clean
+    from mlops.features.retrieve import retrieve
+    from mlops.stores.dataset_files import SHIFT_FIELD, EventTimeShift
+    from mlops.stores.feature_store import FeatureStoreConfig, explained, feast_bucket, open_feature_store
+
+    declared, service = wanted.data, repository.service_of(wanted)
+    bucket, config = data_bucket(), FeatureStoreConfig.from_environment()
+    raw = bucket.scan(data)
+    facts: dict[str, Any] = bucket.facts(data)
+    build_record.check_same_source(feast_bucket(), declared.name, facts, data)
+    store = open_feature_store()
+    with explained(config):
+        changes = definitions.changes(store, config)
+        if changes:
+            raise Failure(_not_applied(changes))
+        rows = clean(raw, declared).collect()
+        table = retrieve(store, service, rows.to_pandas())
+    if wanted.reads_keys:
+        keys = dict.fromkeys(view.key.column for view in service.views)
+        table = table.assign(**{key: rows[key].cast(pl.String).to_pandas() for key in keys})
+    return _Joined(service, declared, rows, table, EventTimeShift(facts.get(SHIFT_FIELD, 0)).note)
+
+
+def _written(joined: _Joined, parts: "Mapping[str, pd.DataFrame]") -> Result:
+    identity, bucket, service = RunIdentity.from_environment(), data_bucket(), joined.service
+    for name, part in parts.items():
+        told = part.reset_index(drop=True)
+        told.attrs.update(
+            feature_service=service.name,
+            feature_schema=service.schema,
+            served_age=str(service.served_age),
+            **joined.shift,
+        )
+        bucket.write_table(identity.key(name), told)
+    counts = {f"{name}_rows": len(part) for name, part in parts.items()}
+    log.info("%d features, %s", len(service.features), counts)
+    measure.count_records(sum(counts.values()))
+    served = {"feature_service": service.name, "served_age": str(service.served_age)}
+    keys = {name: identity.key(name) for name in parts}
+    return {**keys, "features": len(service.features), **counts, **served, **joined.shift}
 
 
 def _update(name: str, now: datetime) -> "Updated":
@@ -290,6 +358,18 @@ def _historical_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="KEY", help="the table's key in the data bucket")
 
 
+def _parts_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="a declared model that has a feature service")
+    parser.add_argument(
+        "--config", default="", metavar="KEY", help="a YAML file in the data bucket; empty: this code's"
+    )
+    parser.add_argument("--epochs", type=_integer_or_none, help="the most, instead of the config's")
+
+
+def _integer_or_none(text: str) -> int | None:
+    return None if text.strip() in ("", "None") else int(text)
+
+
 def _build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, help="a declared dataset, or all that have features")
 
@@ -326,6 +406,7 @@ COMMANDS = {
     "push": (push, _push_options),
     "apply": (apply, _apply_options),
     "historical": (historical, _historical_options),
+    "parts": (parts, _parts_options),
     "validate-store": (validate_store, _no_options),
     **materialization.COMMANDS,
     "serve": (serve, _serve_options),

@@ -8,14 +8,15 @@ from mlops.catalog import Catalog
 from mlops.models.declaration import Model
 from mlops.result import Refused
 
+_AS_IN_PYTHON = {"ctr_model"}  # a name that people know it by
 OF_MODEL = "@"  # before the name of a model: its dataset
 _CATALOG = Catalog(
     __name__,
     Model,
     "MODEL",
     "maestro.models",
-    others={"declaration", "metrics"},
-    named=lambda module: module.replace("_", "-"),
+    others={"declaration", "metrics", "network"},
+    named=lambda module: module if module in _AS_IN_PYTHON else module.replace("_", "-"),
 )
 names, look_elsewhere = _CATALOG.names, _CATALOG.look_elsewhere
 

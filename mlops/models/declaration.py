@@ -15,7 +15,7 @@ class Model:
 
     name: in the registry, where one name stands for one contract of columns. dataset: what it learns from. family: a
     module of mlops/training/families. feature_service: where its columns come from, at the age at which it serves them;
-    None where they are those of the data set itself.
+    None where they are those of the data set itself. reads_keys: whether it reads the keys of its entities too.
 
     metric: what it is judged by, and compared with the model in production by; see mlops/models/metrics.py. None: by
         average precision where its label is binary, by macro F1 where it has more classes, by R squared where it is a
@@ -29,6 +29,7 @@ class Model:
     dataset: str
     family: str = "sklearn"
     feature_service: str | None = None
+    reads_keys: bool = False
     metric: str | None = None
     threshold: float | None = None
     margin: float = 0.02

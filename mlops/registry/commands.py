@@ -26,6 +26,8 @@ def register(*, model: str, run_id: str) -> Result:
         "registered": True,
         "model": model,
         "version": version,
+        "model_version": version,
+        "registered_path": f"models:/{model}/{version}",
         "alias": STAGING,
         "feature_service": record.tags.get(FEATURE_SERVICE),
         "card": f"runs:/{run_id}/{FILE}",

@@ -132,7 +132,9 @@ class Tracking:
         params: Mapping[str, object] | None = None,
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
+        step: int | None = None,
     ) -> None:
+        """step: of the metrics, where they are points of a curve."""
         import mlflow
 
         _refuse_long_tags(tags or {})
@@ -140,7 +142,7 @@ class Tracking:
             if params:
                 mlflow.log_params(dict(params), run_id=run_id)
             if metrics:
-                mlflow.log_metrics(dict(metrics), run_id=run_id)
+                mlflow.log_metrics(dict(metrics), step=step, run_id=run_id)
             for key, value in (tags or {}).items():
                 self._client.set_tag(run_id, key, value)
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlops import measure, models
-from mlops.config import CodeSettings, RunIdentity
+from mlops.config import RunIdentity
 from mlops.datasets.declaration import GROUP, LABEL, SplitByTime
 from mlops.models import metrics
 from mlops.models.metrics import Metric, shown
@@ -20,9 +20,6 @@ from mlops.registry.aliases import PRODUCTION, production
 from mlops.registry.record import (
     ADVANTAGE,
     CHAMPION,
-    DAG_ID,
-    DAG_RUN_ID,
-    DESCRIPTION,
     FILL,
     GATE,
     GATE_PASSED,
@@ -30,7 +27,6 @@ from mlops.registry.record import (
     GATE_REFUSED,
     GATE_THRESHOLDS,
     IN_THE_MODEL,
-    KIND,
     METRIC,
     NO_CHAMPION,
     NOT_ASKED,
@@ -45,7 +41,9 @@ from mlops.registry.runs import finished_run
 from mlops.result import Refused, Result
 from mlops.stores.object_store import data_bucket
 from mlops.stores.tracking import MODEL_ARTIFACT, Tracking
+from mlops.training import run
 from mlops.training.hyperparameters import Hyperparameters
+from mlops.training.network import commands as network
 from mlops.training.provenance import check_served_age, feature_contract, period
 
 if TYPE_CHECKING:
@@ -61,6 +59,7 @@ if TYPE_CHECKING:
 _EXAMPLE_ROWS = 5
 _SAMPLE = 10_000  # scores that a later batch is compared with
 _CONFIDENCE = 0.95
+_TELL, _FAIL = "tell", "fail"
 _BEFORE = ("accuracy", "f1", "auc")
 
 log = logging.getLogger(__name__)
@@ -86,25 +85,13 @@ def fit(
     from mlops.training.score import score
 
     declared, identity = models.get(model), RunIdentity.from_environment()
-    dataset, family, metric = declared.data, families.get(declared.family), declared.judged_by
+    dataset, family = declared.data, families.get(declared.family)
     if dataset.label.kind not in family.KINDS:
         raise Refused(f"model {model}: family {declared.family} learns no {dataset.label.kind} label: use another one")
     table, hyperparameters = data_bucket().read_table(train), Hyperparameters(learning_rate, max_iter)
     features, labels = features_of(table, dataset), table[LABEL]
     contract = feature_contract(table, train, declared.feature_service)
-    params = {
-        "model": model,
-        "family": declared.family,
-        "dataset": dataset.name,
-        "data_version": data_version,
-        "code_version": CodeSettings.from_environment().version,
-        "train_key": train,
-        "features": features.shape[1],
-        SPLIT: dataset.split_rule,
-        FILL: IN_THE_MODEL,
-        **({"feature_service": declared.feature_service} if declared.feature_service else {}),
-        **asdict(hyperparameters),
-    }
+    params = run.params(declared, data_version, train, features.shape[1], asdict(hyperparameters))
     tracking = Tracking.from_environment()
     replaced = f"replaced by try {identity.try_number}"
     finished = finished_run(tracking, dataset.name, RUN_KEY, identity.run_key, replaced, params)
@@ -112,17 +99,8 @@ def fit(
         log.info("run %s was finished by an earlier try", finished.info.run_id)
         return _fitted(finished.info.run_id, finished.data.metrics)
 
-    tags = {
-        RUN_KEY: identity.run_key,
-        DAG_ID: identity.dag_id,
-        DAG_RUN_ID: identity.run_id,
-        DESCRIPTION: family.describe(hyperparameters),
-        KIND: dataset.label.kind,
-        METRIC: metric.name,
-        "maestro.try_number": identity.try_number,
-        **contract,
-        **period(table, TRAIN),
-    }
+    described = run.tags(declared, identity, family.describe(hyperparameters))
+    tags = {**described, **contract, **period(table, TRAIN)}
     with tracking.new_run(dataset.name, f"{model} {identity.run_id}", tags) as run_id:
         tracking.log(run_id, params=params)
         fitted, rows = family.fit(features, labels, dataset, hyperparameters), Rows.of(labels, dataset)
@@ -144,14 +122,17 @@ def evaluate(
     test: str,
     accuracy_threshold: float | None,
     f1_threshold: float | None,
+    auc_threshold: float | None,
     baseline_margin: float | None,
     confidence: float | None,
     champion: str,
+    refused: str,
 ) -> Result:
     """Scores a run's model on the test set and says whether it passes the gate, and if not, why.
 
     It is compared with what the model declares, with what knows only the labels, and with the champion, where one is
     asked for and there is one. A champion that cannot be scored fails the command: nobody could say which is better.
+    Of a binary label the run gets a page of how often what the model says comes true.
     """
     from mlops.training.columns import features_of
     from mlops.training.gate import Criteria, refusals
@@ -161,7 +142,7 @@ def evaluate(
 
     declared, tracking = models.get(model), Tracking.from_environment()
     dataset, record = declared.data, Record.read(tracking, run_id, declared)
-    overrides = {"accuracy": accuracy_threshold, "f1": f1_threshold}
+    overrides = {"accuracy": accuracy_threshold, "f1": f1_threshold, "auc": auc_threshold}
     criteria = Criteria.of(declared, overrides, baseline_margin, confidence or _CONFIDENCE)
     metric, table = criteria.metric, data_bucket().read_table(test)
     check_served_age(table, test, record)
@@ -183,10 +164,12 @@ def evaluate(
         "required_gain": metric.required_gain(scores.baseline[metric.name], criteria.margin),
         "confidence": criteria.confidence,
     }
+    calibration = _calibration(tracking, declared, run_id, rows, answers)
     tracking.log(
         run_id,
         metrics={
             **scores.logged(TEST),
+            **{f"{TEST}_{name}": value for name, value in calibration.items()},
             **{f"{TEST}_{name}": value for name, value in _rounded("gain", gained).items() if value is not None},
         },
         tags={
@@ -203,17 +186,35 @@ def evaluate(
     measure.count_records(len(table))
     log.info("candidate: %s", scores)
     log.info("gate: %s", "; ".join(reasons) or "passed")
+    if reasons and refused == _FAIL:
+        raise Refused(f"run {run_id} is not good enough: {'; '.join(reasons)}")
+    measured = {name: _number(value) for name, value in scores.model.items()}
     return {
         "passed": not reasons,
         "reasons": reasons,
         "summary": _summary(metric, scores, gained, criteria.confidence),
         "metric": metric.name,
-        **{name: _number(value) for name, value in scores.model.items()},
+        "metrics": {**measured, **{name: _number(value) for name, value in calibration.items()}},
+        **measured,
         **{f"baseline_{name}": _number(value) for name, value in scores.baseline.items()},
         **_rounded("gain", gained),
         "confidence": criteria.confidence,
         "champion": None if rival is None or ahead is None else rival.told(metric, rows, ahead),
     }
+
+
+def _calibration(
+    tracking: Tracking, declared: "Model", run_id: str, rows: "Rows", answers: "Answers"
+) -> dict[str, float]:
+    """The expected calibration error, and the plot of it in the run; nothing of a label that is not binary."""
+    from mlops.training import calibration
+
+    if declared.data.label.kind != "binary":
+        return {}
+    found = calibration.bins(answers.score, rows.truth)
+    title = f"{declared.name}: what it says and what happens"
+    tracking.log_text(run_id, calibration.FILE, calibration.reliability(found, title))
+    return {"ece": calibration.expected_error(found)}
 
 
 class _Rival(NamedTuple):
@@ -353,6 +354,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     optional = partial(parser.add_argument, type=_number_or_none, metavar="NUMBER")
     optional("--accuracy-threshold", help="instead of the declared one, for labels of classes")
     optional("--f1-threshold", help="instead of the declared one, for binary labels")
+    optional("--auc-threshold", help="instead of the declared one, for binary labels")
     optional("--baseline-margin", help="instead of the declared one")
     parser.add_argument(
         "--confidence",
@@ -366,6 +368,12 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
         default=PRODUCTION,
         help="the alias of the model that it must not be told to be worse than (%(default)s)",
     )
+    parser.add_argument(
+        "--refused",
+        choices=(_TELL, _FAIL),
+        default=_TELL,
+        help="what becomes of the command where the model is not good enough (%(default)s)",
+    )
 
 
-COMMANDS = {"fit": (fit, _fit_options), "evaluate": (evaluate, _evaluate_options)}
+COMMANDS = {"fit": (fit, _fit_options), **network.COMMANDS, "evaluate": (evaluate, _evaluate_options)}

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.sdk.definitions.mappedoperator import MappedOperator
+from jinja2 import Environment
 
 from mlops.airflow.authoring.operator import PodTask
 from mlops.cli import parser
@@ -59,6 +60,8 @@ def test_a_pods_arguments_parse_with_the_real_command_line(
 
 
 RENDERED = {
+    "--epochs": "10",
+    "--gpu": "true",
     "--end": "2026-01-01T00:00:00+00:00",
     "--minimum-new-readings": "None",
     "--partition-rows": "10",
@@ -82,9 +85,15 @@ def test_a_pods_image_is_built_here_and_is_declared(task: PodTask) -> None:
     assert task.image in VALUES["taskPods"]["images"]
 
 
+def sizes(task: PodTask) -> list[str]:
+    """Those that a size may become: one, or the two that a parameter of the run decides between."""
+    template = Environment(autoescape=True).from_string(task.size)
+    return [template.render(params={"gpu": gpu}) for gpu in (False, True)]
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_pods_size_and_identity_are_declared(task: PodTask) -> None:
-    assert task.size in VALUES["taskSizes"]
+    assert set(sizes(task)) <= VALUES["taskSizes"].keys()
     assert task.identity is None or task.identity in VALUES["taskPods"]["identities"]
 
 

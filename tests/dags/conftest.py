@@ -62,7 +62,9 @@ PLATFORM = {
     "sizes": {
         "small": {"requests": {"cpu": "100m"}, "limits": {"memory": "512Mi"}},
         "medium": {"requests": {"cpu": "500m"}, "limits": {"memory": "1Gi"}},
+        "gpu": {"requests": {"cpu": "2"}, "limits": {"memory": "8Gi", "nvidia.com/gpu": 1}},
     },
+    "placements": {"gpu": {"nodeSelector": {"disk": "fast"}, "tolerations": [{"key": "gpu", "operator": "Exists"}]}},
     "identities": {"deployer": "maestro-deployer"},
     "environments": PLATFORM_ENVIRONMENTS,
     "failedPodTTL": 3600,

@@ -103,6 +103,7 @@ AGREED = {
     "model_training_pipeline": ("0 4 * * 0", timedelta(hours=2), {}),
     "monitoring_dag": ("0 * * * *", timedelta(minutes=30), {}),
     "train_clustering_model": ("0 * * * *", timedelta(minutes=50), {}),
+    "training_pipeline": ("0 5 * * 0", timedelta(hours=3), {}),
 }
 
 

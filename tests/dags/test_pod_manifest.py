@@ -39,6 +39,7 @@ def platform() -> Platform:
         namespace=NAMESPACE,
         images=PLATFORM["images"],
         sizes=PLATFORM["sizes"],
+        placements=PLATFORM["placements"],
         identities=PLATFORM["identities"],
         environments={name: entries or () for name, entries in PLATFORM_ENVIRONMENTS.items()},
         failed_pod_ttl=3600,
@@ -127,6 +128,15 @@ def test_a_pod_is_the_template_with_the_tasks_own_parts() -> None:
     assert base(pod)["args"] == ["python", "-m", "mlops"]
     assert base(pod)["resources"] == PLATFORM["sizes"]["medium"]
     assert "command" not in base(pod), "the image's entrypoint stays in charge"
+
+
+def test_a_size_asks_for_the_nodes_that_values_give_it_beside_those_of_the_template() -> None:
+    spec = {**platform().template["spec"], "nodeSelector": {"pool": "tasks"}, "tolerations": [{"key": "tasks"}]}
+    chosen = Platform(**{**vars(platform()), "template": {**platform().template, "spec": spec}})
+    gpu, small = (make_pod(chosen, a_try(), ["true"], size=size)["spec"] for size in ("gpu", "small"))
+    assert gpu["nodeSelector"] == {"pool": "tasks", "disk": "fast"}
+    assert gpu["tolerations"] == [{"key": "tasks"}, {"key": "gpu", "operator": "Exists"}]
+    assert (small["nodeSelector"], small["tolerations"]) == ({"pool": "tasks"}, [{"key": "tasks"}])
 
 
 @pytest.mark.parametrize(
@@ -271,7 +281,7 @@ def test_making_a_pod_leaves_the_template_as_it_was() -> None:
     ("options", "message"),
     [
         ({"image": "tsk"}, "image 'tsk' is not declared: use one of datasets, task or add it to global.images"),
-        ({"size": "huge"}, "size 'huge' is not declared: use one of medium, small or add it to taskSizes"),
+        ({"size": "huge"}, "size 'huge' is not declared: use one of gpu, medium, small or add it to taskSizes"),
         ({"identity": "root"}, "identity 'root' is not declared: use one of deployer"),
         (
             {"needs": ["s4"]},
@@ -310,8 +320,8 @@ def test_a_missing_or_incomplete_file_is_named_with_the_remedy(pod_config) -> No
     (pod_config / "platform.yaml").write_text("namespace: maestro")
     with pytest.raises(
         AirflowException,
-        match=r"platform.yaml lacks dataBucket, environments, failedPodTTL, identities, images, reportsBucket, sizes: "
-        r".*helm upgrade",
+        match=r"platform.yaml lacks dataBucket, environments, failedPodTTL, identities, images, placements, "
+        r"reportsBucket, sizes: .*helm upgrade",
     ):
         Platform.load()
     (pod_config / "platform.yaml").unlink()

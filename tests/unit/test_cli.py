@@ -36,6 +36,11 @@ COMMANDS = {
     "training fit --model m --train k --data-version v --learning-rate 0.5 --max-iter 3": {"learning_rate": 0.5},
     "training evaluate --model m --run-id r --test k --accuracy-threshold 0.85 --f1-threshold 0.8 "
     "--baseline-margin 0.02": {"f1_threshold": 0.8, "baseline_margin": 0.02, "champion": "production"},
+    "training evaluate --model m --run-id r --test k --auc-threshold 0.65 --refused fail": {"auc_threshold": 0.65},
+    "training train --model m --features p --config k --data-version v": {"gpu": False, "features": "p"},
+    "training train --model m --features p --config k --data-version v --gpu true": {"gpu": True},
+    "features parts --model m --config= --epochs=": {"config": "", "epochs": None},
+    "features parts --model m --config c.yaml --epochs 3": {"config": "c.yaml", "epochs": 3},
     "data-quality window --dataset s": {"window_hours": 24.0, "latest_fraction": 0.2},
     "data-quality schema --dataset s --data k": {"data": "k"},
     "data-quality quality --dataset s --data k --max-age 6": {"max_age": 6.0},

@@ -23,6 +23,7 @@ from mlops.features.repository import NIGHTLY, SERVICES, VIEWS, service_of
 from mlops.features.retrieve import retrieve
 from mlops.features.served_age import Pushed
 from mlops.features.split import split
+from mlops.models import network
 from mlops.result import Failure
 from mlops.stores.collected_readings import CollectedReadings
 from mlops.stores.dataset_files import DatasetFiles
@@ -360,6 +361,30 @@ def test_historical_features_are_those_known_at_each_rows_time(built):
         if name == "shuttle":
             assert not parts[0].isna().any(axis=None)
             assert parts[1]["f1"].tolist() == expected[1]["f1"].tolist()
+
+
+def test_parts_have_the_features_and_the_keys_that_a_network_reads_and_the_config_beside_them(built):
+    model = models.get("ctr_model")
+    service, prefix = service_of(model), "configs"
+    built.data.write_bytes(f"{prefix}/mine.yaml", b"epochs: 9\nseed: 1\n")
+    asked = ("features", "parts", "--model", model.name, "--config", f"{prefix}/mine.yaml")
+    made = built.result_of(*asked, "--epochs", "2")
+    raw = DatasetFiles(built.data).read(model.data).table.collect().to_pandas()
+    assert made["train_rows"] + made["validation_rows"] + made["test_rows"] == len(cleaned(raw, model.data))
+    for name in ("train", "validation", "test"):
+        part = built.data.read_table(f"{made['features_path']}/{name}.parquet")
+        assert {*part.columns} == {*service.features, "user_id", "item_id", EVENT_TIME, LABEL}
+        assert part["user_id"].map(type).eq(str).all()
+        assert part.attrs["served_age"] == str(service.served_age)
+    assert network.parse(built.data.read_bytes(made["config"]).decode(), "it") == network.Config(epochs=2, seed=1)
+
+
+@pytest.mark.parametrize(("text", "said"), [(b"epoch: 9", "'epoch' is no key"), (b"epochs: '9'", "epochs is '9'")])
+def test_a_config_that_will_not_do_is_refused_before_features_are_asked_for(platform, text, said):
+    platform.data.write_bytes("mine.yaml", text)
+    cause = platform.failure_of("features", "parts", "--model", "ctr_model", "--config", "mine.yaml", code=65)
+    assert "mine.yaml" in cause
+    assert said in cause
 
 
 def test_no_label_is_among_its_own_features(built):

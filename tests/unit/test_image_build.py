@@ -173,6 +173,19 @@ def test_a_context_holds_what_the_dockerfile_copies_and_the_packages_it_uses_and
     assert (context / "constraints.txt").read_text() == "numpy==2.0.0\npandas==2.3.0\nsetuptools==80.0.0\n"
 
 
+def test_a_context_holds_the_wheels_of_the_versions_that_the_image_uses_and_they_count(repository, tmp_path):
+    wheelhouse = tmp_path / "wheelhouse"
+    wheelhouse.mkdir()
+    wheels = ("pandas-2.3.0+cpu-cp311-cp311-any.whl", "pandas-2.3.1-cp311-cp311-any.whl", "pytest-9.0.0-py3-any.whl")
+    for wheel in wheels:
+        (wheelhouse / wheel).write_text(wheel)
+    without = tags(repository)
+    recipes, contexts = recipe.read_all(repository), tmp_path / "contexts"
+    found = recipe.write_contexts(recipes.values(), contexts, repository, wheelhouse)
+    assert [path.name for path in (contexts / "task/wheels").iterdir()] == [wheels[0]]
+    assert {name for name in found if found[name] != without[name]} == {"task", "data"}
+
+
 def test_of_one_dockerfile_each_image_has_its_arguments_and_no_instruction_that_names_an_empty_one(repository):
     more = '[bare]\nEXTRA = "test"\nPROJECT = ""\nCOMMAND = "[]"\n'
     (repository / "images/python/images.toml").write_text(OF_PYTHON + more)

@@ -22,7 +22,10 @@ def test_each_declaration_names_what_there_is(name: str) -> None:
 
 
 def test_one_name_stands_for_one_contract_of_columns() -> None:
-    contracts = [(models.get(name).dataset, models.get(name).feature_service) for name in models.names()]
+    contracts = [
+        (models.get(name).dataset, models.get(name).feature_service, models.get(name).reads_keys)
+        for name in models.names()
+    ]
     assert len(set(contracts)) == len(contracts)
 
 

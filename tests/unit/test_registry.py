@@ -95,6 +95,8 @@ def test_a_model_that_passed_is_registered_with_its_card_and_everything_it_was_m
         "registered": True,
         "model": MODEL,
         "version": "1",
+        "model_version": "1",
+        "registered_path": f"models:/{MODEL}/1",
         "alias": "staging",
         "feature_service": SERVICE,
         "card": f"runs:/{run_id}/model_card.md",

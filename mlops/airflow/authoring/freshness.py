@@ -17,8 +17,14 @@ OFFLINE_FEATURES = Asset("offline-features")  # the last task of feature_enginee
 ONLINE_FEATURES = Asset("online-features")  # the last task of feature_materialization updates it
 
 
+_BY = {OFFLINE_FEATURES.name: "feature_engineering_pipeline", ONLINE_FEATURES.name: "feature_materialization"}
+
+
 class FreshFeatures(PatientSensor):
-    """Succeeds at once where feature_materialization has ended well within `max_age`, else when it next does.
+    """Succeeds at once where the features were updated within `max_age`, else when they next are.
+
+    features: the asset that is looked at. That of the online ones is updated where feature_materialization has ended
+    well, that of the offline ones where feature_engineering_pipeline has.
 
     It holds no slot between two looks. A look is one request to Airflow's own API, so it needs no pod.
     """
@@ -26,6 +32,7 @@ class FreshFeatures(PatientSensor):
     def __init__(
         self,
         *,
+        features: Asset = ONLINE_FEATURES,
         # Materialization is daily and may take its two hours: a day's run that came late is fresh, one left out is not.
         max_age: timedelta = timedelta(hours=26),
         # Longer than a materialization takes, so one that runs already, or is triggered now, is waited for.
@@ -36,15 +43,16 @@ class FreshFeatures(PatientSensor):
         super().__init__(
             timeout=timeout,
             poke_interval=poke_interval,
-            inlets=[ONLINE_FEATURES],
+            inlets=[features],
             **options,
         )
+        self.features = features
         self.max_age = max_age
 
     def poke(self, context: Context) -> bool:
         """Whether the newest update is at most `max_age` old."""
-        newest = _newest(context)
-        self.log.info("online features: %s", _described(newest))
+        newest = _newest(context, self.features)
+        self.log.info("%s: %s", self._named, _described(newest))
         return newest is not None and datetime.now(UTC) - newest <= self.max_age
 
     def execute(self, context: Context) -> Any:
@@ -54,14 +62,18 @@ class FreshFeatures(PatientSensor):
         except AirflowSensorTimeout as error:
             limit = f"{self.max_age / timedelta(hours=1):g} h"
             raise AirflowSensorTimeout(
-                f"the online features are not fresh: {_described(_newest(context))}, and {limit} ago is the limit: "
-                "trigger feature_materialization, or see why its last run failed, then clear this task"
+                f"the {self._named} are not fresh: {_described(_newest(context, self.features))}, and {limit} ago is "
+                f"the limit: trigger {_BY[self.features.name]}, or see why its last run failed, then clear this task"
             ) from error
 
+    @property
+    def _named(self) -> str:
+        return self.features.name.replace("-", " ")
 
-def _newest(context: Context) -> datetime | None:
+
+def _newest(context: Context, features: Asset) -> datetime | None:
     """When the features were last updated; None where they never were."""
-    last = list(context["inlet_events"][ONLINE_FEATURES].ascending(False).limit(1))
+    last = list(context["inlet_events"][features].ascending(False).limit(1))
     return last[0].timestamp if last else None
 
 

@@ -43,16 +43,16 @@ _KUBERNETES_FIELDS = inspect.signature(KubernetesPodOperator.__init__).parameter
 class PodTask(KubernetesPodOperator):
     """Runs `arguments` in a pod made from the chart's template.
 
-    image, size, identity: names that the chart declares. needs: what the container opens, by the names in
-    mlops/needs.py. env: more environment for the container. report: the file for
-    people that the command leaves in the task's folder of the reports bucket, to link to. start_timeout: how long the
-    pod may wait for its start. What a pod is made of otherwise is the chart's to say, so the fields of
+    image, size, identity: names that the chart declares; the size may be a template, such as one of a run's params.
+    needs: what the container opens, by the names in mlops/needs.py. env: more environment for the container. report:
+    the file for people that the command leaves in the task's folder of the reports bucket, to link to. start_timeout:
+    how long the pod may wait for its start. What a pod is made of otherwise is the chart's to say, so the fields of
     KubernetesPodOperator for it are refused. Other options are those of any operator. Defaults that differ from
     Airflow's stand in the signature: from there they reach mapped tasks too, and a DAG's default_args override them.
     The task's result is the JSON object that the command hands back. Exit code 99 skips the task.
     """
 
-    template_fields: Sequence[str] = ("arguments", "env")
+    template_fields: Sequence[str] = ("arguments", "env", "size")
     template_fields_renderers: ClassVar[dict[str, str]] = {"env": "json"}
     ui_color = "#e7eefb"
 

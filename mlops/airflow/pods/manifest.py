@@ -117,6 +117,7 @@ def make_pod(
     container = _base_container(spec)
     container["image"] = _declared(platform.images, image, "image", "global.images")
     container["resources"] = copy.deepcopy(dict(_declared(platform.sizes, size, "size", "taskSizes")))
+    _place(spec, platform.placements.get(size, {}))
     container["args"] = [literal(argument) for argument in arguments]
     told = [entry for need in needs for entry in _declared(platform.environments, need, "need", "charts/common")]
     container["env"] = _merged([*told, *container.get("env", [])], {**(env or {}), **task.environment})
@@ -132,6 +133,14 @@ def label_value(text: str) -> str:
         return text
     shortened = kept[: _LABEL_LENGTH - 9].strip("-_.") or "x"
     return f"{shortened}-{_digest(text, 8)}"
+
+
+def _place(spec: dict[str, Any], placement: Mapping[str, Any]) -> None:
+    """Adds to what the template asks of a node."""
+    if selector := placement.get("nodeSelector"):
+        spec["nodeSelector"] = {**(spec.get("nodeSelector") or {}), **selector}
+    if tolerations := placement.get("tolerations"):
+        spec["tolerations"] = [*(spec.get("tolerations") or []), *tolerations]
 
 
 def _base_container(spec: Mapping[str, Any]) -> dict[str, Any]:

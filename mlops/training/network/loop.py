@@ -1,0 +1,217 @@
+"""Training an epoch at a time: early stopping, and a checkpoint after each epoch from which a later process goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlops.models import metrics
+from mlops.models.network import Config
+from mlops.result import Failure
+from mlops.training.measures import Answers, Rows, measure
+from mlops.training.network import weights
+from mlops.training.network.batches import Batch, in_order, shuffled
+from mlops.training.network.encoding import Encoding
+from mlops.training.network.weights import Network
+
+BEST, LAST = "model_best.safetensors", "last.safetensors"
+_SCORED_ROWS = 1 << 13  # at a time, without gradients
+
+log = logging.getLogger(__name__)
+
+
+class Folder(Protocol):
+    """Where checkpoints lie; a file is there whole or as it was before."""
+
+    def find(self, name: str) -> bytes | None: ...
+    def write(self, name: str, content: bytes) -> None: ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """Parquet files with the columns of the encoding and `label`; identity: names their content."""
+
+    train: Path
+    validation: Path
+    identity: str
+
+
+@dataclass
+class Progress:
+    """history: what each epoch gave, by name; best: the epoch with the highest AUC on the validation set, from 1 on."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: int = 0
+
+    @property
+    def epoch(self) -> int:
+        """The last one that ended, 0 before the first."""
+        return len(self.history)
+
+    def over(self, config: Config) -> bool:
+        return self.epoch >= config.epochs or (self.best > 0 and self.epoch - self.best >= config.patience)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """network: of the best epoch; resumed_at: the epoch that this process began with, where an earlier one left off."""
+
+    network: Network
+    progress: Progress
+    resumed_at: int | None
+
+
+def train(
+    data: Data,
+    encoding: Encoding,
+    config: Config,
+    folder: Folder,
+    told: Callable[[int, Mapping[str, float]], None],
+    device: str = "cpu",
+) -> Trained:
+    """The network with the best weights that were found, which `folder` has as BEST, and the last ones as LAST.
+
+    told: called with each epoch and what it gave, those of an earlier process among them. A process that is killed at
+    any point is followed by one that goes on after the last epoch that ended, and finds the same weights as one that
+    nobody killed. A checkpoint of another config, other data or another encoding is not gone on from.
+    """
+    with _reproducible(config):
+        network = Network.of(encoding, config.embedding, config.hidden, config.dropout)
+        network.model.to(device)
+        parameters = network.model.parameters()
+        optimizer = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay)
+        key, progress = _key(data, encoding, config), Progress()
+        resumed = _resume(folder, key, network, optimizer, progress)
+        for number, gave in enumerate(progress.history, 1):
+            told(number, gave)
+        while not progress.over(config):
+            epoch = progress.epoch + 1
+            gave = _epoch(network, optimizer, data, config, epoch, device)
+            progress.history.append(gave)
+            if not progress.best or gave["val_auc"] > progress.history[progress.best - 1]["val_auc"]:
+                progress.best = epoch
+                # Before LAST: a process that is killed between both repeats this epoch, which gives the same again.
+                folder.write(BEST, weights.packed(network))
+            folder.write(LAST, _checkpoint(key, network, optimizer, progress))
+            shown = epoch, config.epochs, gave["loss"], gave["val_auc"]
+            log.info("epoch %d/%d: train loss %.4f, val AUC %.4f", *shown)
+            told(epoch, gave)
+    best = folder.find(BEST)
+    if best is None:
+        raise Failure(f"{BEST} is gone from the run's folder while {LAST} is there: clear the task to train anew")
+    return Trained(weights.unpacked(best, BEST), progress, resumed + 1 if resumed else None)
+
+
+def scores(network: Network, batches: Iterator[Batch], device: str = "cpu") -> tuple[np.ndarray, np.ndarray]:
+    """(n,) of probabilities, and (n,) of labels."""
+    network.model.eval()
+    found, labels = [], []
+    with torch.inference_mode():
+        for batch in batches:
+            logits = network.model(*_tensors(batch, device)[:2])
+            found.append(torch.sigmoid(logits.double()).cpu().numpy())
+            labels.append(batch.labels)
+    return np.concatenate(found), np.concatenate(labels)
+
+
+def _epoch(
+    network: Network, optimizer: torch.optim.Optimizer, data: Data, config: Config, epoch: int, device: str
+) -> dict[str, float]:
+    began, rows, total = time.perf_counter(), 0, 0.0
+    network.model.train()
+    seed = (config.seed, epoch)
+    for batch in shuffled(data.train, network.encoding, config.batch_rows, config.shuffle_rows, seed):
+        places, numbers, labels = _tensors(batch, device)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(network.model(places, numbers), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        rows, total = rows + len(batch), total + float(loss.detach()) * len(batch)
+    seconds = time.perf_counter() - began
+    said, truth = scores(network, in_order(data.validation, network.encoding, _SCORED_ROWS), device)
+    gave = {"loss": total / rows, **_judged(said, truth)}
+    if not np.isfinite(list(gave.values())).all():
+        raise Failure(f"epoch {epoch} gave {gave}: lower learning_rate in the config, or look at the features' values")
+    return {**gave, "rows_per_second": rows / seconds}
+
+
+def _judged(said: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    rows = Rows(truth.astype(int), (0, 1), np.arange(len(truth)))
+    answers = Answers((said >= 0.5).astype(int), np.column_stack([1 - said, said]))
+    return {f"val_{name}": measure(metrics.get(name))(rows, answers) for name in ("auc", "log_loss")}
+
+
+def _tensors(batch: Batch, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    places, numbers, labels = (torch.from_numpy(array.copy()).to(device) for array in batch)
+    return places, numbers, labels
+
+
+@contextmanager
+def _reproducible(config: Config) -> Iterator[None]:
+    """torch as the config says, and afterwards as it was."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict)
+
+
+def _key(data: Data, encoding: Encoding, config: Config) -> str:
+    """Names what a checkpoint belongs to. More epochs than before may be asked for: the first ones are the same."""
+    asked = {name: value for name, value in asdict(config).items() if name not in ("epochs", "patience")}
+    said = json.dumps([data.identity, encoding.as_json(), asked], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _checkpoint(key: str, network: Network, optimizer: torch.optim.Optimizer, progress: Progress) -> bytes:
+    """Weights, the optimizer's numbers of each weight, and the random states."""
+    tensors = {f"model.{name}": tensor for name, tensor in network.model.state_dict().items()}
+    for place, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{place}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    return weights.pack(tensors, {"key": key, **asdict(progress)})
+
+
+def _resume(folder: Folder, key: str, network: Network, optimizer: torch.optim.Optimizer, progress: Progress) -> int:
+    """Takes all over from LAST, and says how many epochs that are; 0 where there is none to go on from."""
+    content = folder.find(LAST)
+    if content is None:
+        return 0
+    tensors, said = weights.unpack(content, LAST)
+    if said["key"] != key:
+        log.warning("the checkpoint in the run's folder is of another config or other data: training begins anew")
+        return 0
+    network.model.load_state_dict(_below(tensors, "model."))
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in _below(tensors, "optimizer.").items():
+        place, _, what = name.partition(".")
+        state.setdefault(int(place), {})[what] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    progress.history, progress.best = said["history"], said["best"]
+    log.info("going on after epoch %d", progress.epoch)
+    return progress.epoch
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
