@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any, Self
 
 from mlops.result import Refused
@@ -102,6 +103,17 @@ class Record:
     def feature_schema(self) -> dict[str, str]:
         """Type by `view:feature`; empty where no feature service was used."""
         return {name: str(dtype) for name, dtype in json.loads(self.tags.get(FEATURE_SCHEMA, "{}")).items()}
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """What spoke for it: its run, the gate's verdict, the champion, and what it is judged by on the test set."""
+        judged_by = [f"{TEST}_{self.tags[METRIC]}"] if METRIC in self.tags else []
+        wanted = (*judged_by, *(f"{TEST}_gain{end}" for end in ("", "_lower", "_upper")))
+        return {
+            "run_id": self.run_id,
+            **{name: self.tags[tag] for name, tag in (("gate", GATE), ("champion", CHAMPION)) if tag in self.tags},
+            **{name: self.metrics[name] for name in wanted if isfinite(self.metrics.get(name, nan))},
+        }
 
     @property
     def version_tags(self) -> dict[str, str]:
