@@ -13,6 +13,7 @@ from mlops.registry.aliases import STAGING
 from mlops.registry.card import FILE
 from mlops.registry.model_registry import STAGES, ModelRegistry
 from mlops.registry.record import FEATURE_SERVICE, Record
+from mlops.registry.registration import keep_card
 from mlops.registry.rollout import TIMEOUT
 from mlops.result import JSON, Refused, Result
 from mlops.stores.ledger import Entry
@@ -25,6 +26,7 @@ def register(*, model: str, run_id: str) -> Result:
     """Registers a run's model with its card, tags it with what it was made of, and gives it the alias `staging`."""
     tracking = Tracking.from_environment()
     version = ModelRegistry(tracking).register(model, run_id)
+    keep_card(tracking, model, version)
     log.info("version %s of %s has the alias %s", version, model, STAGING)
     return {
         "registered": True,

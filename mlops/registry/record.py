@@ -42,6 +42,11 @@ IN_THE_MODEL = "in the model"
 # of numbers, for those to compare with who score later rows.
 TEST_SCORES = "test_scores.json"
 
+# Files of the run for its card: how its probabilities came true (mlops/training/calibration.py), and how it did on
+# parts of the test set, {"name of the part": {"rows": number, "metric": number, ...}}.
+CALIBRATION, SLICES = "calibration.json", "slices.json"
+CALIBRATION_ERROR = "calibration_error"  # the metric
+
 GATE_PASSED, GATE_REFUSED = "passed", "refused"
 NO_CHAMPION, NOT_ASKED = "none", "not asked for"
 TRAIN, TEST = "train", "test"  # prefixes of metrics and of the period's tag

@@ -9,7 +9,7 @@ from mlops.registry.commands import rollback, rollback_options
 from mlops.registry.learned import keep_training_data
 from mlops.registry.promotion import Reason, changing
 from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED, Record
-from mlops.registry.registration import register
+from mlops.registry.registration import keep_card, register
 from mlops.registry.rollout import TIMEOUT
 from mlops.registry.rollout import serve as serve_version
 from mlops.result import Failure, Refused, Result, Skip
@@ -37,6 +37,7 @@ def deploy(*, model: str, run_id: str, timeout: float) -> Result:
         champion = production.version
         _skip_unless_compared(tracking, model, record, champion)
         version = register(tracking, declared, record)
+        keep_card(tracking, model, version)
         example = serve_version(tracking, model, version, fallback=champion, timeout=timeout)
         # Not the champion, where an earlier try came as far as this.
         replaced = production.promote(version, Reason("it passed the gate", record.evidence))

@@ -19,6 +19,8 @@ from mlops.models.metrics import Metric, shown
 from mlops.registry.aliases import PRODUCTION, production
 from mlops.registry.record import (
     ADVANTAGE,
+    CALIBRATION,
+    CALIBRATION_ERROR,
     CHAMPION,
     DAG_ID,
     DAG_RUN_ID,
@@ -153,6 +155,7 @@ def evaluate(
     It is compared with what the model declares, with what knows only the labels, and with the champion, where one is
     asked for and there is one. A champion that cannot be scored fails the command: nobody could say which is better.
     """
+    from mlops.training.calibration import calibration
     from mlops.training.columns import features_of
     from mlops.training.gate import Criteria, refusals
     from mlops.training.measures import Answers, Rows
@@ -199,6 +202,10 @@ def evaluate(
             **period(table, TEST),
         },
     )
+    if rows.classes == (0, 1):
+        found = calibration(rows.truth, answers.score)
+        tracking.log_text(run_id, CALIBRATION, json.dumps(found))
+        tracking.log(run_id, metrics={f"{TEST}_{CALIBRATION_ERROR}": found["error"]})
     tracking.log_text(run_id, TEST_SCORES, json.dumps(_sample(answers, rows)))
     measure.count_records(len(table))
     log.info("candidate: %s", scores)

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlops.registry import card_page
+from mlops.registry.card import FILE as FILE_OF_CARD
+from mlops.registry.card import card_of_readings
 from mlops.registry.promotion import Reason, changing
+from mlops.registry.record import Record
 from mlops.registry.runs import finished_run
 from mlops.result import Refused
 from mlops.sensor_trainer.model.clusters import FEWEST_ROWS, Fitted, fit, judge
@@ -35,6 +39,7 @@ SEED = 7
 
 _REPLACES, _REASON, _CHAMPION = "maestro.replaces", "maestro.reason", "maestro.champion"
 _NEWEST = "newest_reading"
+_DESCRIPTION = "Clusters of sensor readings: how unusual a reading is, and whether it looks like those before failures."
 _EVIDENCE = ("auc", "f1", "champion_auc", "champion_f1", "window_rows")  # of the metrics, for the ledger
 _EXAMPLE_ROWS = 5
 _COMPARED_ROWS = 50_000  # of either part, for the comparison with other methods, which are slower
@@ -105,6 +110,9 @@ def publish(trained: Trained, *, job_id: str, tracking: Tracking, ledger: Ledger
     and may register twice: the oldest version stays and is the only one to get an alias.
     """
     if not tracking.versions(MODEL, JOB_ID, job_id):
+        text = card_of_readings(MODEL, _DESCRIPTION, Record.read(tracking, trained.run_id))
+        tracking.log_text(trained.run_id, FILE_OF_CARD, text)
+        tracking.log_text(trained.run_id, card_page.FILE, card_page.as_html(text))
         tracking.register(MODEL, trained.run_id, {JOB_ID: job_id, _REPLACES: json.dumps(trained.replaces)})
     made, *surplus = tracking.versions(MODEL, JOB_ID, job_id)
     for each in surplus:
