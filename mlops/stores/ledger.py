@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
@@ -123,6 +123,8 @@ class Ledger:
 
         The lock belongs to the session: a pooler in between has to keep one connection for it.
         """
+        import psycopg2
+
         with self.explained():
             connection = self._connect()
         with closing(connection):
@@ -131,7 +133,12 @@ class Ledger:
                 (free,) = cursor.fetchone()
             if not free:
                 raise _busy(model)
-            yield Book(self, connection, model)
+            try:
+                yield Book(self, connection, model)
+            finally:
+                # The server gives it up with the connection too, but later than who comes next may be there.
+                with suppress(psycopg2.Error), connection.cursor() as cursor:
+                    cursor.execute("select pg_advisory_unlock(hashtext('promotions'), hashtext(%s))", [model])
 
     @contextmanager
     def explained(self) -> Iterator[None]:

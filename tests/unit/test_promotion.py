@@ -17,6 +17,7 @@ from mlops.registry.promotion import Production, Reason, changing
 from mlops.result import Failure, Refused
 from mlops.stores.ledger import Book, Busy, Ledger
 from mlops.stores.tracking import Tracking
+from tests.processes import eventually
 from tests.servers import execute
 from tests.unit.ledgers import as_owner
 
@@ -117,6 +118,13 @@ def killed_after(step: str, settings: LedgerSettings, tracking: Tracking) -> Non
     promote(tracking, Ledger(settings), "2")
 
 
+def sessions() -> int:
+    """How many the ledger has: that of a process that was killed ends when the server sees it."""
+    with psycopg.connect(as_owner(os.environ["MAESTRO_LEDGER"])) as connection:
+        query = "select from pg_stat_activity where datname = current_database() and usename = 'ledger'"
+        return connection.execute(query).rowcount
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_a_process_that_is_killed_after_any_step_leaves_the_old_or_the_new_state_and_the_next_one_mends_it(
     registry, tracking, ledger, versions, step, caplog
@@ -127,6 +135,7 @@ def test_a_process_that_is_killed_after_any_step_leaves_the_old_or_the_new_state
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
+    eventually(lambda: not sessions(), 60)
     assert tracking.aliased(MODEL, PRODUCTION) == ("2" if step in ("production", "applied") else "1")
     half = step in ("in the ledger", "previous", "production")
     assert ["left half done" in fault for fault in registry.verify()] == [True] * half
