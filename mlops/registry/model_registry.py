@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -190,9 +189,10 @@ class ModelRegistry:
             "tags": dict(sorted(tags.items())),
         }
         with TemporaryDirectory(dir=place.parent, prefix=".") as scratch:
-            new = Path(scratch, "new")
+            new, files = Path(scratch, "new"), Path(scratch, "files")
             new.mkdir()
-            shutil.move(self._tracking.download_files(f"models:/{name}/{version}", Path(scratch)), new / "model")
+            files.mkdir()
+            self._tracking.download_files(f"models:/{name}/{version}", files).rename(new / "model")
             (new / "config.yaml").write_text(yaml.safe_dump(dict(record.params), allow_unicode=True))
             (new / "metrics.json").write_text(_as_json(record.metrics))
             (new / "metadata.json").write_text(_as_json(metadata))
