@@ -11,10 +11,9 @@ from pathlib import Path
 
 from mlops.registry.aliases import STAGING
 from mlops.registry.card import FILE
-from mlops.registry.model_registry import STAGES, ModelRegistry
+from mlops.registry.model_registry import STAGES, TIMEOUT, ModelRegistry
 from mlops.registry.record import FEATURE_SERVICE, Record
 from mlops.registry.registration import keep_card
-from mlops.registry.rollout import TIMEOUT
 from mlops.result import JSON, Refused, Result
 from mlops.stores.ledger import Entry
 from mlops.stores.tracking import Tracking

@@ -18,13 +18,13 @@ from mlops.registry.learned import keep_training_data
 from mlops.registry.promotion import APPLIED, NOTE, Reason, adopt, changing, evidence, faults
 from mlops.registry.record import Record
 from mlops.registry.registration import stage as registered
-from mlops.registry.rollout import TIMEOUT, serve
 from mlops.result import Refused, Result
 from mlops.stores.ledger import Entry, Ledger
 from mlops.stores.object_store import data_bucket
 from mlops.stores.tracking import Tracking
 
 STAGES = (PRODUCTION, PREVIOUS, STAGING)
+TIMEOUT = 600.0  # seconds; a pod of the model server is ready in about 20
 _CURRENT = "current"
 
 log = logging.getLogger(__name__)
@@ -99,6 +99,8 @@ class ModelRegistry:
         why, who: for the ledger; who is the task, where nobody else is named. timeout: seconds for the model server.
         To repeat it changes nothing.
         """
+        from mlops.registry.rollout import serve
+
         self._require(name, version)
         reason = Reason(why, evidence(self._tracking, name, version), who)
         with changing(self._tracking, self._ledger, name) as production:
@@ -115,6 +117,8 @@ class ModelRegistry:
 
         request: names this rollback; one that is repeated changes nothing. A task's is the task instance.
         """
+        from mlops.registry.rollout import serve
+
         task = RunIdentity.if_told()
         request = request or (task.run_key if task else None)
         with changing(self._tracking, self._ledger, name) as production:

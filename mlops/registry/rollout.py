@@ -12,7 +12,6 @@ from mlops.result import Failure, Result
 from mlops.stores.deployments import Deployment, Overtaken
 from mlops.stores.tracking import Tracking
 
-TIMEOUT = 600.0  # seconds; a pod of the model server is ready in about 20
 _SETTLING = 30.0  # seconds in which a Service may still send requests to a pod that is gone
 _REQUEST_TIMEOUT = 20.0  # seconds
 

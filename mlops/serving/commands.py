@@ -7,11 +7,10 @@ from mlops import models
 from mlops.config import ServedModelSettings
 from mlops.registry.commands import rollback, rollback_options
 from mlops.registry.learned import keep_training_data
+from mlops.registry.model_registry import TIMEOUT
 from mlops.registry.promotion import Reason, changing
 from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED, Record
 from mlops.registry.registration import keep_card, register
-from mlops.registry.rollout import TIMEOUT
-from mlops.registry.rollout import serve as serve_version
 from mlops.result import Failure, Refused, Result, Skip
 from mlops.stores.ledger import Ledger
 from mlops.stores.object_store import data_bucket
@@ -29,6 +28,8 @@ def deploy(*, model: str, run_id: str, timeout: float) -> Result:
     Repeating it registers nothing twice. The ledger gets an entry of it. Where the rollout fails, the server goes back
     and the aliases stay as they were.
     """
+    from mlops.registry import rollout
+
     declared, tracking = models.get(model), Tracking.from_environment()
     record = Record.read(tracking, run_id, declared)
     if not record.passed:
@@ -38,7 +39,7 @@ def deploy(*, model: str, run_id: str, timeout: float) -> Result:
         _skip_unless_compared(tracking, model, record, champion)
         version = register(tracking, declared, record)
         keep_card(tracking, model, version)
-        example = serve_version(tracking, model, version, fallback=champion, timeout=timeout)
+        example = rollout.serve(tracking, model, version, fallback=champion, timeout=timeout)
         # Not the champion, where an earlier try came as far as this.
         replaced = production.promote(version, Reason("it passed the gate", record.evidence))
     keep_training_data(tracking, declared, version, data_bucket())
