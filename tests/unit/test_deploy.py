@@ -279,21 +279,58 @@ def test_a_model_that_the_server_does_not_serve_is_registered_only(platform, clu
     assert production(platform.tracking, MODEL) == "1"
 
 
+ROLLBACK = ("serving", "rollback", "--model", MODEL)
+
+
 def test_rolling_back_swaps_the_versions_and_can_be_undone(platform, cluster, train):
-    rollback = ("serving", "rollback", "--model", MODEL)
     platform.result_of(*deploy(train()))
-    assert "no previous version" in platform.failure_of(*rollback)
+    assert "no previous version" in platform.failure_of(*ROLLBACK)
     platform.result_of(*deploy(train()))
-    result = platform.result_of(*rollback)
+    result = platform.result_of(*ROLLBACK)
     assert (result["version"], result["previous"]) == ("1", "2")
     assert result["example"]
     assert (cluster.version, production(platform.tracking, MODEL)) == ("1", "1")
-    platform.result_of(*rollback)
+    platform.as_run("another").result_of(*ROLLBACK)
     assert (cluster.version, production(platform.tracking, MODEL)) == ("2", "2")
     cluster.broken["1"] = CRASHING
-    assert "the model server went back to version 2" in platform.failure_of(*rollback)
+    assert "the model server went back to version 2" in platform.as_run("a third").failure_of(*ROLLBACK)
     assert (cluster.version, production(platform.tracking, MODEL)) == ("2", "2")
     assert platform.tracking.aliased(MODEL, PREVIOUS) == "1"
+
+
+def test_a_rollback_that_is_tried_again_does_not_go_forward(platform, cluster, train):
+    platform.result_of(*deploy(train()))
+    platform.result_of(*deploy(train()))
+    assert platform.result_of(*ROLLBACK) == platform.result_of(*ROLLBACK)
+    assert (cluster.versions, production(platform.tracking, MODEL)) == (["1", "2", "1"], "1")
+
+
+def test_a_rollback_that_dies_after_any_write_is_completed_by_a_retry(platform, cluster, train):
+    platform.result_of(*deploy(train()))
+    platform.result_of(*deploy(train()))
+    for after in count(1):
+        again = platform.as_run(f"run {after}")
+        version = {"1": "2", "2": "1"}[str(production(platform.tracking, MODEL))]
+        try:
+            with dying(after, lambda: None):
+                again.result_of(*ROLLBACK)
+        except Died:
+            assert again.result_of(*ROLLBACK)["version"] == version
+        else:
+            break
+        assert (cluster.version, production(platform.tracking, MODEL)) == (version, version)
+    assert after >= 5, "after the rollout, the announcement, each of the two aliases, and its end"
+
+
+def test_a_person_promotes_a_version_that_is_served_then_and_the_ledger_says_who(platform, ledger, cluster, train):
+    for _ in range(2):
+        platform.result_of(*deploy(train()))
+    promote = ("registry", "promote", "--model", MODEL, "--version", "1", "--who", "me", "--why", "it was better")
+    assert platform.result_of(*promote)["previous"] == "2"
+    assert (cluster.version, production(platform.tracking, MODEL)) == ("1", "1")
+    *_, entry = ledger.entries(MODEL)
+    assert (entry.who, entry.why, entry.evidence["gate"]) == ("me", "it was better", GATE_PASSED)
+    assert "has no version 9" in platform.failure_of(*promote[:5], "9", code=EXIT_REFUSED)
 
 
 def test_a_missing_model_server_is_named_with_the_remedy(platform, cluster, train, monkeypatch):
