@@ -55,7 +55,7 @@ export PYTHONPATH := $(CURDIR)
 export KUBECONFIG := $(if $(filter current,$(CLUSTER)),$(KUBECONFIG),$(shell $(cluster) kubeconfig))
 export NO_PROXY := $(unproxied)
 export no_proxy := $(unproxied)
-export CLUSTER RELEASE NAMESPACE DATASET VALUES SECRET
+export CLUSTER RELEASE NAMESPACE DATASET VALUES SECRET MODEL VERSION WHY
 
 ##@ Start here
 .PHONY: demo
@@ -114,7 +114,7 @@ image-%: cluster-up ## Build one image and what it stands on, as in image-task
 	python3 images/build.py $* $(wheels) --registry $(registry) $(engine_$(CLUSTER))
 
 ##@ Platform
-.PHONY: install uninstall data dags check check-connections rotate
+.PHONY: install uninstall data models promote rollback dags check check-connections rotate
 install: images $(VENV)/ready ## Install the platform into the cluster, or upgrade it
 	@echo '[install] the platform (usually 1 min)'
 	$(PYTHON) -m infrastructure.install $(VALUES) $(BUILD)/images.yaml
@@ -125,6 +125,15 @@ uninstall: ## Remove the platform with the pods of its tasks; volumes and their 
 data: install ## Put the data sets into the object store
 	@echo '[data] data sets and their features (usually 40 s)'
 	$(PYTHON) -m infrastructure.data
+
+models: $(VENV)/ready ## List the registered models with their versions and aliases
+	$(PYTHON) -m infrastructure.models list
+
+promote: $(VENV)/ready ## Put a version into production: MODEL=... VERSION=..., and WHY=... for the ledger
+	$(PYTHON) -m infrastructure.models promote
+
+rollback: $(VENV)/ready ## Put the version before into production again: MODEL=..., and WHY=... for the ledger
+	$(PYTHON) -m infrastructure.models rollback
 
 dags: ## Copy dags/ into the running release, until its pods are replaced
 	for part in dag-processor scheduler; do \

@@ -77,6 +77,7 @@ with DAG(
         "serving",
         "deploy",
         run_id=train.result("run_id"),
+        report="model_card.html",
         identity="deployer",
         pool="deployment",
     )

@@ -91,7 +91,9 @@ with DAG(
         confidence="{{ var.value.model_confidence }}",
         champion="none",  # whether it may take the place of the model in production is asked when it is deployed
     )
-    register = of_model("register_model", "registry", "register", run_id=train.result("run_id"))
+    register = of_model(
+        "register_model", "registry", "register", run_id=train.result("run_id"), report="model_card.html"
+    )
     skip = step("skip_registration", "registry", "skip", run_id=train.result("run_id"))
     way = decide(evaluate.output)  # type: ignore[arg-type]  # Airflow hands over what it stands for
     fresh >> validate_data >> features >> train >> evaluate >> way >> [register, skip]

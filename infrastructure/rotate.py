@@ -191,7 +191,10 @@ def _store_user(name: str) -> Rotation:
 
 
 ROTATIONS: Mapping[str, Rotation] = {
-    **{f"postgresql-{name}": _database(name) for name in ("airflow", "mlflow", "feast", "sensors", "monitoring")},
+    **{
+        f"postgresql-{name}": _database(name)
+        for name in ("airflow", "mlflow", "feast", "sensors", "ledger", "monitoring")
+    },
     "postgresql": Rotation("postgresql", "postgres-password", tell=alter_role("postgres"), last="postgresql"),
     "redis": _redis("default", "redis-password"),
     **{f"redis-{user}": _redis(user, f"{user}-password") for user in ("features", "queue", "monitoring")},

@@ -128,6 +128,15 @@ class RedisSettings(FromEnvironment):
 
 
 @dataclass(frozen=True)
+class LedgerSettings(FromEnvironment):
+    """The ledger of promotions, as its role that adds and reads."""
+
+    need = "ledger"
+    url: str = _from("MAESTRO_LEDGER", "global.postgresql")
+    password: str = _from("MAESTRO_LEDGER_PASSWORD", "the Secret global.postgresql.existingSecret", repr=False)
+
+
+@dataclass(frozen=True)
 class PushgatewaySettings(FromEnvironment):
     """Where a pod pushes what it measured when it ends; without a host nowhere, as on a person's machine."""
 
@@ -231,6 +240,13 @@ class SensorSettings(FromEnvironment):
     minimum_new_readings: str = _from("SENSOR_MINIMUM_NEW_READINGS", "sensorTrainer.minimumNewReadings", default="500")
     training_days: str = _from("SENSOR_TRAINING_DAYS", "sensorTrainer.trainingDays", default="30")
     retention_days: str = _from("SENSOR_RETENTION_DAYS", "sensorTrainer.retentionDays", default="90")
+
+
+@dataclass(frozen=True)
+class SensorWorkerSettings(SensorSettings):
+    """What a pod is told that trains: also where it writes down what it puts into production."""
+
+    ledger: LedgerSettings = field(metadata={"record": LedgerSettings}, kw_only=True)
 
 
 @dataclass(frozen=True)

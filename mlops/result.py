@@ -17,6 +17,7 @@ LIMIT = 4096  # bytes; the kubelet cuts a longer termination message
 EXIT_REFUSED = 65  # exit code that the operator reads as "do not try again"; EX_DATAERR of sysexits.h
 EXIT_SKIPPED = 99  # exit code that the operator reads as "skip this task"
 TERMINATION_LOG = "/dev/termination-log"
+EMPTY = "{}"
 _CUT = " [...] "
 
 
@@ -61,10 +62,15 @@ def shorten(text: str, limit: int = LIMIT) -> str:
 
 
 def hand_back(message: str) -> None:
-    """Writes the message to MAESTRO_RESULT_PATH, else to the container's termination log, else to stdout."""
+    """Writes the message to MAESTRO_RESULT_PATH, else to the container's termination log, else to stdout.
+
+    There an empty result is left out: its command has written there what it found.
+    """
     path = os.environ.get("MAESTRO_RESULT_PATH")
     if path is None and os.access(TERMINATION_LOG, os.W_OK):
         path = TERMINATION_LOG
+    if path is None and message == EMPTY:
+        return
     if path is None:
         sys.stdout.write(message + "\n")
     else:

@@ -1,6 +1,8 @@
 """The card of a model (M. Mitchell et al., "Model cards for model reporting", FAT* 2019): what a person should know
 before using it, in Markdown."""
 
+import json
+from collections.abc import Mapping
 from datetime import timedelta
 from itertools import groupby
 
@@ -9,6 +11,7 @@ from mlops.models import metrics
 from mlops.models.declaration import Model
 from mlops.models.metrics import shown
 from mlops.registry.record import (
+    CALIBRATION_ERROR,
     CHAMPION,
     DAG_ID,
     DAG_RUN_ID,
@@ -27,29 +30,66 @@ FILE = "model_card.md"
 _UNKNOWN = "-"
 
 
-def card(model: Model, record: Record, *, limit: int | None = None) -> str:
-    """The card of a run's model.
+def card(model: Model, record: Record, *, slices: str | None = None, limit: int | None = None) -> str:
+    """The card of a run's model. slices: the file of that name of the run, where it has one.
 
     limit: the most characters; a card that would be longer counts the features of each view instead of naming them,
     and is cut where that is not enough.
     """
-    text = _card(model, record, named=True)
+    text = _card(model, record, slices, named=True)
     if limit is None or len(text) <= limit:
         return text
-    return _card(model, record, named=False)[:limit]
+    return _card(model, record, slices, named=False)[:limit]
 
 
-def _card(model: Model, record: Record, *, named: bool) -> str:
+def card_of_readings(name: str, description: str, record: Record) -> str:
+    """The card of the sensor trainer's model, which learns from readings: no data set declares them."""
+    metrics = [f"| {key} | {shown(value)} |" for key, value in sorted(record.metrics.items())]
+    period = record.params.get("period", _UNKNOWN).replace("/", " to ")
+    sections = {
+        f"# {name}": f"{description} It comes from MLflow run `{record.run_id}`.",
+        "## Data": f"Readings that were posted, of the period {period}.",
+        "## Features": f"Values of a reading: {record.params.get('columns', _UNKNOWN).replace(',', ', ')}.",
+        "## Quality": "\n".join(["| on the latest fifth of the readings | |", "|---|---:|", *metrics]),
+        "## Limits": "- It knows the sensors above and no others, and what is usual for them in that period.\n"
+        "- A reading that it flags is unusual. Without labels nobody could say that a failure follows.",
+        "## How to make it again": _parameters(record),
+    }
+    return "\n".join(f"{title}\n\n{text}\n" for title, text in sections.items())
+
+
+def _card(model: Model, record: Record, slices: str | None, *, named: bool) -> str:
     dataset = model.data
     sections = {
         f"# {model.name}": f"{model.description}\n\n{_origin(record)}",
         "## Data": _data(dataset, record),
         "## Features": _features(dataset, record, named=named),
-        "## Quality": _quality(model, record),
+        "## Quality": _quality(model, record) + _slices(json.loads(slices) if slices else {}),
         "## Intended use": _use(dataset, record),
-        "## Limits": _limits(dataset),
+        "## Limits": _limits(dataset, record),
+        "## How to make it again": _parameters(record),
     }
     return "\n".join(f"{title}\n\n{text}\n" for title, text in sections.items())
+
+
+def _slices(found: Mapping[str, Mapping[str, float]]) -> str:
+    """How it did on parts of the test set, a row for each."""
+    if not found:
+        return ""
+    names = list(dict.fromkeys(name for slice_ in found.values() for name in slice_))
+    rows = [
+        f"| {of} | {' | '.join(shown(slice_[name]) if name in slice_ else _UNKNOWN for name in names)} |"
+        for of, slice_ in found.items()
+    ]
+    return "\n\n" + "\n".join(
+        [f"| part of the test set | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}", *rows]
+    )
+
+
+def _parameters(record: Record) -> str:
+    """What a run needs to come out the same: the code is the tag of the image that trained, made of its content."""
+    rows = [f"| {name} | `{value}` |" for name, value in sorted(record.params.items())]
+    return "\n".join(["| parameter of the run | |", "|---|---|", *rows])
 
 
 def _origin(record: Record) -> str:
@@ -186,7 +226,13 @@ def _use(dataset: Dataset, record: Record) -> str:
     )
 
 
-def _limits(dataset: Dataset) -> str:
+def _calibrated(record: Record) -> str:
+    error = record.metrics.get(f"{TEST}_{CALIBRATION_ERROR}")
+    measured = "" if error is None else f": on the test set they are off by {shown(error)} on average"
+    return f"Its probabilities have not been calibrated{measured}."
+
+
+def _limits(dataset: Dataset, record: Record) -> str:
     unknown = f" Of a `{dataset.entity}` that it has not met it knows what the features say." if dataset.entity else ""
     together = " and ".join(dataset.groups)
     independent = (
@@ -196,9 +242,7 @@ def _limits(dataset: Dataset) -> str:
         "  thing, are not quite so: the true intervals may be wider."
     )
     numbers = dataset.label.kind == "regression"
-    answer = (
-        "" if numbers else "\n- Its probabilities have not been calibrated; a prediction is the most probable class."
-    )
+    answer = "" if numbers else f"\n- {_calibrated(record)} A prediction is the most probable class."
     return f"""\
 - It knows the data above and no other: where the data drifts, these scores no longer hold. `data_validation_pipeline`
   watches for that.{unknown}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any, Self
 
 from mlops.result import Refused
@@ -40,6 +41,11 @@ IN_THE_MODEL = "in the model"
 # A file of the run: a sample of what the model says of the test set, a JSON list of probabilities of 1, of classes, or
 # of numbers, for those to compare with who score later rows.
 TEST_SCORES = "test_scores.json"
+
+# Files of the run for its card: how its probabilities came true (mlops/training/calibration.py), and how it did on
+# parts of the test set, {"name of the part": {"rows": number, "metric": number, ...}}.
+CALIBRATION, SLICES = "calibration.json", "slices.json"
+CALIBRATION_ERROR = "calibration_error"  # the metric
 
 GATE_PASSED, GATE_REFUSED = "passed", "refused"
 NO_CHAMPION, NOT_ASKED = "none", "not asked for"
@@ -102,6 +108,17 @@ class Record:
     def feature_schema(self) -> dict[str, str]:
         """Type by `view:feature`; empty where no feature service was used."""
         return {name: str(dtype) for name, dtype in json.loads(self.tags.get(FEATURE_SCHEMA, "{}")).items()}
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """What spoke for it: its run, the gate's verdict, the champion, and what it is judged by on the test set."""
+        judged_by = [f"{TEST}_{self.tags[METRIC]}"] if METRIC in self.tags else []
+        wanted = (*judged_by, *(f"{TEST}_gain{end}" for end in ("", "_lower", "_upper")))
+        return {
+            "run_id": self.run_id,
+            **{name: self.tags[tag] for name, tag in (("gate", GATE), ("champion", CHAMPION)) if tag in self.tags},
+            **{name: self.metrics[name] for name in wanted if isfinite(self.metrics.get(name, nan))},
+        }
 
     @property
     def version_tags(self) -> dict[str, str]:

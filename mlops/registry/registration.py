@@ -1,10 +1,14 @@
 """From a run to a version that can be read, compared and served: with its card, its tags and its description."""
 
+from mlops.config import RunIdentity
 from mlops.models.declaration import Model
+from mlops.registry import card_page
 from mlops.registry.aliases import PRODUCTION, STAGING
 from mlops.registry.card import FILE, card
-from mlops.registry.record import FEATURE_SERVICE, Record
+from mlops.registry.card_page import as_html
+from mlops.registry.record import CALIBRATION, FEATURE_SERVICE, SLICES, Record
 from mlops.result import Refused
+from mlops.stores.object_store import reports_bucket
 from mlops.stores.tracking import DESCRIPTION_LIMIT, MODEL_ARTIFACT, Tracking
 
 
@@ -21,10 +25,29 @@ def register(tracking: Tracking, model: Model, record: Record) -> str:
             "gives it one"
         )
     _refuse_another_contract(tracking, model, record.run_id, columns)
-    tracking.log_text(record.run_id, FILE, card(model, record))
+    slices = tracking.find_text(record.run_id, SLICES)
+    text = card(model, record, slices=slices)
+    tracking.log_text(record.run_id, FILE, text)
+    tracking.log_text(record.run_id, card_page.FILE, as_html(text, tracking.find_text(record.run_id, CALIBRATION)))
     version = tracking.register(model.name, record.run_id)
-    tracking.describe(model.name, version, card(model, record, limit=DESCRIPTION_LIMIT), record.version_tags)
+    short = card(model, record, slices=slices, limit=DESCRIPTION_LIMIT)
+    tracking.describe(model.name, version, short, record.version_tags)
     return version
+
+
+def keep_card(tracking: Tracking, model: str, version: str) -> str | None:
+    """Puts the page of a registered version's card into the bucket of reports, and beside the reports of this task.
+
+    Hands back the key of the latter, which the task links to; None outside of a task. To repeat it changes nothing.
+    """
+    content = tracking.read_text(tracking.made_by(model, version), card_page.FILE).encode()
+    reports, task = reports_bucket(), RunIdentity.if_told()
+    reports.write_bytes(f"models/{model}/v{version}/{card_page.FILE}", content)
+    if task is None:
+        return None
+    key = f"{task.run_key}/{card_page.FILE}"
+    reports.write_bytes(key, content)
+    return key
 
 
 def stage(tracking: Tracking, model: Model, record: Record) -> str:

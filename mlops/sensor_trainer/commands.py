@@ -12,8 +12,8 @@ from mlops.config import (
     MLflowSettings,
     RunIdentity,
     SensorApiSettings,
-    SensorSettings,
     SensorTrainerSettings,
+    SensorWorkerSettings,
 )
 from mlops.keys import slug
 from mlops.result import Failure, Refused, Result, Skip
@@ -150,7 +150,7 @@ def work() -> Result:
     """Works on the jobs of the queue, one after the other: what a pod of the workers does."""
     from mlops.sensor_trainer.worker import runner
 
-    runner.work(SensorSettings.from_environment())
+    runner.work(SensorWorkerSettings.from_environment())
     return {}
 
 

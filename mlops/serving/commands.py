@@ -1,21 +1,21 @@
 """Deploy, roll back and serve a model."""
 
 import argparse
-import json
 import logging
 
 from mlops import models
-from mlops.config import ModelServerSettings, ServedModelSettings
-from mlops.registry import aliases
+from mlops.config import ServedModelSettings
+from mlops.registry.commands import rollback, rollback_options
 from mlops.registry.learned import keep_training_data
+from mlops.registry.model_registry import TIMEOUT
+from mlops.registry.promotion import Reason, changing
 from mlops.registry.record import CHAMPION, NO_CHAMPION, NOT_ASKED, Record
-from mlops.registry.registration import register
+from mlops.registry.registration import keep_card, register
 from mlops.result import Failure, Refused, Result, Skip
-from mlops.stores.deployments import Deployment
+from mlops.stores.ledger import Ledger
 from mlops.stores.object_store import data_bucket
 from mlops.stores.tracking import Tracking
 
-_TIMEOUT = 600.0  # seconds; a pod of the model server is ready in about 20
 _PATIENCE = 300.0  # seconds
 
 log = logging.getLogger(__name__)
@@ -25,31 +25,25 @@ def deploy(*, model: str, run_id: str, timeout: float) -> Result:
     """Registers a run's model with its card, rolls the model server to it, and gives it the alias `production`.
 
     Skipped where the gate did not pass, or compared the model with another champion than the one it would replace.
-    Repeating it registers nothing twice. Where the rollout fails, the server goes back and the aliases stay as they
-    were.
+    Repeating it registers nothing twice. The ledger gets an entry of it. Where the rollout fails, the server goes back
+    and the aliases stay as they were.
     """
+    from mlops.registry import rollout
+
     declared, tracking = models.get(model), Tracking.from_environment()
     record = Record.read(tracking, run_id, declared)
     if not record.passed:
         raise Skip(f"not deployed: {'; '.join(record.reasons)}")
-    champion = aliases.production(tracking, model)
-    _skip_unless_compared(tracking, model, record, champion)
-    version = register(tracking, declared, record)
-    example = _roll_out(tracking, model, version, fallback=champion, timeout=timeout)
-    replaced = aliases.promote(tracking, model, version)  # not the champion, where an earlier try came as far as this
+    with changing(tracking, Ledger.from_environment(), model) as production:
+        champion = production.version
+        _skip_unless_compared(tracking, model, record, champion)
+        version = register(tracking, declared, record)
+        keep_card(tracking, model, version)
+        example = rollout.serve(tracking, model, version, fallback=champion, timeout=timeout)
+        # Not the champion, where an earlier try came as far as this.
+        replaced = production.promote(version, Reason("it passed the gate", record.evidence))
     keep_training_data(tracking, declared, version, data_bucket())
     log.info("version %s of %s is in production, after version %s", version, model, replaced)
-    return {"model": model, "version": version, "previous": replaced, "example": example}
-
-
-def rollback(*, model: str, timeout: float) -> Result:
-    """Rolls the model server back to the previous version and swaps the aliases `production` and `previous`."""
-    declared, tracking = models.get(model), Tracking.from_environment()
-    version, replaced = aliases.previous(tracking, model), aliases.production(tracking, model)
-    example = _roll_out(tracking, model, version, fallback=replaced, timeout=timeout)
-    aliases.promote(tracking, model, version)
-    keep_training_data(tracking, declared, version, data_bucket())
-    log.info("version %s of %s is in production again, after version %s", version, model, replaced)
     return {"model": model, "version": version, "previous": replaced, "example": example}
 
 
@@ -85,28 +79,6 @@ def serve(*, host: str, port: int, patience: float) -> Result:
     return {}
 
 
-def _roll_out(tracking: Tracking, model: str, version: str, *, fallback: str | None, timeout: float) -> Result | None:
-    """A request of one row that the model server answers by the version now.
-
-    None where it serves another model: it serves one, and leaves the others to the registry.
-    """
-    from mlops.serving.rollout import roll_out
-
-    settings = ModelServerSettings.from_environment()
-    deployment = Deployment(settings.namespace, settings.deployment)
-    served = deployment.environment().get("MODEL_NAME")
-    if served != model:
-        log.warning(
-            "the model server serves %s: %s is registered and not served (modelServer.modelName)", served, model
-        )
-        return None
-    example = tracking.input_example(f"models:/{model}/{version}")
-    answered = roll_out(deployment, model, version, fallback, url=settings.url, example=example, timeout=timeout)
-    log.info("the model server answered with %d predictions", answered)
-    split = json.loads(example)["dataframe_split"]
-    return {"columns": split["columns"], "data": split["data"][:1]}
-
-
 def _skip_unless_compared(tracking: Tracking, model: str, record: Record, champion: str | None) -> None:
     """Skips a model whose comparison was with another champion: one that was deployed since may be better than it."""
     compared = record.tags.get(CHAMPION, NOT_ASKED)
@@ -123,16 +95,7 @@ def _skip_unless_compared(tracking: Tracking, model: str, record: Record, champi
 def _deploy_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a declared model")
     parser.add_argument("--run-id", required=True, help="the MLflow run whose model is deployed")
-    _timeout_option(parser)
-
-
-def _rollback_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="a declared model")
-    _timeout_option(parser)
-
-
-def _timeout_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--timeout", type=float, default=_TIMEOUT, help="seconds for the rollout (%(default)s)")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for the rollout (%(default)s)")
 
 
 def _seal_options(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +110,7 @@ def _serve_options(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = {
     "deploy": (deploy, _deploy_options),
-    "rollback": (rollback, _rollback_options),
+    "rollback": (rollback, rollback_options),
     "seal": (seal, _seal_options),
     "serve": (serve, _serve_options),
 }

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from mlops.config import MLflowSettings
-from mlops.result import JSON, Failure
+from mlops.result import JSON, Failure, Refused
 from mlops.stores.model_files import DECLARATION, Layout, differences, digest, digests, faults, forget_client
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MODEL_ARTIFACT = "model"
 _MODEL_FOLDER = f"{MODEL_ARTIFACT}/"
+_TEXTS = (".html", ".json", ".md", ".toml", ".txt", ".yaml")
 SUPERSEDED = "maestro.superseded"  # the tag of a run that another one took the place of
 DIGESTS = "maestro.digests"  # the tag of a run with the SHA-256 of each file that is checked when it is loaded
 DESCRIPTION_LIMIT = 5000  # characters of a version's description in MLflow's database
@@ -76,6 +77,14 @@ class AliasedVersion(NamedTuple):
     version: str
     aliases: list[str]
     tags: Mapping[str, str]
+
+
+class RegisteredModel(NamedTuple):
+    """versions: the oldest first; aliases: the version of each."""
+
+    name: str
+    versions: list[str]
+    aliases: Mapping[str, str]
 
 
 class Tracking:
@@ -177,13 +186,18 @@ class Tracking:
         Its files are those of the layout, MLmodel says what it may, and none is another one than its run was told of.
         model_uri: `runs:/<run id>/model` or `models:/<name>/<version>`.
         """
-        path = self._download(model_uri, folder)
+        path = self.download_files(model_uri, folder)
         wrong = faults(path, layout)
         if wrong:
             raise Failure(
                 f"{model_uri} may run code when it is loaded: {'; '.join(wrong[:5])}: log it with "
                 "'python -m mlops training fit', which writes files that cannot"
             )
+        return path
+
+    def download_files(self, model_uri: str, folder: Path) -> Path:
+        """The same of a model that nobody is to load: none of its files is another one than its run was told of."""
+        path = self._download(model_uri, folder)
         run_id = self._run_of(model_uri)
         recorded = {file: value for file, value in self._recorded(run_id).items() if file.startswith(_MODEL_FOLDER)}
         if self._is_recorded(run_id, model_uri, recorded):
@@ -318,6 +332,17 @@ class Tracking:
             path = mlflow.artifacts.download_artifacts(uri, dst_path=folder, tracking_uri=self._uri)
             return Path(path).read_text(encoding="utf-8")
 
+    def texts(self, run_id: str) -> dict[str, str]:
+        """The run's files of text. Raises Failure for one that is not what the run was told of."""
+        with self._explained(f"runs:/{run_id}"):
+            found = [entry.path for entry in self._client.list_artifacts(run_id) if not entry.is_dir]
+        recorded = self._recorded(run_id)
+        return {
+            file: self.read_sealed_text(run_id, file) if file in recorded else self.read_text(run_id, file)
+            for file in found
+            if file.endswith(_TEXTS)
+        }
+
     def find_text(self, run_id: str, file: str) -> str | None:
         """A file of the run; None where it has none of that name."""
         with self._explained(f"runs:/{run_id}/{file}"):
@@ -334,6 +359,53 @@ class Tracking:
                 return str(min(int(version.version) for version in versions))
             registered = mlflow.register_model(f"runs:/{run_id}/{MODEL_ARTIFACT}", name, tags=dict(tags or {}))
             return str(registered.version)
+
+    def models(self) -> list[RegisteredModel]:
+        """All registered models by name, each with its versions, the oldest first, and its aliases."""
+        with self._explained():
+            found = {model.name: dict(model.aliases) for model in self._pages(self._client.search_registered_models)}
+        return [self._model(name, found[name]) for name in sorted(found)]
+
+    def model(self, name: str) -> RegisteredModel:
+        """Raises Refused where no model of that name is registered."""
+        from mlflow.exceptions import RestException
+
+        with self._explained():
+            try:
+                aliases = self._client.get_registered_model(name).aliases
+            except RestException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                remedy = "'python -m mlops registry list' names those that are"
+                raise Refused(f"no model {name!r} is registered: {remedy}") from error
+        return self._model(name, dict(aliases))
+
+    def _model(self, name: str, aliases: Mapping[str, str]) -> RegisteredModel:
+        return RegisteredModel(name, sorted(self.tagged_versions(name), key=int), aliases)
+
+    def tagged_versions(self, name: str) -> dict[str, dict[str, str]]:
+        """The tags of each version of a registered model, none of one that is not there."""
+        with self._explained():
+            found = self._pages(partial(self._client.search_model_versions, f"name = '{name}'"))
+            return {str(version.version): dict(version.tags) for version in found}
+
+    def version_tags(self, name: str, version: str) -> dict[str, str]:
+        with self._explained(f"models:/{name}/{version}"):
+            return dict(self._client.get_model_version(name, version).tags)
+
+    def set_version_tag(self, name: str, version: str, key: str, value: str) -> None:
+        with self._explained(f"models:/{name}/{version}"):
+            self._client.set_model_version_tag(name, version, key, value)
+
+    @staticmethod
+    def _pages(search: Callable[..., Any]) -> Iterator[Any]:
+        token = None
+        while True:
+            page = search(page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     def versions(self, name: str, tag: str, value: str) -> list[str]:
         """The versions of the registered model that carry the tag with this value, the oldest first."""
@@ -375,16 +447,17 @@ class Tracking:
     def aliased_versions(self) -> list[AliasedVersion]:
         """All versions of all registered models that have an alias, ordered by model and version."""
         with self._explained():
-            found, token = [], None
-            while True:
-                page = self._client.search_registered_models(page_token=token)
-                for model in page:
-                    for version in sorted(set(model.aliases.values()), key=int):
-                        aliases = sorted(alias for alias, of in model.aliases.items() if of == version)
-                        found.append(AliasedVersion(model.name, str(version), aliases, self._tags(model.name, version)))
-                token = page.token
-                if not token:
-                    return sorted(found, key=lambda entry: (entry.model, int(entry.version)))
+            found = [
+                AliasedVersion(
+                    model.name,
+                    str(version),
+                    sorted(alias for alias, of in model.aliases.items() if of == version),
+                    self._tags(model.name, version),
+                )
+                for model in self._pages(self._client.search_registered_models)
+                for version in set(model.aliases.values())
+            ]
+        return sorted(found, key=lambda entry: (entry.model, int(entry.version)))
 
     def _tags(self, name: str, version: str) -> dict[str, str]:
         """A version's tags, and those of the run that made it where that run is still there."""

@@ -19,6 +19,8 @@ from mlops.models.metrics import Metric, shown
 from mlops.registry.aliases import PRODUCTION, production
 from mlops.registry.record import (
     ADVANTAGE,
+    CALIBRATION,
+    CALIBRATION_ERROR,
     CHAMPION,
     FILL,
     GATE,
@@ -132,7 +134,7 @@ def evaluate(
 
     It is compared with what the model declares, with what knows only the labels, and with the champion, where one is
     asked for and there is one. A champion that cannot be scored fails the command: nobody could say which is better.
-    Of a binary label the run gets a page of how often what the model says comes true.
+    The run gets what its card shows of the test set.
     """
     from mlops.training.columns import features_of
     from mlops.training.gate import Criteria, refusals
@@ -164,13 +166,13 @@ def evaluate(
         "required_gain": metric.required_gain(scores.baseline[metric.name], criteria.margin),
         "confidence": criteria.confidence,
     }
-    calibration = _calibration(tracking, declared, run_id, rows, answers)
+    calibrated = _calibrated(tracking, run_id, rows, answers)
+    found = {**_rounded("gain", gained), **calibrated}
     tracking.log(
         run_id,
         metrics={
             **scores.logged(TEST),
-            **{f"{TEST}_{name}": value for name, value in calibration.items()},
-            **{f"{TEST}_{name}": value for name, value in _rounded("gain", gained).items() if value is not None},
+            **{f"{TEST}_{name}": value for name, value in found.items() if value is not None},
         },
         tags={
             GATE: GATE_REFUSED if reasons else GATE_PASSED,
@@ -194,7 +196,7 @@ def evaluate(
         "reasons": reasons,
         "summary": _summary(metric, scores, gained, criteria.confidence),
         "metric": metric.name,
-        "metrics": {**measured, **{name: _number(value) for name, value in calibration.items()}},
+        "metrics": {**measured, **calibrated},
         **measured,
         **{f"baseline_{name}": _number(value) for name, value in scores.baseline.items()},
         **_rounded("gain", gained),
@@ -203,18 +205,15 @@ def evaluate(
     }
 
 
-def _calibration(
-    tracking: Tracking, declared: "Model", run_id: str, rows: "Rows", answers: "Answers"
-) -> dict[str, float]:
-    """The expected calibration error, and the plot of it in the run; nothing of a label that is not binary."""
-    from mlops.training import calibration
+def _calibrated(tracking: Tracking, run_id: str, rows: "Rows", answers: "Answers") -> dict[str, float | None]:
+    """The expected calibration error, after its bins were written into the run; none of a label that is not binary."""
+    from mlops.training.calibration import calibration
 
-    if declared.data.label.kind != "binary":
+    if rows.classes != (0, 1):
         return {}
-    found = calibration.bins(answers.score, rows.truth)
-    title = f"{declared.name}: what it says and what happens"
-    tracking.log_text(run_id, calibration.FILE, calibration.reliability(found, title))
-    return {"ece": calibration.expected_error(found)}
+    found = calibration(rows.truth, answers.score)
+    tracking.log_text(run_id, CALIBRATION, json.dumps(found))
+    return {CALIBRATION_ERROR: _number(found["error"])}
 
 
 class _Rival(NamedTuple):

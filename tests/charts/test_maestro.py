@@ -293,7 +293,7 @@ NEEDS: dict[str, dict[str, Any]] = {
 OTHER: dict[str, Callable[[str], Any]] = {
     "global.images.pullPolicy": lambda _: "Always",
     "global.images.tags": lambda mark: {"airflow": mark},
-    "global.postgresql.databases": lambda mark: ["airflow", "mlflow", "feast", "sensors", mark],
+    "global.postgresql.databases": lambda mark: ["airflow", "mlflow", "feast", "sensors", "ledger", mark],
     "global.postgresql.external.enabled": lambda _: None,  # it needs host and Secret
     "global.redis.external.enabled": lambda _: None,
     "global.s3.external.enabled": lambda _: None,

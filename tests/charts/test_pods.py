@@ -187,7 +187,8 @@ def database(name: str) -> dict[str, str]:
 AIRFLOW = {"AIRFLOW__CORE__FERNET_KEY": "airflow/fernet-key", **database("airflow")}
 LOGS = {"AIRFLOW__API__SECRET_KEY": "airflow/api-secret-key", **s3("airflow")}
 TOKENS = {"AIRFLOW__API_AUTH__JWT_SECRET": "airflow/jwt-secret"}
-DATABASES = ("airflow", "mlflow", "feast", "sensors")
+DATABASES = ("airflow", "mlflow", "feast", "sensors", "ledger")
+LEDGER = {"MAESTRO_LEDGER_PASSWORD": "postgresql/ledger-password"}
 MLFLOW_WRITER = {"MLFLOW_TRACKING_PASSWORD": "mlflow/writer-password"}
 MLFLOW_READER = {"MLFLOW_TRACKING_PASSWORD": "mlflow/reader-password"}
 SECRETS: dict[str, dict[str, str]] = {
@@ -232,9 +233,9 @@ SECRETS: dict[str, dict[str, str]] = {
     "sensor-trainer-migrate migrate": database("sensors"),
     "sensor-trainer-test test": TRAINER,
     "sensor-trainer-worker release-gate": database("sensors"),
-    "sensor-trainer-worker worker": database("sensors") | QUEUE | MLFLOW_WRITER,
+    "sensor-trainer-worker worker": database("sensors") | QUEUE | MLFLOW_WRITER | LEDGER,
     # Of one that would open all there is.
-    "task base": s3("features") | REGISTRY | FEATURES | MLFLOW_WRITER | TRAINER_OF_TASKS | SLACK | READER,
+    "task base": s3("features") | REGISTRY | FEATURES | MLFLOW_WRITER | LEDGER | TRAINER_OF_TASKS | SLACK | READER,
 }
 
 

@@ -97,7 +97,7 @@ def test_for_an_external_server_nothing_is_rendered() -> None:
     [
         (
             {"external": EXTERNAL},
-            "mlflow-password, feast-password, sensors-password and set global.postgresql.existingSecret",
+            "sensors-password, ledger-password and set global.postgresql.existingSecret",
         ),
         ({"external": {"enabled": True}, "existingSecret": "ours"}, "set global.postgresql.external.host"),
         ({"external": {"host": "db.example.com"}}, "set global.postgresql.external.enabled to true"),

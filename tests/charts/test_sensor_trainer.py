@@ -18,7 +18,7 @@ import pytest
 
 from mlops import datasets
 from mlops.cli import parser
-from mlops.config import DatabaseSettings, SensorApiSettings, SensorSettings
+from mlops.config import DatabaseSettings, SensorApiSettings, SensorWorkerSettings
 from tests.charts.conftest import ROOT, Object, Refused, containers, environment, find, pod_specs, render, render_anew
 from tests.charts.profiles import task_pod
 from tests.conftest import answers, free_ports, running
@@ -103,7 +103,7 @@ def test_the_pods_have_the_same_image_and_no_token_of_the_cluster() -> None:
 
 def test_pods_are_told_each_setting_that_the_api_and_the_worker_read() -> None:
     objects = trainer()
-    for name, settings in ((API, SensorApiSettings), (WORKER, SensorSettings)):
+    for name, settings in ((API, SensorApiSettings), (WORKER, SensorWorkerSettings)):
         told = environment(container(name, objects))
         assert settings.keys() <= told.keys()
         settings.from_environment({key: str(value) for key, value in told.items()})

@@ -18,7 +18,7 @@ from mlops.config import (
     FromEnvironment,
     RunIdentity,
     SensorApiSettings,
-    SensorSettings,
+    SensorWorkerSettings,
     ServedModelSettings,
 )
 from mlops.needs import needs
@@ -56,7 +56,7 @@ OWN = {
     "feast-apply apply": RELEASE_GATE,
     "model-server model-server": ServedModelSettings.keys(),
     "sensor-trainer api": SensorApiSettings.keys(),
-    "sensor-trainer-worker worker": SensorSettings.keys(),
+    "sensor-trainer-worker worker": SensorWorkerSettings.keys(),
     "sensor-trainer-migrate migrate": DatabaseSettings.keys(),
 }
 # Containers that run a command of the platform, each with the command.

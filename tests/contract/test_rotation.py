@@ -33,7 +33,9 @@ OWN = {
     "notifications": {"slackWebhookSecret": "slack"},
 }
 KEYS = {
-    "databases": ("airflow-password", "mlflow-password", "feast-password", "sensors-password", "monitoring-password"),
+    "databases": tuple(
+        f"{name}-password" for name in ("airflow", "mlflow", "feast", "sensors", "ledger", "monitoring")
+    ),
     "online-store": ("redis-password", "features-password", "queue-password", "monitoring-password"),
     "object-store": ("root-user", "root-password"),
     "object-store-of-feast": ("access-key", "secret-key"),

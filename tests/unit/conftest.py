@@ -19,10 +19,12 @@ from mlops.features.engineer import engineer
 from mlops.features.split import split
 from mlops.needs import needs
 from mlops.result import JSON
+from mlops.stores.ledger import Ledger
 from mlops.stores.object_store import ObjectStore
 from mlops.stores.tracking import Tracking
 from tests.conftest import ACCESS_KEY, SECRET_KEY, cleaned, enter_workspace, raw_rows
 from tests.servers import MLflow, PushGateway
+from tests.unit.ledgers import ledger_database
 
 # What a pod is told of each thing that it may need.
 KEYS = {record.need: record.keys() for record in FromEnvironment.__subclasses__() if record.need}
@@ -116,6 +118,8 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, 
         "MAESTRO_FEAST_BUCKET": f"feast-{identity}",
         "MAESTRO_FEAST_REGISTRY": "postgresql+psycopg2://feast@127.0.0.1:9/feast",
         "MAESTRO_FEAST_REGISTRY_PASSWORD": "none",
+        "MAESTRO_LEDGER": "postgresql://ledger@127.0.0.1:9/ledger",
+        "MAESTRO_LEDGER_PASSWORD": "none",
         "MAESTRO_REDIS_HOST": "127.0.0.1",
         "MAESTRO_REDIS_PORT": "9",
         "MAESTRO_REDIS_USERNAME": "features",
@@ -153,6 +157,13 @@ def gateway(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PushG
 def tracking(mlflow_uri: str) -> Tracking:
     """With a fresh model registry."""
     return Tracking(MLflowSettings(mlflow_uri))
+
+
+@pytest.fixture
+def ledger(environment: dict[str, str], postgresql: str, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """A fresh one, which pods are told of."""
+    monkeypatch.setenv("MAESTRO_LEDGER", ledger_database(postgresql))
+    return Ledger.from_environment()
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def train(table, columns, *, job_id, tracking, report):
     return SimpleNamespace(run_id=job_id, metrics={"auc": float("nan")}, clusters=len(columns), newest_reading=newest)
 
 
-def publish(trained, *, job_id, tracking):
+def publish(trained, *, job_id, tracking, ledger):
     with (FOLDER / "published").open("a") as file:
         file.write(f"{job_id}\n")
     made = FOLDER / f"version-{job_id}"
@@ -51,7 +51,7 @@ if __name__ == "__main__":
         module = ModuleType(name)
         vars(module).update(contents)
         sys.modules[name] = module
-    from mlops.config import SensorSettings
+    from mlops.config import SensorWorkerSettings
     from mlops.sensor_trainer.worker.runner import work
 
-    work(SensorSettings.from_environment())
+    work(SensorWorkerSettings.from_environment())

@@ -1,4 +1,5 @@
 import json
+import os
 from contextlib import suppress
 from itertools import count
 from types import SimpleNamespace
@@ -10,21 +11,23 @@ from kubernetes.client.api_client import ApiClient
 from mlflow.exceptions import MlflowException
 
 from mlops.datasets.declaration import LABEL
-from mlops.registry.aliases import PREVIOUS, previous, production, promote
+from mlops.registry import rollout
+from mlops.registry.aliases import PREVIOUS, PRODUCTION, production
 from mlops.registry.record import CHAMPION, GATE, GATE_PASSED, GATE_REASONS, GATE_REFUSED, NO_CHAMPION, NOT_ASKED
 from mlops.result import EXIT_REFUSED, Failure
-from mlops.serving import rollout
 from mlops.stores import deployments
 from mlops.waiting import TRANSIENT
+from tests.servers import execute
 from tests.unit import small_models, trainer_api
 from tests.unit.dying import Died, dying
 from tests.unit.kubernetes_api import CRASHING, NO_IMAGE, STARTING, Cluster, serving
+from tests.unit.ledgers import as_owner
 
 MODEL = "sensor-failure"
 
 
 @pytest.fixture
-def cluster(platform, monkeypatch, tmp_path):
+def cluster(platform, ledger, monkeypatch, tmp_path):
     import kubernetes.config.kube_config
 
     found = Cluster()
@@ -33,7 +36,7 @@ def cluster(platform, monkeypatch, tmp_path):
         monkeypatch.setattr(kubernetes.config.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
         monkeypatch.setenv("MAESTRO_MODEL_SERVER_URL", address)
         monkeypatch.setattr(deployments, "_POLL", 0.02)
-        monkeypatch.setattr("mlops.serving.rollout._SETTLING", 0.1)
+        monkeypatch.setattr("mlops.registry.rollout._SETTLING", 0.1)
         yield found
 
 
@@ -71,7 +74,7 @@ def test_the_next_one_keeps_the_version_before_it(platform, cluster, train):
     platform.result_of(*deploy(train()))
     result = platform.result_of(*deploy(train()))
     assert (result["version"], result["previous"]) == ("2", "1")
-    assert (production(platform.tracking, MODEL), previous(platform.tracking, MODEL)) == ("2", "1")
+    assert (production(platform.tracking, MODEL), platform.tracking.aliased(MODEL, PREVIOUS)) == ("2", "1")
 
 
 def test_a_retry_registers_and_rolls_nothing_twice(platform, cluster, train):
@@ -81,17 +84,18 @@ def test_a_retry_registers_and_rolls_nothing_twice(platform, cluster, train):
     assert first == second
     assert (second["version"], second["previous"]) == ("2", "1")
     assert cluster.versions == ["1", "2"]
-    assert previous(platform.tracking, MODEL) == "1"
+    assert platform.tracking.aliased(MODEL, PREVIOUS) == "1"
 
 
-def test_a_deployment_that_dies_after_any_write_is_completed_by_a_retry(platform, cluster, train):
+def test_a_deployment_that_dies_after_any_write_is_completed_by_a_retry(platform, ledger, cluster, train):
     client, tracking = mlflow.MlflowClient(platform.mlflow.tracking_uri), platform.tracking
     first, second = train(), train()
 
     def version_1_is_in_production():
         with suppress(MlflowException):
             client.delete_registered_model(MODEL)
-        promote(tracking, MODEL, tracking.register(MODEL, first))
+        execute(as_owner(os.environ["MAESTRO_LEDGER"]), "truncate promotions")
+        tracking.set_alias(MODEL, PRODUCTION, tracking.register(MODEL, first))
         cluster.roll("1")
 
     def one_is_in_production():
@@ -103,7 +107,7 @@ def test_a_deployment_that_dies_after_any_write_is_completed_by_a_retry(platform
 
     def end():
         made_by = sorted(version.run_id for version in client.search_model_versions(f"name = '{MODEL}'"))
-        return production(tracking, MODEL), previous(tracking, MODEL), cluster.version, made_by
+        return production(tracking, MODEL), tracking.aliased(MODEL, PREVIOUS), cluster.version, made_by
 
     ends = []
     for after in count(1):
@@ -275,21 +279,58 @@ def test_a_model_that_the_server_does_not_serve_is_registered_only(platform, clu
     assert production(platform.tracking, MODEL) == "1"
 
 
+ROLLBACK = ("serving", "rollback", "--model", MODEL)
+
+
 def test_rolling_back_swaps_the_versions_and_can_be_undone(platform, cluster, train):
-    rollback = ("serving", "rollback", "--model", MODEL)
     platform.result_of(*deploy(train()))
-    assert "no previous version" in platform.failure_of(*rollback)
+    assert "no previous version" in platform.failure_of(*ROLLBACK)
     platform.result_of(*deploy(train()))
-    result = platform.result_of(*rollback)
+    result = platform.result_of(*ROLLBACK)
     assert (result["version"], result["previous"]) == ("1", "2")
     assert result["example"]
     assert (cluster.version, production(platform.tracking, MODEL)) == ("1", "1")
-    platform.result_of(*rollback)
+    platform.as_run("another").result_of(*ROLLBACK)
     assert (cluster.version, production(platform.tracking, MODEL)) == ("2", "2")
     cluster.broken["1"] = CRASHING
-    assert "the model server went back to version 2" in platform.failure_of(*rollback)
+    assert "the model server went back to version 2" in platform.as_run("a third").failure_of(*ROLLBACK)
     assert (cluster.version, production(platform.tracking, MODEL)) == ("2", "2")
-    assert previous(platform.tracking, MODEL) == "1"
+    assert platform.tracking.aliased(MODEL, PREVIOUS) == "1"
+
+
+def test_a_rollback_that_is_tried_again_does_not_go_forward(platform, cluster, train):
+    platform.result_of(*deploy(train()))
+    platform.result_of(*deploy(train()))
+    assert platform.result_of(*ROLLBACK) == platform.result_of(*ROLLBACK)
+    assert (cluster.versions, production(platform.tracking, MODEL)) == (["1", "2", "1"], "1")
+
+
+def test_a_rollback_that_dies_after_any_write_is_completed_by_a_retry(platform, cluster, train):
+    platform.result_of(*deploy(train()))
+    platform.result_of(*deploy(train()))
+    for after in count(1):
+        again = platform.as_run(f"run {after}")
+        version = {"1": "2", "2": "1"}[str(production(platform.tracking, MODEL))]
+        try:
+            with dying(after, lambda: None):
+                again.result_of(*ROLLBACK)
+        except Died:
+            assert again.result_of(*ROLLBACK)["version"] == version
+        else:
+            break
+        assert (cluster.version, production(platform.tracking, MODEL)) == (version, version)
+    assert after >= 5, "after the rollout, the announcement, each of the two aliases, and its end"
+
+
+def test_a_person_promotes_a_version_that_is_served_then_and_the_ledger_says_who(platform, ledger, cluster, train):
+    for _ in range(2):
+        platform.result_of(*deploy(train()))
+    promote = ("registry", "promote", "--model", MODEL, "--version", "1", "--who", "me", "--why", "it was better")
+    assert platform.result_of(*promote)["previous"] == "2"
+    assert (cluster.version, production(platform.tracking, MODEL)) == ("1", "1")
+    *_, entry = ledger.entries(MODEL)
+    assert (entry.who, entry.why, entry.evidence["gate"]) == ("me", "it was better", GATE_PASSED)
+    assert "has no version 9" in platform.failure_of(*promote[:5], "9", code=EXIT_REFUSED)
 
 
 def test_a_missing_model_server_is_named_with_the_remedy(platform, cluster, train, monkeypatch):

@@ -9,6 +9,7 @@ from mlops import models
 from mlops.datasets.declaration import EVENT_TIME, LABEL
 from mlops.features import repository
 from mlops.models.network import Config
+from mlops.registry import card_page
 from mlops.registry.record import SERVED_AGE
 from mlops.stores.tracking import SUPERSEDED
 from mlops.training.families import torch as family
@@ -75,16 +76,16 @@ def test_a_network_is_trained_judged_and_registered_once(parts):
 
     judged = parts.result_of(*evaluate(result["run_id"], "--auc-threshold", "0.55", "--accuracy-threshold", "0.5"))
     assert judged["passed"] is True
-    assert 0 <= judged["metrics"]["ece"] <= 1
+    assert 0 <= judged["metrics"]["calibration_error"] <= 1
     assert judged["metrics"]["log_loss"] > 0
     assert judged["gain_lower"] < judged["gain"] < judged["gain_upper"]
-    assert "<svg" in parts.tracking.read_text(result["run_id"], "reliability.html")
 
     register = ["registry", "register", "--model", MODEL.name, "--run-id", result["run_id"]]
     first, again = parts.result_of(*register), parts.result_of(*register)
     assert first == again
     assert first["registered_path"] == f"models:/{MODEL.name}/{first['model_version']}"
     assert parts.tracking.aliased(MODEL.name, "staging") == first["model_version"]
+    assert "<svg" in parts.tracking.read_text(result["run_id"], card_page.FILE)
 
 
 def test_a_model_that_misses_a_threshold_fails_with_the_numbers(parts):

@@ -149,6 +149,20 @@ def test_a_confined_user_touches_its_own_schema_only(volume):
             assert ask(port, own, "sensors", "s") == "sensors"
 
 
+def test_the_ledgers_user_adds_to_one_table_and_reads_it_and_may_do_nothing_else(volume):
+    passwords = {**PASSWORDS, "LEDGER_PASSWORD": "l"}
+    add = "INSERT INTO promotions VALUES ('m', {}, 'adopt', 'w', now(), NULL, '1', 'w', '{{}}', 'r{}', '')"
+    forbidden = ("UPDATE promotions SET why = ''", "DELETE FROM promotions", "TRUNCATE promotions", "CREATE TABLE t ()")
+    for number in (1, 2):
+        with server(volume, POSTGRES_DATABASES="airflow ledger", **passwords) as port:
+            ask(port, add.format(number, number), "ledger", "l")
+            assert ask(port, "SELECT count(*) FROM promotions", "ledger", "l") == number, "a start keeps what there is"
+            for statement in (*forbidden, "ALTER TABLE promotions DROP why"):
+                with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                    pytest.fail(f"it may: {ask(port, statement, 'ledger', 'l')}")
+            assert not answers(port, "airflow", PASSWORDS["AIRFLOW_PASSWORD"], database="ledger")
+
+
 def test_who_watches_sees_sizes_and_activity_and_what_an_owner_lets_it_read(volume):
     told = {**PASSWORDS, "MONITORING_PASSWORD": "m"}
     with server(volume, POSTGRES_DATABASES="airflow", **PASSWORDS) as port:

@@ -17,8 +17,11 @@ from mlops.sensor_trainer.model.clusters import FEWEST_ROWS, fit
 from mlops.sensor_trainer.model.served import FILE, MODEL, load
 from mlops.sensor_trainer.worker import training
 from mlops.sensor_trainer.worker.training import EXPERIMENT, JOB_ID, Trained, publish, split, train
+from mlops.stores.ledger import Ledger
 from mlops.stores.tracking import SUPERSEDED, Tracking
 from tests.unit import small_models
+
+pytestmark = pytest.mark.usefixtures("ledger")
 
 COLUMNS = [f"f{number}" for number in range(1, 10)]
 NAN = float("nan")
@@ -65,7 +68,7 @@ def run_of(tracking: Tracking, readings: pd.DataFrame, job_id: str | None = None
 
 def published(tracking: Tracking, readings: pd.DataFrame) -> dict[str, object]:
     job_id, trained = run_of(tracking, readings)
-    return publish(trained, job_id=job_id, tracking=tracking)
+    return publish(trained, job_id=job_id, tracking=tracking, ledger=Ledger.from_environment())
 
 
 # --------------------------------------------------------------------------------------------------- the window
@@ -196,7 +199,7 @@ def test_an_attempt_that_was_stopped_is_followed_by_one_that_ends(tracking, few,
     _, trained = run_of(tracking, few, job_id)
     statuses = sorted(run.info.status for run in tracking.runs(EXPERIMENT, JOB_ID, job_id))
     assert statuses == ["FAILED", "FINISHED"]
-    publish(trained, job_id=job_id, tracking=tracking)
+    publish(trained, job_id=job_id, tracking=tracking, ledger=Ledger.from_environment())
     assert tracking.versions(MODEL, JOB_ID, job_id) == ["1"]
 
 
@@ -225,7 +228,7 @@ def killed_at(where: str, tracking: Tracking, readings: pd.DataFrame, job_id: st
         setattr(tracking, *replaced[where])
     report = die if where == "training" else quiet
     trained = train(readings, COLUMNS, job_id=job_id, tracking=tracking, report=report)
-    publish(trained, job_id=job_id, tracking=tracking)
+    publish(trained, job_id=job_id, tracking=tracking, ledger=Ledger.from_environment())
 
 
 @pytest.mark.parametrize("where", ["training", "logged", "registered", "half served"])
@@ -239,7 +242,7 @@ def test_a_worker_killed_anywhere_leaves_a_job_that_makes_one_model(tracking, fe
     assert worker.exitcode == -signal.SIGKILL
     assert tracking.aliased(MODEL, PRODUCTION) == before
     _, trained = run_of(tracking, few, job_id)
-    result = publish(trained, job_id=job_id, tracking=tracking)
+    result = publish(trained, job_id=job_id, tracking=tracking, ledger=Ledger.from_environment())
     assert tracking.versions(MODEL, JOB_ID, job_id) == [result["model_version"]]
     assert tracking.aliased(MODEL, PRODUCTION) == result["model_version"] == result["served_version"]
     assert tracking.aliased(MODEL, PREVIOUS) == before
@@ -265,7 +268,7 @@ def test_a_registration_whose_answer_was_lost_leaves_one_version(tracking, few, 
         return str(version)
 
     monkeypatch.setattr(tracking, "register", twice)
-    result = publish(trained, job_id=job_id, tracking=tracking)
+    result = publish(trained, job_id=job_id, tracking=tracking, ledger=Ledger.from_environment())
     assert result["model_version"] == "1"
     assert tracking.versions(MODEL, JOB_ID, job_id) == ["1"]
     assert tracking.aliased(MODEL, PRODUCTION) == "1"
@@ -273,7 +276,7 @@ def test_a_registration_whose_answer_was_lost_leaves_one_version(tracking, few, 
 
 def test_publishing_again_changes_nothing(tracking, few):
     job_id, trained = run_of(tracking, few)
-    results = [publish(trained, job_id=job_id, tracking=tracking) for _ in range(3)]
+    results = [publish(trained, job_id=job_id, tracking=tracking, ledger=Ledger.from_environment()) for _ in range(3)]
     assert results[0] == results[1] == results[2]
     assert tracking.aliased(MODEL, PREVIOUS) is None
 
@@ -336,7 +339,7 @@ def test_a_worse_model_is_not_served_without_labels_either(tracking, readings, m
 def test_a_champion_of_other_columns_is_replaced_and_named(tracking, few):
     job_id = new_job()
     other = train(few, COLUMNS[:4], job_id=job_id, tracking=tracking, report=quiet)
-    publish(other, job_id=job_id, tracking=tracking)
+    publish(other, job_id=job_id, tracking=tracking, ledger=Ledger.from_environment())
     result = published(tracking, few)
     assert result["served"]
     assert result["reason"] == "version 1 knows other columns: f1, f2, f3, f4"

@@ -15,7 +15,7 @@ import pytest
 
 from mlops.config import ServedModelSettings
 from mlops.datasets.declaration import LABEL
-from mlops.registry.aliases import promote
+from mlops.registry.aliases import PRODUCTION
 from mlops.result import Failure
 from mlops.serving import answers, server
 from mlops.stores.tracking import load_through
@@ -72,7 +72,7 @@ def versions(module_platform, tables) -> list[str]:
     for labels in (table[LABEL], 1 - table[LABEL]):
         model = small_models.fitted(features, labels, max_iter=20)
         registered.append(tracking.register(MODEL, small_models.log(tracking, model, features.head(5))))
-    promote(tracking, MODEL, registered[0])
+    tracking.set_alias(MODEL, PRODUCTION, registered[0])
     return registered
 
 

@@ -10,12 +10,10 @@ from sklearn.preprocessing import FunctionTransformer
 
 from mlops.config import MLflowSettings
 from mlops.datasets.declaration import LABEL
-from mlops.registry.aliases import previous, production, promote
 from mlops.result import Failure
 from mlops.stores.http import WrongAnswer
 from mlops.stores.tracking import Tracking, health_check
 from tests.unit import small_models, trainer_api
-from tests.unit.dying import Died, dying
 
 MODEL = "sensor-failure"
 
@@ -47,35 +45,6 @@ def test_registering_a_run_twice_makes_one_version(platform, trained):
     run_id = logged(platform.tracking, trained)
     assert [platform.tracking.register(MODEL, run_id) for _ in range(3)] == ["1", "1", "1"]
     assert platform.tracking.register(MODEL, logged(platform.tracking, trained)) == "2"
-
-
-def test_the_aliases_follow_a_promotion_and_the_way_back(platform, trained):
-    tracking = platform.tracking
-    assert production(tracking, MODEL) is None
-    one, two = (tracking.register(MODEL, logged(tracking, trained)) for _ in range(2))
-    promote(tracking, MODEL, one)
-    with pytest.raises(Failure, match="no previous version to go back to"):
-        previous(tracking, MODEL)
-    promote(tracking, MODEL, two)
-    promote(tracking, MODEL, two)
-    assert (production(tracking, MODEL), previous(tracking, MODEL)) == (two, one)
-    # By their names, which the registry of an installed release has.
-    assert [tracking.aliased(MODEL, alias) for alias in ("production", "previous")] == [two, one]
-    promote(tracking, MODEL, previous(tracking, MODEL))
-    assert (production(tracking, MODEL), previous(tracking, MODEL)) == (one, two)
-
-
-def test_a_promotion_that_dies_half_way_keeps_production_and_can_be_repeated(platform, trained):
-    tracking, seen = platform.tracking, []
-    one, two = (tracking.register(MODEL, logged(tracking, trained)) for _ in range(2))
-    assert promote(tracking, MODEL, one) is None
-    with pytest.raises(Died), dying(1, lambda: seen.append(production(tracking, MODEL))):
-        promote(tracking, MODEL, two)
-    assert (seen, production(tracking, MODEL)) == ([one], one)
-    with pytest.raises(Failure, match="no previous version to go back to"):
-        previous(tracking, MODEL)  # the alias names the production version itself
-    assert [promote(tracking, MODEL, two) for _ in range(2)] == [one, one]
-    assert (production(tracking, MODEL), previous(tracking, MODEL)) == (two, one)
 
 
 def test_a_model_that_holds_a_function_is_not_logged(platform, trained):

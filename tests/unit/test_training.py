@@ -17,7 +17,7 @@ from mlops.features.engineer import engineer
 from mlops.features.split import split
 from mlops.models import metrics
 from mlops.models.declaration import Model
-from mlops.registry.aliases import promote
+from mlops.registry.aliases import PRODUCTION
 from mlops.registry.record import CHAMPION, METRIC, NO_CHAMPION, NOT_ASKED, RUN_KEY, Record
 from mlops.result import Failure, Refused
 from mlops.training.columns import columns_of, features_of, filled
@@ -302,7 +302,7 @@ def test_a_test_set_of_one_class_gives_no_number_and_is_refused(platform, keys, 
 
 def test_a_model_worse_than_production_is_refused(platform, keys, tables):
     champion = fit(platform)["run_id"]
-    promote(platform.tracking, MODEL, platform.tracking.register(MODEL, champion))
+    platform.tracking.set_alias(MODEL, PRODUCTION, platform.tracking.register(MODEL, champion))
     platform.data.write_table("runs/train.parquet", tables("shuttle").train.head(200))
     worse = fit(platform.as_run(f"{platform.run_id}-worse"))["run_id"]
     result = evaluate(platform, worse, "--f1-threshold", "0.1")
@@ -320,7 +320,7 @@ def test_a_model_worse_than_production_is_refused(platform, keys, tables):
 
 def test_a_model_as_good_as_production_passes(platform, keys):
     champion = fit(platform)["run_id"]
-    promote(platform.tracking, MODEL, platform.tracking.register(MODEL, champion))
+    platform.tracking.set_alias(MODEL, PRODUCTION, platform.tracking.register(MODEL, champion))
     result = evaluate(platform, fit(platform.as_run(f"{platform.run_id}-next"))["run_id"])
     assert result["passed"], result["reasons"]
     assert result["champion"]["version"] == "1"
@@ -330,7 +330,7 @@ def test_a_production_model_for_other_columns_fails_the_run_with_the_reason_and_
     features, labels = parts(tables("adult").train.head(2000))
     model = sklearn.fit(features, labels, datasets.get("adult"), SMALL)
     run_id = small_models.log(platform.tracking, model, features.head(2), dataset="adult")
-    promote(platform.tracking, MODEL, platform.tracking.register(MODEL, run_id))
+    platform.tracking.set_alias(MODEL, PRODUCTION, platform.tracking.register(MODEL, run_id))
     cause = platform.failure_of(
         *("training", "evaluate", "--model", MODEL, "--run-id", fit(platform)["run_id"], "--test", keys["test"]),
         code=65,
@@ -376,7 +376,7 @@ def test_a_champion_of_before_reads_filled_rows_and_its_split_is_no_reason(platf
     old = sklearn.fit(filled(features, adult), labels, adult, Hyperparameters(max_iter=40))
     params = {"family": "sklearn", "train_key": "gone"}
     run_id = small_models.log(platform.tracking, old, filled(features, adult).head(2), dataset="adult", params=params)
-    promote(platform.tracking, "income", platform.tracking.register("income", run_id))
+    platform.tracking.set_alias("income", PRODUCTION, platform.tracking.register("income", run_id))
     result = of_income(platform, "evaluate", "--run-id", fit_income(platform), "--test", "runs/test.parquet")
     assert result["passed"], result["reasons"]
     again = small_models.scores_of(old, filled(parts(income.test)[0], adult), income.test[LABEL], adult)
@@ -439,7 +439,7 @@ def test_each_kind_of_model_goes_from_its_table_to_a_judged_and_registered_one(p
     version = mlflow.MlflowClient(platform.mlflow.tracking_uri).get_model_version(name, registered["version"])
     assert f"| {metrics.get(metric).title} | {result[metric]:.4f} |" in version.description
     assert version.tags["maestro.kind"] == kind
-    promote(platform.tracking, name, registered["version"])
+    platform.tracking.set_alias(name, PRODUCTION, registered["version"])
     again = platform.result_of(*evaluated)
     assert again["passed"] and again["champion"]["advantage"] == 0
 

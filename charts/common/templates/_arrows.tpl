@@ -5,7 +5,7 @@ The api-server runs in the scheduler's pod where airflow.scheduler.withApiServer
 */}}
 {{- define "common.arrows" -}}
 postgresql:
-  5432/TCP: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-test, mlflow, mlflow-migrate, feast, feast-apply, sensor-trainer, sensor-trainer-worker, sensor-trainer-migrate, postgresql-exporter, postgresql-test, opens-feast]
+  5432/TCP: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-test, mlflow, mlflow-migrate, feast, feast-apply, sensor-trainer, sensor-trainer-worker, sensor-trainer-migrate, postgresql-exporter, postgresql-test, opens-feast, opens-ledger]
 redis:
   6379/TCP: [feast, feast-apply, sensor-trainer, sensor-trainer-worker, redis-exporter, redis-test, opens-redis]
 minio:

@@ -12,7 +12,7 @@ them.
 
 {{/* All that common.env knows, as YAML. Who is told everything opens the object store as the last of them says. */}}
 {{- define "common.needs" -}}
-[airflow, code, mlflow-reader, mlflow, model-server, notifications, prometheus, pushgateway, redis, s3, sensor-trainer, feast]
+[airflow, code, ledger, mlflow-reader, mlflow, model-server, notifications, prometheus, pushgateway, redis, s3, sensor-trainer, feast]
 {{- end -}}
 
 {{/* What a container is told of each of these, by its name, as YAML. */}}
@@ -54,6 +54,17 @@ them.
     secretKeyRef:
       name: {{ include "common.postgresql.secretName" . }}
       key: feast-password
+{{- end -}}
+
+{{/* The ledger of promotions, as the user who adds to it. */}}
+{{- define "common.env.ledger" -}}
+- name: MAESTRO_LEDGER
+  value: {{ include "common.postgresql.url" (dict "root" .root "database" "ledger") | quote }}
+- name: MAESTRO_LEDGER_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "common.postgresql.secretName" . }}
+      key: ledger-password
 {{- end -}}
 
 {{/* MLflow as the user who may write there, and as the one who may only read; who is told of both is the former. */}}

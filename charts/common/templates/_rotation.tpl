@@ -12,7 +12,7 @@ mlflow: [postgresql/mlflow-password, s3-mlflow/access-key, s3-mlflow/secret-key,
 feast: [postgresql/feast-password, redis/features-password, s3-feast/access-key, s3-feast/secret-key]
 model-server: [mlflow/reader-password]
 sensor-trainer: [postgresql/sensors-password, redis/queue-password, mlflow/reader-password, sensor-trainer/token]
-sensor-trainer-worker: [postgresql/sensors-password, redis/queue-password, mlflow/writer-password]
+sensor-trainer-worker: [postgresql/sensors-password, postgresql/ledger-password, redis/queue-password, mlflow/writer-password]
 postgresql-exporter: [postgresql/monitoring-password]
 redis-exporter: [redis/monitoring-password]
 redis: [redis/redis-password, redis/features-password, redis/queue-password, redis/monitoring-password]

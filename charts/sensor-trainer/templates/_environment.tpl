@@ -14,13 +14,13 @@
 
 {{/*
 Its keys are the fields of mlops.config.SensorSettings. Helm would write a large number with an exponent.
-  (dict "root" $ "mlflow" "mlflow-reader"), or "mlflow" for the worker, which registers what it trains
+  (dict "root" $ "needs" (list "mlflow-reader")); the worker, which registers what it trains, needs mlflow and ledger
 */}}
 {{- define "sensor-trainer.env" -}}
 {{- $values := .root.Values -}}
 {{ include "sensor-trainer.databaseEnv" .root }}
 {{ include "common.redis.env" (dict "root" .root "user" "queue") }}
-{{- include "common.env" (dict "root" .root "needs" (list .mlflow)) }}
+{{- include "common.env" (dict "root" .root "needs" .needs) }}
 - name: SENSOR_DATASET
   value: {{ $values.dataset | quote }}
 - name: SENSOR_NAMES

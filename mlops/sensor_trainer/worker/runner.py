@@ -12,7 +12,7 @@ from uuid import UUID
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from mlops import datasets
-from mlops.config import SensorSettings
+from mlops.config import SensorWorkerSettings
 from mlops.result import Failure, Refused
 from mlops.retry import error_of
 from mlops.sensor_trainer.store.database import open_pool
@@ -21,6 +21,7 @@ from mlops.sensor_trainer.store.heartbeat import Heartbeat
 from mlops.sensor_trainer.store.jobs import ATTEMPTS, LEASE, Attempt, Cancelled, Job, Jobs, Superseded
 from mlops.sensor_trainer.store.queue import work as work_on_the_queue
 from mlops.sensor_trainer.store.readings import Readings
+from mlops.stores.ledger import Ledger
 from mlops.stores.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -34,14 +35,14 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def work(settings: SensorSettings) -> None:
+def work(settings: SensorWorkerSettings) -> None:
     """Runs the jobs that are handed over until it is told to stop."""
     work_on_the_queue(settings.redis, lambda: _import_what_jobs_use(settings))
 
 
 def run_job(job_id: str) -> None:
     """Runs a job, or nothing where it has ended or another worker has it. RQ calls this, in a process of its own."""
-    settings = SensorSettings.from_environment()
+    settings = SensorWorkerSettings.from_environment()
     with open_pool(settings.database, size=2) as pool:
         attempt = patiently(lambda: Jobs(pool).claim(UUID(job_id)))
         if attempt is None:
@@ -79,7 +80,7 @@ class _News(NamedTuple):
     new_readings: int
 
 
-def _run(attempt: Attempt, settings: SensorSettings, jobs: Jobs, readings: Readings) -> None:
+def _run(attempt: Attempt, settings: SensorWorkerSettings, jobs: Jobs, readings: Readings) -> None:
     asked = attempt.job.request.get("minimum_new_readings")
     minimum = int(settings.minimum_new_readings if asked is None else asked)
     with Heartbeat(settings.database, attempt):
@@ -105,7 +106,7 @@ def _news(job: Job, days: int, jobs: Jobs, readings: Readings) -> _News | None:
     return _News(until - timedelta(days=days), until, new)
 
 
-def _train(attempt: Attempt, settings: SensorSettings, readings: Readings, news: _News) -> _Made:
+def _train(attempt: Attempt, settings: SensorWorkerSettings, readings: Readings, news: _News) -> _Made:
     from mlops.sensor_trainer.worker.training import train
 
     columns = [column.name for column in datasets.get(settings.dataset).features]
@@ -130,13 +131,14 @@ def _skip(attempt: Attempt, new: int, minimum: int) -> None:
         ending.skip(reason, {"new_readings": new, "minimum_new_readings": minimum})
 
 
-def _publish(attempt: Attempt, settings: SensorSettings, made: _Made, new: int) -> None:
+def _publish(attempt: Attempt, settings: SensorWorkerSettings, made: _Made, new: int) -> None:
     """Registers the model while the job is held: of all its attempts one does so, and one that repeats it finds it."""
     from mlops.sensor_trainer.worker.training import publish
 
     trained = made.trained
     with attempt.finishing() as ending:
-        published = publish(trained, job_id=str(attempt.job.id), tracking=Tracking(settings.mlflow))
+        tracking, ledger = Tracking(settings.mlflow), Ledger(settings.ledger)
+        published = publish(trained, job_id=str(attempt.job.id), tracking=tracking, ledger=ledger)
         model = {"run_id": trained.run_id, "metrics": trained.metrics, "clusters": trained.clusters}
         counted = {"readings": made.readings, "new_readings": new, "newest_reading": trained.newest_reading}
         ending.succeed({**model, **counted, **published})
@@ -170,7 +172,7 @@ def _tell(write: Callable[[str], None], cause: str) -> None:
         patiently(lambda: write(cause))
 
 
-def _import_what_jobs_use(settings: SensorSettings) -> None:
+def _import_what_jobs_use(settings: SensorWorkerSettings) -> None:
     """A job is a fork of the worker, which begins at once with what the worker has imported."""
     import mlops.sensor_trainer.worker.training  # noqa: F401
 

@@ -6,11 +6,16 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlops.registry.aliases import production, promote
+from mlops.registry import card_page
+from mlops.registry.card import FILE as FILE_OF_CARD
+from mlops.registry.card import card_of_readings
+from mlops.registry.promotion import Reason, changing
+from mlops.registry.record import Record
 from mlops.registry.runs import finished_run
 from mlops.result import Refused
 from mlops.sensor_trainer.model.clusters import FEWEST_ROWS, Fitted, fit, judge
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities import Run
 
+    from mlops.stores.ledger import Ledger
     from mlops.stores.tracking import Tracking
 
 EXPERIMENT = MODEL
@@ -33,6 +39,8 @@ SEED = 7
 
 _REPLACES, _REASON, _CHAMPION = "maestro.replaces", "maestro.reason", "maestro.champion"
 _NEWEST = "newest_reading"
+_DESCRIPTION = "Clusters of sensor readings: how unusual a reading is, and whether it looks like those before failures."
+_EVIDENCE = ("auc", "f1", "champion_auc", "champion_f1", "window_rows")  # of the metrics, for the ledger
 _EXAMPLE_ROWS = 5
 _COMPARED_ROWS = 50_000  # of either part, for the comparison with other methods, which are slower
 
@@ -95,24 +103,30 @@ def train(
     return Trained(run_id, metrics, len(fitted.model.centres), *verdict, newest)
 
 
-def publish(trained: Trained, *, job_id: str, tracking: Tracking) -> dict[str, object]:
+def publish(trained: Trained, *, job_id: str, tracking: Tracking, ledger: Ledger) -> dict[str, object]:
     """Registers the job's model and serves it where it may be. Repeating it changes nothing.
 
     Call it while the job is held, so that no two attempts do. A request to MLflow whose answer was lost is sent again
     and may register twice: the oldest version stays and is the only one to get an alias.
     """
     if not tracking.versions(MODEL, JOB_ID, job_id):
+        text = card_of_readings(MODEL, _DESCRIPTION, Record.read(tracking, trained.run_id))
+        tracking.log_text(trained.run_id, FILE_OF_CARD, text)
+        tracking.log_text(trained.run_id, card_page.FILE, card_page.as_html(text))
         tracking.register(MODEL, trained.run_id, {JOB_ID: job_id, _REPLACES: json.dumps(trained.replaces)})
     made, *surplus = tracking.versions(MODEL, JOB_ID, job_id)
     for each in surplus:
         log.warning("version %s of %s is the second one of job %s: deleted", each, MODEL, job_id)
         tracking.delete_version(MODEL, each)
     served = served_version(tracking)
-    if served is not None and production(tracking, MODEL) is None:
-        promote(tracking, MODEL, served)  # a release before 0.2 gave it another alias
-    if trained.replaces:
-        promote(tracking, MODEL, made)
-        served = made
+    with changing(tracking, ledger, MODEL) as production:
+        if served is not None and production.version is None:
+            production.promote(served, Reason("a release before 0.2 served it by another alias"))
+        if trained.replaces:
+            measured = {name: value for name, value in trained.metrics.items() if name in _EVIDENCE and isfinite(value)}
+            by = f"{MODEL} job {job_id}"
+            production.promote(made, Reason(trained.reason, {"run_id": trained.run_id, **measured}, by))
+            served = made
     log.info("version %s of %s; version %s is served: %s", made, MODEL, served, trained.reason)
     return {"model_version": made, "served_version": served, "served": served == made, "reason": trained.reason}
 

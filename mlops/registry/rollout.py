@@ -7,13 +7,36 @@ import urllib.request
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from mlops.result import Failure
+from mlops.config import ModelServerSettings
+from mlops.result import Failure, Result
 from mlops.stores.deployments import Deployment, Overtaken
+from mlops.stores.tracking import Tracking
 
 _SETTLING = 30.0  # seconds in which a Service may still send requests to a pod that is gone
 _REQUEST_TIMEOUT = 20.0  # seconds
 
 log = logging.getLogger(__name__)
+
+
+def serve(tracking: Tracking, model: str, version: str, *, fallback: str | None, timeout: float) -> Result | None:
+    """Rolls the model server to the version; a request of one row that it answers by it now.
+
+    None where it serves another model: it serves one, and leaves the others to the registry. fallback, timeout: as
+    roll_out takes them.
+    """
+    settings = ModelServerSettings.from_environment()
+    deployment = Deployment(settings.namespace, settings.deployment)
+    served = deployment.environment().get("MODEL_NAME")
+    if served != model:
+        log.warning(
+            "the model server serves %s: %s is registered and not served (modelServer.modelName)", served, model
+        )
+        return None
+    example = tracking.input_example(f"models:/{model}/{version}")
+    answered = roll_out(deployment, model, version, fallback, url=settings.url, example=example, timeout=timeout)
+    log.info("the model server answered with %d predictions", answered)
+    split = json.loads(example)["dataframe_split"]
+    return {"columns": split["columns"], "data": split["data"][:1]}
 
 
 def roll_out(
