@@ -8,4 +8,5 @@ MODEL = Model(
     dataset="movielens",
     metric="auc",
     threshold=0.75,
+    slices=("gender", "age"),
 )

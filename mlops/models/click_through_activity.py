@@ -9,4 +9,5 @@ MODEL = Model(
     feature_service="click_through_v1",
     metric="auc",
     threshold=0.75,
+    slices=("user_events", "item_events"),
 )

@@ -11,4 +11,5 @@ MODEL = Model(
     reads_keys=True,
     metric="auc",
     threshold=0.65,
+    slices=("user_events", "item_events"),
 )

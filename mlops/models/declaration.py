@@ -22,6 +22,7 @@ class Model:
         number.
     threshold: what the metric must be better than on the test set, beside beating the baseline; None: nothing more.
     margin: by how much it must be better than the baseline; of an error, as a share of the baseline's error.
+    slices: columns, categories or numbers, by which its card tells how it does on parts of the test set.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Model:
     metric: str | None = None
     threshold: float | None = None
     margin: float = 0.02
+    slices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.metric is not None:

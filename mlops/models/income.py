@@ -8,4 +8,5 @@ MODEL = Model(
     dataset="adult",
     metric="average_precision",
     threshold=0.7,
+    slices=("gender", "race", "age"),
 )

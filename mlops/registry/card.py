@@ -77,13 +77,17 @@ def _slices(found: Mapping[str, Mapping[str, float]]) -> str:
     if not found:
         return ""
     names = list(dict.fromkeys(name for slice_ in found.values() for name in slice_))
-    rows = [
-        f"| {of} | {' | '.join(shown(slice_[name]) if name in slice_ else _UNKNOWN for name in names)} |"
-        for of, slice_ in found.items()
-    ]
+    rows = [f"| {of} | {' | '.join(_measured(slice_, name) for name in names)} |" for of, slice_ in found.items()]
     return "\n\n" + "\n".join(
         [f"| part of the test set | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}", *rows]
     )
+
+
+def _measured(slice_: Mapping[str, float], name: str) -> str:
+    """The number of rows, or a metric."""
+    if name not in slice_:
+        return _UNKNOWN
+    return f"{slice_[name]:,}" if name == "rows" else shown(slice_[name])
 
 
 def _parameters(record: Record) -> str:

@@ -33,6 +33,7 @@ from mlops.registry.record import (
     NO_CHAMPION,
     NOT_ASKED,
     RUN_KEY,
+    SLICES,
     SPLIT,
     TEST,
     TEST_SCORES,
@@ -141,6 +142,7 @@ def evaluate(
     from mlops.training.measures import Answers, Rows
     from mlops.training.resampling import advantage, gain
     from mlops.training.score import score
+    from mlops.training.slices import slices
 
     declared, tracking = models.get(model), Tracking.from_environment()
     dataset, record = declared.data, Record.read(tracking, run_id, declared)
@@ -184,6 +186,8 @@ def evaluate(
             **period(table, TEST),
         },
     )
+    if declared.slices:
+        tracking.log_text(run_id, SLICES, json.dumps(slices(declared.slices, features, dataset, rows, answers)))
     tracking.log_text(run_id, TEST_SCORES, json.dumps(_sample(answers, rows)))
     measure.count_records(len(table))
     log.info("candidate: %s", scores)

@@ -38,6 +38,10 @@ class Rows:
         classes, values = classes_of(dataset), labels.to_numpy()
         return cls(_places(values, classes) if classes else values.astype(float), classes, together)
 
+    def where(self, mask: np.ndarray) -> Rows:
+        """Those of an (n,) mask."""
+        return Rows(self.truth[mask], self.classes, self.groups[mask])
+
     @property
     def number_of_groups(self) -> int:
         return int(self.groups.max()) + 1 if len(self.groups) else 0
@@ -68,6 +72,10 @@ class Answers:
             return cls(np.full(len(rows.truth), rows.truth.mean()))
         shares = np.bincount(rows.truth, minlength=len(rows.classes)) / len(rows.truth)
         return cls(np.full(len(rows.truth), shares.argmax()), np.broadcast_to(shares, (len(rows.truth), len(shares))))
+
+    def where(self, mask: np.ndarray) -> Answers:
+        """Those to the rows of an (n,) mask."""
+        return Answers(self.values[mask], None if self.probabilities is None else self.probabilities[mask])
 
     @property
     def score(self) -> np.ndarray:

@@ -206,6 +206,9 @@ TARGETS = {
     "ui": ["python -m infrastructure.ui"],
     "data": ["python -m infrastructure.data"],
     "install": ["python -m infrastructure.install a.yaml nowhere/images.yaml"],
+    "models": ["python -m infrastructure.models list"],
+    "promote": ["python -m infrastructure.models promote"],
+    "rollback": ["python -m infrastructure.models rollback"],
     "uninstall": ["helm uninstall ours --namespace team --wait"],
     "check": ["helm test ours --namespace team"],
     "check-connections": [

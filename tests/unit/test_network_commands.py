@@ -85,7 +85,9 @@ def test_a_network_is_trained_judged_and_registered_once(parts):
     assert first == again
     assert first["registered_path"] == f"models:/{MODEL.name}/{first['model_version']}"
     assert parts.tracking.aliased(MODEL.name, "staging") == first["model_version"]
-    assert "<svg" in parts.tracking.read_text(result["run_id"], card_page.FILE)
+    page = parts.tracking.read_text(result["run_id"], card_page.FILE)
+    assert "<svg" in page, "the plot of the calibration"
+    assert "user_events 0.0" in page, "the slices"
 
 
 def test_a_model_that_misses_a_threshold_fails_with_the_numbers(parts):

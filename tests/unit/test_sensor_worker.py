@@ -20,7 +20,7 @@ from rq import Callback, Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from mlops.config import DatabaseSettings, MLflowSettings, SensorSettings
+from mlops.config import DatabaseSettings, LedgerSettings, MLflowSettings, SensorWorkerSettings
 from mlops.result import Failure
 from mlops.sensor_trainer.store import database as of_database
 from mlops.sensor_trainer.store import heartbeat
@@ -33,6 +33,7 @@ from mlops.sensor_trainer.store.readings import NewReading, Readings
 from mlops.sensor_trainer.worker import runner
 from tests.conftest import ROOT, eventually
 from tests.servers import PASSWORD, PostgreSQL, Redis
+from tests.unit.ledgers import ledger_database
 from tests.unit.sensor_api import told
 from tests.unit.sensor_servers import migrated_database
 
@@ -153,7 +154,8 @@ def trainer(postgresql_of_jobs, redis, tmp_path):
     url = migrated_database(postgresql_of_jobs.url)
     redis_there = redis.settings("queue")
     stores = (DatabaseSettings(url), redis_there, MLflowSettings("http://127.0.0.1:9"))
-    settings = SensorSettings(*stores, minimum_new_readings=str(READINGS))
+    ledger = LedgerSettings("postgresql://ledger@127.0.0.1:9/ledger", "none")
+    settings = SensorWorkerSettings(*stores, ledger=ledger, minimum_new_readings=str(READINGS))
     made = Trainer(settings, tmp_path, (postgresql_of_jobs, redis))
     redis.client.flushall()
     made.readings.ingest(
@@ -513,7 +515,8 @@ def test_without_any_reading_there_is_nothing_to_train(trainer, monkeypatch):
 
 
 def test_a_real_model_is_trained_and_found_again(trainer, mlflow_uri, monkeypatch):
-    set_environment(monkeypatch, replace(trainer.settings, mlflow=MLflowSettings.from_environment()))
+    ledger = LedgerSettings(ledger_database(trainer.postgresql.url), "none")
+    set_environment(monkeypatch, replace(trainer.settings, mlflow=MLflowSettings.from_environment(), ledger=ledger))
     random = np.random.default_rng(7)
     middles = np.where(np.arange(1_000)[:, None] % 10 == 0, 8.0, 0.0) + random.normal(size=(1_000, 9))
     trainer.readings.ingest(
