@@ -86,7 +86,9 @@ with DAG(
         image="torch",
         size="medium",
     )
-    register = of_model("register_model", "registry", "register", run_id=train.result("run_id"))
+    register = of_model(
+        "register_model", "registry", "register", run_id=train.result("run_id"), report="model_card.html"
+    )
     notify = task_pod(
         "notify_completion",
         "notify",

@@ -78,6 +78,14 @@ GROUPS = {
             *("dags/ml_pipeline.py", "charts/airflow", "tests/e2e/test_inference.py"),
         ),
     ),
+    "clicks": Group(
+        20,
+        e2e("clicks"),
+        (
+            *("mlops/training", "mlops/registry", "mlops/models", "mlops/stores", "mlops/features"),
+            *("dags/training_pipeline.py", "images/postgresql", "tests/e2e/test_clicks.py"),
+        ),
+    ),
     "alerts": Group(35, e2e("alerts"), ("charts/monitoring", "tests/e2e/test_alerts.py")),
     "release": Group(12, e2e("release"), ("charts", "tests/e2e/test_release.py")),
     "upgrade": Group(20, e2e("upgrade"), ("charts", "mlops/airflow", "tests/e2e/test_upgrade.py")),

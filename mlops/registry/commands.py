@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mlops.registry.model_registry import STAGES, TIMEOUT, ModelRegistry
 from mlops.registry.record import FEATURE_SERVICE, Record
 from mlops.registry.registration import keep_card
 from mlops.result import JSON, Refused, Result
-from mlops.stores.ledger import Entry
+from mlops.stores.ledger import Busy, Entry
 from mlops.stores.tracking import Tracking
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ def list_models(*, stage: str | None, as_json: bool) -> Result:
 
 def promote(*, model: str, version: str, why: str, who: str | None, timeout: float) -> Result:
     """Puts a version into production: the model server, where it serves the model, the ledger, and the aliases."""
-    return ModelRegistry().promote_to_production(model, version, why=why, who=who, timeout=timeout)
+    with _told_at_once():
+        return ModelRegistry().promote_to_production(model, version, why=why, who=who, timeout=timeout)
 
 
 def rollback(*, model: str, why: str, who: str | None, request: str | None, timeout: float) -> Result:
@@ -73,7 +75,8 @@ def rollback(*, model: str, why: str, who: str | None, request: str | None, time
 
     A task, or a request of one name, that is tried again goes back once.
     """
-    return ModelRegistry().rollback(model, why=why, who=who, request=request, timeout=timeout)
+    with _told_at_once():
+        return ModelRegistry().rollback(model, why=why, who=who, request=request, timeout=timeout)
 
 
 def adopt(*, model: str, why: str, who: str | None) -> Result:
@@ -126,6 +129,15 @@ def verify(*, model: str | None, as_json: bool) -> Result:
         raise Refused(f"the ledger and MLflow contradict each other: {'; '.join(found)}")
     log.info("the ledger, MLflow's tags and the aliases agree")
     return {}
+
+
+@contextmanager
+def _told_at_once() -> Iterator[None]:
+    """Who comes second is not tried again: that would undo what the first one did, unseen by both."""
+    try:
+        yield
+    except Busy as busy:
+        raise Refused(str(busy)) from None
 
 
 def _plain(entry: Entry) -> dict[str, JSON]:

@@ -197,11 +197,12 @@ class ModelRegistry:
             new.mkdir()
             files.mkdir()
             self._tracking.download_files(f"models:/{name}/{version}", files).rename(new / "model")
+            for file, text in self._tracking.texts(run_id).items():
+                (new / file).write_text(text)
+            # After those of the run, which a family may call by the same names, with less in them.
             (new / "config.yaml").write_text(yaml.safe_dump(dict(record.params), allow_unicode=True))
             (new / "metrics.json").write_text(_as_json(record.metrics))
             (new / "metadata.json").write_text(_as_json(metadata))
-            for file, text in self._tracking.texts(run_id).items():
-                (new / file).write_text(text)
             if place.exists():
                 place.rename(Path(scratch, "old"))
             new.rename(place)

@@ -144,13 +144,20 @@ def served_version():
     return find("deployment", "model-server")["spec"]["template"]["metadata"]["annotations"][VERSION_ANNOTATION]
 
 
-def test_the_version_before_is_served_again_after_a_rollback(services, deployed, dags):
+def test_a_promoted_version_is_served_and_the_one_before_it_again_after_a_rollback(services, deployed, dags):
     now = str(services.mlflow.get_model_version_by_alias(MODEL, "production").version)
-    before = next(number for number in deployable(services) if number != now)
-    services.mlflow.set_registered_model_alias(MODEL, "previous", before)
-    for wanted, replaced in ((before, now), (now, before)):
+    other = next(number for number in deployable(services) if number != now)
+
+    def promote():
+        code, output = make("promote", f"MODEL={MODEL}", f"VERSION={other}", "WHY=a test")
+        assert code == 0, output
+
+    def roll_back():
         run_id = services.airflow.trigger("e2e_rollback")
         assert finished(services, run_id, "e2e_rollback") == "success"
+
+    for change, wanted, replaced in ((promote, other, now), (roll_back, now, other), (roll_back, other, now)):
+        change()
         aliases = [
             str(services.mlflow.get_model_version_by_alias(MODEL, alias).version)
             for alias in ("production", "previous")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from infrastructure import commands
 from infrastructure.release import NAMESPACE, kubectl, object_name, wait_until
 from infrastructure.services import port_forward, service
 from tests.e2e.asking import TASK, asking_pod
@@ -23,9 +24,10 @@ ROW = {"columns": [f"f{i}" for i in range(1, 10)], "data": [[50, 21, 77, 0, 28, 
 
 
 def without_champion(services, model):
-    """Takes a model out of production, whatever an earlier version of the code left there."""
+    """Takes a model out of production, whatever an earlier version of the code left there, and writes that down."""
     if model in {known.name for known in services.mlflow.search_registered_models()}:
         services.mlflow.delete_registered_model_alias(model, "production")
+        commands.run("registry", "adopt", f"--model={model}", "--why=a test begins without a champion")
 
 
 @pytest.fixture(scope="module")

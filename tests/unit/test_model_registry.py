@@ -32,6 +32,7 @@ def two(platform, ledger, tables) -> list[str]:
     for score in (0.5, 0.75):
         run_id = small_models.log(tracking, small_models.fitted(features, table[LABEL]), features.head(2))
         tracking.log(run_id, metrics={"test_auc": score}, params={"seed": int(score * 100)})
+        tracking.log_text(run_id, "metrics.json", "{}")
         made.append(tracking.register(MODEL, run_id))
     with changing(tracking, ledger, MODEL) as production:
         production.promote(made[0], Reason("a test", who="the test"))
@@ -116,6 +117,13 @@ def test_what_contradicts_the_ledger_fails_verify(platform, two):
     adopted = platform.result_of("registry", "adopt", "--model", MODEL, "--why", "by hand")
     assert adopted == {"model": MODEL, "adopted": True, "version": "2"}
     assert platform.result_of("registry", "verify") == {}
+
+
+def test_who_promotes_or_goes_back_beside_another_is_told_and_not_tried_again(platform, ledger, two):
+    with changing(platform.tracking, ledger, MODEL):
+        for arguments in (("promote", "--model", MODEL, "--version", "2"), ("rollback", "--model", MODEL)):
+            message = platform.failure_of("registry", *arguments, code=EXIT_REFUSED)
+            assert f"another process changes which version of '{MODEL}'" in message
 
 
 def test_make_says_what_it_was_not_told_and_hands_the_rest_on():

@@ -1,0 +1,194 @@
+"""training_pipeline and the registry on the installed platform: from training to a rollback, and what is forged.
+
+The model server serves another model, so that nothing here changes what others are served.
+"""
+
+import re
+import subprocess
+from contextlib import contextmanager
+
+import pytest
+import yaml
+
+from infrastructure import commands
+from infrastructure.release import NAMESPACE, NotInstalled, kubectl, object_name, wait_until
+from mlops.keys import task_instance
+from tests.e2e.disturb import KILLED
+from tests.e2e.runs import finished, running_pod, states, versions
+from tests.e2e.test_operations import make
+from tests.e2e.test_release import psql
+
+pytestmark = pytest.mark.full
+DAG, MODEL = "training_pipeline", "ctr_model"
+CONFIG = "e2e/clicks.yaml"
+# Few epochs, which are long enough to be killed in: of many small batches.
+SHORT = {"epochs": 4, "patience": 4, "batch_rows": 64}
+CONF = {"config_path": CONFIG, "min_auc": 0.55, "min_accuracy": 0.5}
+BEST, LAST = "model_best.safetensors", "last.safetensors"
+
+
+@pytest.fixture(scope="module")
+def config(services):
+    services.s3.put_object(Bucket="data", Key=CONFIG, Body=yaml.safe_dump(SHORT).encode())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(services, materialized, config):
+    """The id of a run that registered a version."""
+    run_id = services.airflow.trigger(DAG, CONF)
+    assert finished(services, run_id, DAG) == "success"
+    return run_id
+
+
+@pytest.fixture(scope="module")
+def disturbed(services, undisturbed):
+    """The id of a run whose training was killed in its second epoch, and registered another version."""
+    run_id = services.airflow.trigger(DAG, CONF)
+    pod = running_pod(services, run_id, "train_model", DAG)
+    wait_until(lambda: there(services, f"{folder(run_id)}/{LAST}"), 600, "the end of the first epoch", 0.1)
+    kubectl("delete", "pod", pod, "--wait=false", *KILLED)
+    assert finished(services, run_id, DAG, hurried=True) == "success"
+    return run_id
+
+
+def folder(run_id):
+    """Of the checkpoints, in the data bucket."""
+    return f"runs/{task_instance(DAG, run_id, 'train_model')}"
+
+
+def version_of(services, run_id):
+    return str(services.airflow.result(DAG, run_id, "register_model")["model_version"])
+
+
+def there(services, key):
+    return "Contents" in services.s3.list_objects_v2(Bucket="data", Prefix=key)
+
+
+def read(services, bucket, key):
+    return services.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+
+
+def aliased(services):
+    """The versions in production and before it."""
+    aliases = services.mlflow.get_registered_model(MODEL).aliases
+    return tuple(str(aliases.get(alias)) for alias in ("production", "previous"))
+
+
+def made(target, *settings):
+    """The output of a target of make that has to succeed."""
+    code, output = make(target, *settings)
+    assert code == 0, output
+    return output
+
+
+def refused(*arguments):
+    """How the log of a command of the registry ends, which has to fail."""
+    with pytest.raises(NotInstalled) as failure:
+        commands.run("registry", *arguments)
+    return str(failure.value)
+
+
+def test_a_run_registers_a_version_with_its_card_in_mlflow_in_the_bucket_and_behind_its_task(services, undisturbed):
+    assert set(states(services, undisturbed, DAG).values()) == {"success"}
+    result = services.airflow.result(DAG, undisturbed, "register_model")
+    version = version_of(services, undisturbed)
+    assert services.airflow.result(DAG, undisturbed, "train_model")["run_dir"] == folder(undisturbed)
+    assert result["registered_path"] == f"models:/{MODEL}/{version}"
+    known = versions(services, MODEL)[version]
+    assert known.run_id == services.airflow.result(DAG, undisturbed, "train_model")["run_id"]
+    page = read(services, "reports", f"models/{MODEL}/v{version}/model_card.html").decode()
+    for text in ("<svg", "user_events", "item_events", "How to make it again", "batch_rows"):
+        assert text in page
+    links = services.airflow.call("GET", f"/dags/{DAG}/dagRuns/{undisturbed}/taskInstances/register_model/links")
+    address = services.airflow.url + links["extra_links"]["Report"]
+    assert services.airflow.session.get(address, timeout=30).text == page
+    assert "model_card.html" in {file.path for file in services.mlflow.list_artifacts(known.run_id)}
+
+
+def test_a_pod_that_is_killed_in_epoch_2_goes_on_there_and_ends_with_the_same_weights(services, undisturbed, disturbed):
+    tries = [task for task in services.airflow.tasks(DAG, disturbed) if task["task_id"] == "train_model"]
+    log = services.airflow.log(DAG, disturbed, "train_model", tries[0]["try_number"])
+    assert "going on after epoch 1" in log
+    assert "epoch 1/" not in log
+    weights = [read(services, "data", f"{folder(run_id)}/{BEST}") for run_id in (undisturbed, disturbed)]
+    assert weights[0] == weights[1]
+    metrics = [services.airflow.result(DAG, run_id, "evaluate_model")["metrics"] for run_id in (undisturbed, disturbed)]
+    assert metrics[0] == metrics[1]
+
+
+def test_versions_are_promoted_and_rolled_back_by_make_and_each_change_is_written_down(
+    services, undisturbed, disturbed
+):
+    first, second = (version_of(services, run_id) for run_id in (undisturbed, disturbed))
+    made("promote", f"MODEL={MODEL}", f"VERSION={first}", "WHY=e2e begins")
+    made("promote", f"MODEL={MODEL}", f"VERSION={second}", "WHY=it is newer")
+    assert aliased(services) == (second, first)
+    made("rollback", f"MODEL={MODEL}", "WHY=it was wrong")
+    assert aliased(services) == (first, second)
+    (listed,) = [line for line in made("models").splitlines() if line.split()[:1] == [MODEL]]
+    assert listed.split()[3:5] == [first, second]
+    history = commands.run("registry", "history", f"--model={MODEL}").log.splitlines()
+    for line, said in zip(history[-2:], ("it is newer", "it was wrong"), strict=True):
+        assert said in line
+    commands.run("registry", "verify", f"--model={MODEL}")
+
+
+HOLD = f"select pg_advisory_lock(hashtext('promotions'), hashtext('{MODEL}')); select pg_sleep(300)"
+HOLDS = "select count(*) from pg_locks where locktype = 'advisory' and granted"
+LET_GO = "select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(300)'"
+
+
+@contextmanager
+def promoting():
+    """Somebody else holds the model, as in the middle of a promotion, until the block ends."""
+    script = f'PGPASSWORD="$POSTGRES_PASSWORD" exec psql -h /tmp -U postgres -d ledger -At -c "{HOLD}"'
+    place = ["kubectl", "-n", NAMESPACE, "exec", object_name("statefulset", "postgresql"), "--"]
+    with subprocess.Popen([*place, "sh", "-c", script], stdout=subprocess.DEVNULL) as other:
+        try:
+            wait_until(lambda: psql(NAMESPACE, HOLDS, "ledger") == "1", 60, "the lock", 0.5)
+            yield
+        finally:
+            psql(NAMESPACE, LET_GO, "ledger")
+            other.wait(60)
+
+
+def test_who_promotes_beside_another_is_told_and_changes_nothing(services, disturbed):
+    before = aliased(services)
+    with promoting():
+        code, output = make("promote", f"MODEL={MODEL}", f"VERSION={version_of(services, disturbed)}")
+    assert code != 0
+    assert "another process changes which version" in output
+    assert aliased(services) == before
+
+
+def test_a_forged_entry_of_the_ledger_is_found_and_carried_out_by_nobody(services, disturbed):
+    made("promote", f"MODEL={MODEL}", f"VERSION={version_of(services, disturbed)}")
+    before = aliased(services)
+    columns = "model, number, verb, who, at, from_version, to_version, why, evidence, request, before"
+    entry = "model, number + 1, 'promote', 'nobody', now(), to_version, from_version, '', evidence, 'forged', ''"
+    last = f"from promotions where model = '{MODEL}' order by number desc limit 1"
+    psql(NAMESPACE, f"insert into promotions ({columns}) select {entry} {last}", "ledger")
+    try:
+        assert "was announced by nobody" in refused("verify", f"--model={MODEL}")
+        assert "it is forged" in refused("promote", f"--model={MODEL}", f"--version={before[0]}")
+        assert aliased(services) == before
+    finally:
+        psql(NAMESPACE, "delete from promotions where request = 'forged'", "ledger")
+    commands.run("registry", "verify", f"--model={MODEL}")
+
+
+def test_a_forged_weight_file_is_found(services, undisturbed):
+    version = version_of(services, undisturbed)
+    run = services.mlflow.get_run(versions(services, MODEL)[version].run_id)
+    (model,) = run.outputs.model_outputs
+    pages = services.s3.get_paginator("list_objects_v2").paginate(Bucket="mlflow")
+    keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+    (weights,) = [key for key in keys if re.search(rf"/{model.model_id}/.*\.safetensors$", key)]
+    real = read(services, "mlflow", weights)
+    services.s3.put_object(Bucket="mlflow", Key=weights, Body=real[:-4] + bytes(byte ^ 1 for byte in real[-4:]))
+    export = ("export", f"--model={MODEL}", f"--version={version}", "--folder=/tmp/e2e")
+    try:
+        assert "is not what was logged" in refused(*export)
+    finally:
+        services.s3.put_object(Bucket="mlflow", Key=weights, Body=real)
+    commands.run("registry", *export)
