@@ -142,7 +142,6 @@ def evaluate(
     from mlops.training.measures import Answers, Rows
     from mlops.training.resampling import advantage, gain
     from mlops.training.score import score
-    from mlops.training.slices import slices
 
     declared, tracking = models.get(model), Tracking.from_environment()
     dataset, record = declared.data, Record.read(tracking, run_id, declared)
@@ -168,7 +167,7 @@ def evaluate(
         "required_gain": metric.required_gain(scores.baseline[metric.name], criteria.margin),
         "confidence": criteria.confidence,
     }
-    calibrated = _calibrated(tracking, run_id, rows, answers)
+    calibrated = _log_files(tracking, run_id, declared, features, rows, answers)
     found = {**_rounded("gain", gained), **calibrated}
     tracking.log(
         run_id,
@@ -186,9 +185,6 @@ def evaluate(
             **period(table, TEST),
         },
     )
-    if declared.slices:
-        tracking.log_text(run_id, SLICES, json.dumps(slices(declared.slices, features, dataset, rows, answers)))
-    tracking.log_text(run_id, TEST_SCORES, json.dumps(_sample(answers, rows)))
     measure.count_records(len(table))
     log.info("candidate: %s", scores)
     log.info("gate: %s", "; ".join(reasons) or "passed")
@@ -209,15 +205,25 @@ def evaluate(
     }
 
 
-def _calibrated(tracking: Tracking, run_id: str, rows: "Rows", answers: "Answers") -> dict[str, float | None]:
-    """The expected calibration error, after its bins were written into the run; none of a label that is not binary."""
-    from mlops.training.calibration import calibration
+def _log_files(
+    tracking: Tracking, run_id: str, declared: "Model", features: "pd.DataFrame", rows: "Rows", answers: "Answers"
+) -> dict[str, float | None]:
+    """Writes what the card shows of the test set, and a sample of what the model says, into the run.
 
+    Hands back the expected calibration error; nothing of a label that is not binary.
+    """
+    from mlops.training.calibration import calibration
+    from mlops.training.slices import slices
+
+    tracking.log_text(run_id, TEST_SCORES, json.dumps(_sample(answers, rows)))
+    if declared.slices:
+        found = slices(declared.slices, features, declared.data, rows, answers)
+        tracking.log_text(run_id, SLICES, json.dumps(found))
     if rows.classes != (0, 1):
         return {}
-    found = calibration(rows.truth, answers.score)
-    tracking.log_text(run_id, CALIBRATION, json.dumps(found))
-    return {CALIBRATION_ERROR: _number(found["error"])}
+    calibrated = calibration(rows.truth, answers.score)
+    tracking.log_text(run_id, CALIBRATION, json.dumps(calibrated))
+    return {CALIBRATION_ERROR: _number(calibrated["error"])}
 
 
 class _Rival(NamedTuple):
