@@ -100,7 +100,7 @@ registry = $(or $(REGISTRY),$(error REGISTRY is empty: name where images are pus
 
 .PHONY: images ready images-built
 images: ready cluster-up ## Build all images that changed, and bring them to the cluster
-	python3 images/build.py $(wheels) --registry $(registry) $(engine_$(CLUSTER))
+	python3 images/build.py --registry $(registry) $(engine_$(CLUSTER)) $(wheels)
 
 # All that takes minutes on a new machine, side by side: Kubernetes, the images and Python's packages.
 ready:
@@ -108,10 +108,10 @@ ready:
 
 images-built:
 	$(cluster_local) packages
-	python3 images/build.py $(wheels) --registry $(registry) --engine buildah
+	python3 images/build.py --registry $(registry) --engine buildah $(wheels)
 
 image-%: cluster-up ## Build one image and what it stands on, as in image-task
-	python3 images/build.py $* $(wheels) --registry $(registry) $(engine_$(CLUSTER))
+	python3 images/build.py $* --registry $(registry) $(engine_$(CLUSTER)) $(wheels)
 
 ##@ Platform
 .PHONY: install uninstall data models promote rollback dags check check-connections rotate

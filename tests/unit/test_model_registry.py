@@ -6,6 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from infrastructure.models import command
 from mlops.datasets.declaration import LABEL
@@ -102,8 +103,7 @@ def test_a_weight_file_that_was_altered_is_not_exported(registry, platform, two,
     (tmp_path / "model.skops").write_bytes(b"other weights")
     with mlflow.start_run(run_id=run_id):
         mlflow.artifacts.download_artifacts(source)
-        repository = mlflow.store.artifact.artifact_repository_registry.get_artifact_repository(source)
-        repository.log_artifact(str(tmp_path / "model.skops"))
+        get_artifact_repository(source).log_artifact(str(tmp_path / "model.skops"))
     with pytest.raises(Failure, match="is not what was logged"):
         registry.export(MODEL, "1", tmp_path / "out")
     assert not list(Path(tmp_path, "out").rglob("v1"))

@@ -13,7 +13,7 @@ from mlops.registry import card_page
 from mlops.registry.record import SERVED_AGE
 from mlops.stores.tracking import SUPERSEDED
 from mlops.training.families import torch as family
-from mlops.training.network import loop
+from mlops.training.network import loop, weights
 from tests.unit.clicks import clicks
 
 MODEL = models.get("ctr_model")
@@ -101,11 +101,11 @@ def test_a_model_that_misses_a_threshold_fails_with_the_numbers(parts):
 
 def test_a_try_after_one_that_was_killed_goes_on_and_one_run_counts(parts, monkeypatch):
     first = parts.result_of(*train(parts))
-    weights = parts.data.read_bytes(f"{first['run_dir']}/{loop.BEST}")
+    best = parts.data.read_bytes(f"{first['run_dir']}/{loop.BEST}")
     assert parts.result_of(*train(parts)) == first, "a retry of a try that ended hands the same back"
 
     other = parts.as_run("killed")
-    write = loop.weights.pack
+    write = weights.pack
 
     def dying(tensors, said):
         if "history" in said and len(said["history"]) == 2:
@@ -113,12 +113,12 @@ def test_a_try_after_one_that_was_killed_goes_on_and_one_run_counts(parts, monke
         return write(tensors, said)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.weights, "pack", dying)
+        patch.setattr(weights, "pack", dying)
         with pytest.raises(KeyboardInterrupt):
             other.run(*train(other))
     monkeypatch.setenv("MAESTRO_TRY_NUMBER", "2")
     second = other.result_of(*train(other))
-    assert other.data.read_bytes(f"{second['run_dir']}/{loop.BEST}") == weights
+    assert other.data.read_bytes(f"{second['run_dir']}/{loop.BEST}") == best
     points = other.tracking._client.get_metric_history(second["run_id"], "val_auc")
     assert [point.step for point in points] == [1, 2, 3]
     runs = other.tracking._client.search_runs([other.tracking.run(second["run_id"]).info.experiment_id])
@@ -138,6 +138,6 @@ def test_what_was_logged_is_what_is_loaded_and_an_altered_file_is_refused(parts,
     rows = part(50, 2)
     found = family.predict(family.load(folder), rows)
     best = parts.data.read_bytes(parts.data.keys("runs/ml_pipeline_dag")[0].rpartition("/")[0] + f"/{loop.BEST}")
-    expected = family.predict(loop.weights.unpacked(best, "it"), rows)
+    expected = family.predict(weights.unpacked(best, "it"), rows)
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
     assert rows[LABEL].nunique() == 2

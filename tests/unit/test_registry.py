@@ -286,6 +286,7 @@ def test_the_card_says_what_the_model_is_what_it_was_made_of_and_how_good_it_is(
         "## Quality",
         "## Intended use",
         "## Limits",
+        "## How to make it again",
     ]
     assert "| training set | 4,800 |" in text and "| test set | 1,200 |" in text
     assert "2026-01-01T00:00:00+00:00 to " in text

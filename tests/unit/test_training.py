@@ -420,7 +420,7 @@ def test_each_kind_of_model_goes_from_its_table_to_a_judged_and_registered_one(p
     dataset = replace(HOUSES[kind], name="shuttle")
     monkeypatch.setattr(Model, "data", dataset)
     name = "sensor-failure-windows"
-    monkeypatch.setattr("mlops.models.get", lambda _: Model(name, "Of houses.", "shuttle"))
+    monkeypatch.setattr("mlops.models.get", lambda _: Model(name, "Of houses.", "shuttle", slices=("heating", "area")))
     train, test = split(pl.from_pandas(cleaned(houses(3000), dataset)).lazy(), dataset)
     platform.data.write("runs/train.parquet", engineer(train, dataset))
     platform.data.write("runs/test.parquet", engineer(test, dataset))
@@ -438,6 +438,9 @@ def test_each_kind_of_model_goes_from_its_table_to_a_judged_and_registered_one(p
     registered = platform.result_of("registry", "register", *line, "--run-id", run_id)
     version = mlflow.MlflowClient(platform.mlflow.tracking_uri).get_model_version(name, registered["version"])
     assert f"| {metrics.get(metric).title} | {result[metric]:.4f} |" in version.description
+    for part in ("heating gas", "heating missing", "area missing"):
+        assert f"| {part} | " in version.description
+    assert ("test_calibration_error" in platform.tracking.run(run_id).data.metrics) == (kind == "binary")
     assert version.tags["maestro.kind"] == kind
     platform.tracking.set_alias(name, PRODUCTION, registered["version"])
     again = platform.result_of(*evaluated)

@@ -130,7 +130,7 @@ def _head(data: "Data", facts: Mapping[str, JSON]) -> "pd.DataFrame":
     import polars as pl
 
     found = pl.scan_parquet(data.train).head(_EXAMPLE_ROWS).collect().to_pandas()
-    found.attrs = dict(facts)
+    found.attrs.update(facts)
     return found
 
 
