@@ -16,7 +16,7 @@ _SERVICES = """*" get service "*)
 _LABELS = {"labels": {"a": "b"}}
 _POD = {"metadata": _LABELS, "spec": {"containers": [{"image": "datasets"}]}}
 _JOB = {"metadata": _LABELS, "spec": {"template": _POD}}
-_NEEDS = ("s3", "feast", "code", "sensor-trainer", "pushgateway")
+_NEEDS = ("s3", "feast", "code", "sensor-trainer", "pushgateway", "mlflow", "model-server", "ledger")
 _ENVIRONMENTS = {need: [{"name": need.upper(), "value": "x"}] for need in _NEEDS}
 _LOADING = [["ingestion", "load", "--dataset", "all"], ["features", "build", "--dataset", "all"]]
 DESCRIBED: dict[str, Any] = {
@@ -24,6 +24,7 @@ DESCRIBED: dict[str, Any] = {
     "data": {
         "job.yaml": json.dumps(_JOB),
         "environments.yaml": json.dumps(_ENVIRONMENTS | {"notifications": None}),
+        "identities.yaml": json.dumps({"model-server": "our-deployer"}),
         "datasets.yaml": json.dumps(_LOADING),
     },
 }

@@ -136,6 +136,15 @@ def test_a_job_is_told_what_its_command_opens_and_goes_with_the_release() -> Non
     assert [entry["name"] for entry in container["env"]] == ["PUSHGATEWAY"], "a release need not have all"
 
 
+@pytest.mark.parametrize(("command", "account"), [("promote", "our-deployer"), ("adopt", None)])
+def test_who_changes_the_model_server_does_so_as_the_deployer_and_nobody_else_does(
+    command: str, account: str | None
+) -> None:
+    pod = commands.make_job(DESCRIBED, "registry", command)["spec"]["template"]["spec"]
+    assert pod.get("serviceAccountName") == account
+    assert pod.get("automountServiceAccountToken") == (True if account else None)
+
+
 def test_a_command_of_which_nothing_says_what_it_opens_is_not_run() -> None:
     with pytest.raises(Failure, match=r"mlops/needs\.py"):
         commands.make_job(DESCRIBED, "training", "dream")
