@@ -29,6 +29,7 @@ def refused(*arguments, stdin=None):
 def create(*options, **spec):
     container = {"name": "base", "image": "localhost/maestro/base:latest", "securityContext": RESTRICTED}
     container |= spec.pop("container", {})
+    spec = {"serviceAccountName": f"{RELEASE}-task", **spec}
     labels = spec.pop("labels", {"app.kubernetes.io/component": "task"})
     pod = {
         "apiVersion": "v1",
@@ -53,7 +54,7 @@ def test_the_namespace_takes_no_pod_that_is_less_than_restricted():
 
 
 def test_who_creates_task_pods_creates_no_others():
-    assert "one of the images" in create(*AS_AIRFLOW, serviceAccountName=f"{RELEASE}-task")
+    assert "one of the images" in create(*AS_AIRFLOW)
     assert "service account of tasks" in create(*AS_AIRFLOW, serviceAccountName=AIRFLOW.rpartition(":")[2])
     assert "task pods only" in create(*AS_AIRFLOW, labels={"app.kubernetes.io/component": "mlflow"})
     secret = [{"secretRef": {"name": find("secret", "airflow")["metadata"]["name"]}}]
