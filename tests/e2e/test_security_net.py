@@ -186,10 +186,12 @@ def assert_clean(secrets, found):
 
 @pytest.mark.full
 def test_no_secret_is_in_a_log_not_even_of_what_prints_its_environment(services, printed, secrets):
+    # A pod may be gone by the time that it is asked.
     logs = [
-        (f"log of {pod['metadata']['name']}", kubectl("logs", pod["metadata"]["name"], "--all-containers").encode())
-        for pod in running_pods()
+        (f"log of {name}", kubectl("logs", name, "--all-containers", check=False).encode())
+        for name in (pod["metadata"]["name"] for pod in running_pods())
     ]
+    assert sum(bool(said) for _, said in logs) >= 10
     logs += [
         (f"log of {task_id}", services.airflow.log(CANARY, printed, task_id, 1).encode())
         for task_id in ("in_airflow", "in_a_pod")
