@@ -168,7 +168,7 @@ lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell, char
 	for chart in charts/*/; do helm lint --quiet "$$chart"; done
 
 test: $(BUILD)/bin/helm $(BUILD)/bin/minio ## Unit, DAG, contract and chart tests
-	$(VENV)/bin/pytest --timeout-method thread --numprocesses 3 --dist loadfile tests/unit tests/dags tests/contract tests/charts
+	$(VENV)/bin/pytest --timeout-method thread --numprocesses 3 --max-worker-restart 2 --dist loadfile tests/unit tests/dags tests/contract tests/charts
 
 e2e: data ## Tests on the running cluster: first those that do not disturb each other, side by side, then the others
 	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 -m 'not full and not alone' --numprocesses 4

@@ -87,6 +87,21 @@ def pytest_configure(config: pytest.Config) -> None:
             config.option.order_seed = random.randrange(10**6)  # xdist's processes get it with the options
         config.stash[RUN] = Path(tempfile.mkdtemp(prefix="maestro-tests-"))
         config.stash[LOCK] = begin(config.stash[RUN])
+        config.pluginmanager.register(ToldAtOnce(config))
+
+
+class ToldAtOnce:
+    """Failures are told when they happen, too: who ends a run that takes too long wants to know what it has found."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal:
+            terminal.write_line(f"\n{report.nodeid} ({report.when}, {report.duration:.0f} s)")
+            terminal.write_line(report.longreprtext)
 
 
 @pytest.hookimpl(optionalhook=True)

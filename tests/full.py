@@ -121,7 +121,7 @@ GROUPS = {
         25,
         [
             *("env", "MAESTRO_TESTS=full", *PYTEST, "--timeout-method", "thread"),
-            *("--numprocesses", "3", "--dist", "loadfile", *UNIT),
+            *("--numprocesses", "3", "--max-worker-restart", "2", "--dist", "loadfile", *UNIT),
         ],
         ("mlops", "charts", "dags", *UNIT),
     ),

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Form, Request
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from sqlalchemy.exc import DataError
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from mlops.airflow.guard import middlewares
 from mlops.airflow.guard.bodies import DEPTH, VALUES, Bodies
@@ -96,6 +97,25 @@ def test_a_body_that_is_too_large_is_refused_however_it_is_sent(airflow: TestCli
     assert answer.status_code == 413
     assert f"{size - 1} bytes" in answer.json()["detail"]
     assert airflow.post(path, content=(b" " * 1000 for _ in range(51))).status_code == 413, "nothing announced"
+
+
+def test_what_is_too_large_is_taken_in_before_it_is_refused() -> None:
+    """Else the server resets the connection, with which `kubectl port-forward` ends."""
+    left = 100
+    answers = []
+
+    async def receive() -> Message:
+        nonlocal left
+        left -= 1
+        return {"type": "http.request", "body": b" " * 1000, "more_body": left > 0}
+
+    async def send(message: Message) -> None:
+        answers.append(message.get("status"))
+
+    headers = [(b"content-length", b"100000")]
+    scope = {"type": "http", "method": "POST", "path": RUNS, "query_string": b"", "headers": headers}
+    asyncio.run(Bodies(FastAPI(), conf=20_000, body=50_000)(scope, receive, send))
+    assert (left, answers[0]) == (0, 413)
 
 
 @pytest.mark.parametrize(

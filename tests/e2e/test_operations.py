@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from infrastructure.release import find, kubectl, object_name, wait_until
-from infrastructure.services import admin, object_store_keys, port_forward, service
+from infrastructure.services import admin, mlflow_writer, object_store_keys, port_forward, service
 from infrastructure.ui import PAGES, installed
 from mlops.registry.record import FEATURE_SERVICE
 from mlops.stores.deployments import VERSION_ANNOTATION
@@ -283,16 +283,24 @@ def test_each_page_shows_in_a_browser_what_the_readme_says(services, deployed):
     with pages(), sync_playwright() as playwright:
         for shown in installed():
             wait_until(lambda port=shown.local: answers(port), 60, f"an answer at port {shown.local}")
+        username, password = mlflow_writer()
+        said = []
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=quiet)
         for shown in installed():
             if shown.title in VISITS:
                 address = f"http://127.0.0.1:{shown.local}"
-                page = browser.new_page(viewport={"width": 1400, "height": 900}, base_url=address)
+                page = browser.new_page(
+                    viewport={"width": 1400, "height": 900},
+                    base_url=address,
+                    http_credentials={"username": username, "password": password} if shown.title == "MLflow" else None,
+                )
+                page.on("console", lambda message: said.append(message.text))
                 page.goto(f"{address}{shown.path}")
                 VISITS[shown.title](page)
                 page.screenshot(path=screenshots / f"{shown.title}.png")
                 page.close()
         browser.close()
+    assert [text for text in said if "Content Security Policy" in text] == []
 
 
 def test_the_cluster_taken_down_and_up_again_has_what_it_had(services, deployed):

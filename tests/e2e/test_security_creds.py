@@ -5,6 +5,7 @@ import subprocess
 from base64 import b64decode
 
 import pytest
+import yaml
 
 from infrastructure.release import NAMESPACE, RELEASE, find, kubectl, object_name, wait_until
 
@@ -29,6 +30,7 @@ def refused(*arguments, stdin=None):
 def create(*options, **spec):
     container = {"name": "base", "image": "localhost/maestro/base:latest", "securityContext": RESTRICTED}
     container |= spec.pop("container", {})
+    spec = {"serviceAccountName": f"{RELEASE}-task", **spec}
     labels = spec.pop("labels", {"app.kubernetes.io/component": "task"})
     pod = {
         "apiVersion": "v1",
@@ -53,13 +55,19 @@ def test_the_namespace_takes_no_pod_that_is_less_than_restricted():
 
 
 def test_who_creates_task_pods_creates_no_others():
-    assert "one of the images" in create(*AS_AIRFLOW, serviceAccountName=f"{RELEASE}-task")
+    assert "one of the images" in create(*AS_AIRFLOW)
     assert "service account of tasks" in create(*AS_AIRFLOW, serviceAccountName=AIRFLOW.rpartition(":")[2])
     assert "task pods only" in create(*AS_AIRFLOW, labels={"app.kubernetes.io/component": "mlflow"})
+    platform = kubectl("get", "configmap", f"{RELEASE}-airflow-pods", "-o", r"jsonpath={.data.platform\.yaml}")
+    container = {"image": yaml.safe_load(platform)["images"]["task"]}
+    assert create(*AS_AIRFLOW, container=container) == ""
     secret = [{"secretRef": {"name": find("secret", "airflow")["metadata"]["name"]}}]
-    assert "envFrom" in create(*AS_AIRFLOW, container={"envFrom": secret})
-    for resource in ("secrets", "deployments", "roles", "serviceaccounts/token", "pods/exec"):
-        assert kubectl("auth", "can-i", "create", resource, "--as", AIRFLOW, check=False).strip() == "no", resource
+    assert "envFrom" in create(*AS_AIRFLOW, container={**container, "envFrom": secret})
+    for resource in ("secrets", "deployments", "roles"):
+        assert kubectl("auth", "can-i", "create", resource, *AS_AIRFLOW, check=False).strip() == "no", resource
+    for resource, part in (("serviceaccounts", "token"), ("pods", "exec"), ("pods", "ephemeralcontainers")):
+        asked = ("auth", "can-i", "create", resource, "--subresource", part, *AS_AIRFLOW)
+        assert kubectl(*asked, check=False).strip() == "no", part
 
 
 def test_who_deploys_a_model_changes_its_version_and_nothing_else():

@@ -152,6 +152,7 @@ for path in glob.glob("/proc/[0-9]*/cmdline"):
     except OSError:
         pass
 """
+PLANTED, HERE = "a-canary-of-the-search-itself", "/dev/shm/planted"  # noqa: S108 - of a container
 FEW = 64  # MiB of an object that are read
 
 
@@ -173,6 +174,11 @@ def running_pods():
     return json.loads(kubectl("get", "pods", "-o", "json"))["items"]
 
 
+def ready(pod):
+    """The names of its containers that are."""
+    return {status["name"] for status in pod["status"].get("containerStatuses", ()) if status["ready"]}
+
+
 def assert_clean(secrets, found):
     leaked = [(where, name) for where, content in found for name in canaries.leaks(content, secrets)]
     assert leaked == []
@@ -180,10 +186,12 @@ def assert_clean(secrets, found):
 
 @pytest.mark.full
 def test_no_secret_is_in_a_log_not_even_of_what_prints_its_environment(services, printed, secrets):
+    # A pod may be gone by the time that it is asked.
     logs = [
-        (f"log of {pod['metadata']['name']}", kubectl("logs", pod["metadata"]["name"], "--all-containers").encode())
-        for pod in running_pods()
+        (f"log of {name}", kubectl("logs", name, "--all-containers", check=False).encode())
+        for name in (pod["metadata"]["name"] for pod in running_pods())
     ]
+    assert sum(bool(said) for _, said in logs) >= 10
     logs += [
         (f"log of {task_id}", services.airflow.log(CANARY, printed, task_id, 1).encode())
         for task_id in ("in_airflow", "in_a_pod")
@@ -220,6 +228,29 @@ def test_no_secret_is_an_argument_of_a_process(secrets):
             seen.append((f"arguments in {name} {container['name']}", said.encode()))
     assert sum(bool(said) for _, said in seen) >= 5
     assert_clean(secrets, seen)
+
+
+@pytest.mark.full
+def test_no_secret_is_in_a_file_of_an_image(secrets):
+    wanted = b"\n".join({spelling for value in secrets.values() for spelling in canaries.spellings(value)}).decode()
+    images = {
+        container["image"]: (pod["metadata"]["name"], container["name"])
+        for pod in running_pods()
+        for container in pod["spec"]["containers"]
+        if container["name"] in ready(pod)
+    }
+    found = {}
+    for image, (name, container) in images.items():
+        where = ("exec", "-i", name, "-c", container, "--", "sh", "-c")
+        kubectl(*where, f"printf '%s' {PLANTED} >{HERE}; cat >/dev/shm/wanted", stdin=f"{wanted}\n{PLANTED}")
+        try:
+            # All of the image's own file system, which volumes and the memory's are not of; and that it was looked.
+            search = f"find / {HERE} -xdev -type f -exec grep -lsaF -f /dev/shm/wanted {{}} +; true"
+            found[image] = kubectl(*where, search)
+        finally:
+            kubectl(*where, f"rm {HERE} /dev/shm/wanted")
+    assert len(found) >= 8
+    assert {image: files.removesuffix("\n") for image, files in found.items()} == dict.fromkeys(images, HERE)
 
 
 @pytest.mark.full

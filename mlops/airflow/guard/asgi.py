@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -34,6 +35,21 @@ async def whole(receive: Receive, limit: int, patience: float) -> bytes:
                 raise TooLarge
             more = message.get("more_body", False)
     return b"".join(parts)
+
+
+async def drop(receive: Receive, limit: int, patience: float) -> None:
+    """Takes in what comes of a body that is refused, up to `limit` bytes, and no longer than `patience` seconds.
+
+    A server that answers and closes a connection while something of the request is unread resets it. The client may
+    never read the answer then, and `kubectl port-forward` ends with all that goes through it.
+    """
+    size, more = 0, True
+    with suppress(TimeoutError):
+        async with asyncio.timeout(patience):
+            while more and size <= limit:
+                message = await receive()
+                size += len(message.get("body", b""))
+                more = message.get("more_body", False)
 
 
 def again(body: bytes, receive: Receive) -> Receive:

@@ -14,9 +14,10 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlops.airflow.guard.asgi import TooLarge, again, path_of, refusal, whole
+from mlops.airflow.guard.asgi import TooLarge, again, drop, path_of, refusal, whole
 
 TASK_BODY = 16 << 20  # bytes that a task may report, its result among them
+DROPPED = 64 << 20  # bytes of a body too large that are taken in all the same, and not kept
 PATIENCE = 30.0  # seconds until a body is in
 VALUES = 1000  # of a run's conf: keys and items of all levels
 DEPTH = 8  # levels of a run's conf
@@ -63,6 +64,7 @@ class Bodies:
             if not path.startswith("/execution/"):
                 _check(body, makes_runs=makes_runs)
         except TooLarge:
+            await drop(receive, DROPPED, self._patience)
             answer = refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(limit, makes_runs=makes_runs))
         except TimeoutError:
             detail = f"the body was not in after {self._patience:.0f} s: send it again"
