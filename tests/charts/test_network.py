@@ -32,7 +32,8 @@ def objects(request: pytest.FixtureRequest) -> list[Object]:
 
 
 def component(pod: Pod) -> str:
-    return pod.labels.get("app.kubernetes.io/component", "")
+    """What arrows call it: by its role, which several components may share, or else its own name."""
+    return pod.labels.get("maestro/role") or pod.labels.get("app.kubernetes.io/component", "")
 
 
 def opens(pod: Pod) -> set[str]:

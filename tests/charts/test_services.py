@@ -430,7 +430,6 @@ LEADS = {
     "FEAST_URL": "feast",
     "MAESTRO_AIRFLOW_URL": "airflow",
     "MAESTRO_FEAST_REGISTRY": "postgresql",
-    "MAESTRO_MODEL_SERVER_URL": "modelServer",
     "MAESTRO_PROMETHEUS_URL": "prometheus",
     "MAESTRO_PUSHGATEWAY_HOST": "pushgateway",
     "MAESTRO_REDIS_HOST": "redis",
@@ -462,7 +461,12 @@ def test_a_task_is_told_where_and_of_what_it_is_and_whom_it_may_roll(moved: list
     told = environment(container)
     assert told["MAESTRO_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
     assert told["MAESTRO_CODE_VERSION"] == container["image"].rpartition(":")[2]
-    assert find(moved, "Deployment", told["MAESTRO_MODEL_SERVER_DEPLOYMENT"])
+    place = told["MAESTRO_MODEL_SERVERS"]["configMapKeyRef"]
+    served = json.loads(find(moved, "ConfigMap", place["name"])["data"][place["key"]])
+    for server in served.values():
+        assert find(moved, "Deployment", server["deployment"])
+        assert server["url"] == f"http://{MOVED['modelServer']['name']}:{MOVED['modelServer']['port']}"
+    assert served
 
 
 def test_every_address_elsewhere_is_one_of_a_service(moved: list[Object]) -> None:
