@@ -77,11 +77,15 @@ class Service:
 
     def table(self, rows: Sequence[Joined]) -> pd.DataFrame:
         """(n, features and keys), numbers as float64 and all else as text or None: as the model was trained."""
+        import numpy as np
         import pandas as pd
 
-        numbers = [name for name, dtype in self.spec.features.items() if dtype != "String"]
-        table = pd.DataFrame([row.values for row in rows], dtype=object)
-        return table.astype(dict.fromkeys(numbers, "float64"))
+        types = {**dict.fromkeys(self.keys, "String"), **self.spec.features}
+        columns = {
+            name: np.array([row.values[name] for row in rows], object if dtype == "String" else float)
+            for name, dtype in types.items()
+        }
+        return pd.DataFrame(columns)
 
 
 def rows_of(body: bytes, keys: Sequence[str]) -> list[dict[str, str]]:

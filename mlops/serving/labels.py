@@ -40,7 +40,13 @@ def join(predictions: pl.LazyFrame, labels: pl.LazyFrame, keys: Sequence[str], w
         .sort(EVENT_TIME)
     )
     joined = predictions.sort("time").join_asof(
-        known, left_on="time", right_on=EVENT_TIME, by=list(keys), strategy="forward", tolerance=within
+        known,
+        left_on="time",
+        right_on=EVENT_TIME,
+        by=list(keys),
+        strategy="forward",
+        tolerance=within,
+        check_sortedness=False,
     )
     return joined.drop(EVENT_TIME, strict=False)
 

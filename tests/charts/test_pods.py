@@ -217,6 +217,8 @@ SECRETS: dict[str, dict[str, str]] = {
     "mlflow-migrate migrate": database("mlflow"),
     "mlflow-test test": MLFLOW_WRITER,
     "model-server model-server": MLFLOW_READER,
+    "model-server-trial model-server": MLFLOW_READER,
+    "model-server-clicks model-server": MLFLOW_READER | FEATURES | s3("serving"),
     "postgresql postgresql": {
         f"{name.upper()}_PASSWORD": f"postgresql/{name}-password" for name in ("postgres", "monitoring", *DATABASES)
     },

@@ -6,14 +6,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops.config import RedisSettings
-from mlops.features.materialization.encode import encode, fields
-from mlops.features.materialization.view import Field, MaterializedView
 from mlops.features.repository import FeatureServiceSpec, service_named
 from mlops.features.served_age import Materialized, Pushed
 from mlops.result import Failure, Refused
@@ -24,10 +21,10 @@ from mlops.stores.online_features import OnlineFeatures, unpack
 from mlops.stores.online_store import MATERIALIZED, OnlineStore
 from mlops.training.families import Prediction
 from tests.servers import PASSWORD, Redis
+from tests.unit.online_rows import put
 
 SERVICE = Service(service_named("click_through_v1"))
 KEYS = ["user_id", "item_id"]
-KINDS = {"Float64": "DOUBLE", "Int64": "INT64", "String": "STRING"}
 NOW = datetime.now(UTC).timestamp()
 
 
@@ -41,27 +38,6 @@ def redis(run_folder):
 def online(redis):
     redis.client.flushall()
     return OnlineFeatures(redis.settings("features"), SERVICE.views)
-
-
-def put(redis, name: str, entity: str, values: dict, event: float = NOW) -> None:
-    """What our materialization writes of an entity of the view, each feature that is not named being missing."""
-    (view,) = (view for view in SERVICE.spec.views if view.name == name)
-    made = MaterializedView(
-        name=name,
-        project=PROJECT,
-        join_keys=(Field(view.key.column, "STRING"),),
-        features=tuple(Field(feature, KINDS[dtype]) for feature, dtype in view.features.items()),
-        timestamp="event_timestamp",
-        created=None,
-        bucket="b",
-        prefix="p/",
-    )
-    types = {"Float64": pa.float64(), "Int64": pa.int64(), "String": pa.string()}
-    columns = {view.key.column: pa.array([entity])}
-    columns["event_timestamp"] = pa.array([datetime.fromtimestamp(event, UTC)], pa.timestamp("us", "UTC"))
-    columns |= {feature: pa.array([values.get(feature)], types[dtype]) for feature, dtype in view.features.items()}
-    rows = encode(pa.table(columns), made)
-    OnlineStore(redis.settings("features")).put_newer(fields(made), [(rows.keys, [rows.stamps, *rows.columns])])
 
 
 class Model:

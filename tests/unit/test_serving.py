@@ -30,6 +30,7 @@ from tests.conftest import cleaned, free_ports, running
 from tests.servers import PASSWORD, MLflow, Redis
 from tests.unit import small_models, trainer_api
 from tests.unit.kinds import HOUSES, houses
+from tests.unit.online_rows import put
 
 MODEL = "sensor-failure"
 
@@ -216,8 +217,6 @@ def clicks(module_platform) -> str:
 def test_ids_alone_are_answered_by_the_features_of_the_online_store_and_both_ways_are_logged(
     module_platform, clicks, run_folder, tmp_path
 ):
-    from tests.unit.test_by_ids import put
-
     s3 = module_platform.s3
     store = ObjectStore(s3, s3.predictions_bucket)
     store.ensure()
