@@ -2,7 +2,8 @@
 
 A model server as its pod runs it, with a Redis of its own and a boosted model of the features of `click_through_v1`,
 whose predictions are all logged to an S3. Each client asks one request after the other by a connection that it keeps.
-Times are those of the client, in milliseconds, after a warm-up.
+Times are those of the client, in milliseconds, after a warm-up; beside them the processor time that the server takes, which
+another load on the machine changes least.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from tests.servers import ACCESS_KEY, PASSWORD, S3, SECRET_KEY, MLflow, Redis
 
 MODEL, ENTITIES = "click-through-activity", 2_000
 PERCENTILES = (50, 95, 99)
-COLUMNS = ("asked by", "rows", "clients", "requests/s", *(f"p{percent} ms" for percent in PERCENTILES))
+COLUMNS = ("asked by", "rows", "clients", "requests/s", *(f"p{percent} ms" for percent in PERCENTILES), "CPU ms")
 
 
 def fill(redis: Redis) -> None:
@@ -112,18 +113,28 @@ def ask(port: int, request: Callable[[int], tuple[str, bytes]], clients: int, co
     return found
 
 
-def measure(port: int, requests: int) -> list[dict[str, Any]]:
+def cpu_seconds(pid: int) -> float:
+    """Of the process and its threads, since it began."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(pid: int, port: int, requests: int) -> list[dict[str, Any]]:
     import numpy as np
 
     figures = []
     for name, of in (("ids", by_ids), ("columns", by_columns)):
         for rows, clients in ((1, 1), (1, 4), (100, 1)):
             ask(port, of(rows), clients, min(200, requests))
-            began = time.perf_counter()
+            began, spent = time.perf_counter(), cpu_seconds(pid)
             seconds = ask(port, of(rows), clients, requests)
-            rate = requests / (time.perf_counter() - began)
+            rate, cpu = requests / (time.perf_counter() - began), (cpu_seconds(pid) - spent) / requests * 1e3
             percentiles = np.percentile(np.array(seconds) * 1e3, PERCENTILES)
-            figures.append(dict(zip(COLUMNS, (name, rows, clients, round(rate), *percentiles.round(1)), strict=True)))
+            figures.append(
+                dict(
+                    zip(COLUMNS, (name, rows, clients, round(rate), *percentiles.round(1), round(cpu, 1)), strict=True)
+                )
+            )
             print(*figures[-1].values(), sep=" | ", flush=True)
     return figures
 
@@ -158,8 +169,8 @@ def main() -> None:
             }
             _make_bucket(told)
             command = [sys.executable, "-m", "mlops", "serving", "serve", "--host", "127.0.0.1", "--port", str(port)]
-            with running(command, run / "server.log", lambda: answers(f"http://127.0.0.1:{port}/ping"), told):
-                figures = measure(port, given.requests)
+            with running(command, run / "server.log", lambda: answers(f"http://127.0.0.1:{port}/ping"), told) as server:
+                figures = measure(server.pid, port, given.requests)
     if given.json:
         given.json.write_text(json.dumps(figures, indent=2, default=float) + "\n")
 
