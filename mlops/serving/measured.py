@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlops.config import RedisSettings, ServedModelSettings
 from mlops.serving import answers, by_ids
@@ -65,7 +65,11 @@ def _prediction_log(
     log = PredictionLog(predictions_bucket(), model.name, model.version, keys, share, registry)
 
     def tell(data: pd.DataFrame, found: Prediction) -> None:
-        known = data.reindex(columns=keys).to_dict("records") if keys else [{}] * len(data)
+        known: list[dict[str, Any]] = [{} for _ in range(len(data))]
+        for key in keys:
+            if key in data:
+                for row, value in zip(known, data[key].tolist(), strict=True):
+                    row[key] = value
         ids = [uuid.uuid4().hex for _ in range(len(data))]
         log.add(ids, known, found.values.tolist(), by_ids.scores(found).tolist())
 

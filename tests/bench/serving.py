@@ -2,8 +2,8 @@
 
 A model server as its pod runs it, with a Redis of its own and a boosted model of the features of `click_through_v1`,
 whose predictions are all logged to an S3. Each client asks one request after the other by a connection that it keeps.
-Times are those of the client, in milliseconds, after a warm-up; beside them the processor time that the server takes, which
-another load on the machine changes least.
+Times are those of the client, in milliseconds, after a warm-up; beside them the processor time that the server
+takes, which another load on the machine changes least.
 """
 
 import argparse

@@ -50,7 +50,7 @@ def test_the_job_creates_every_bucket_by_a_command_that_there_is() -> None:
     assert args[:3] == ["python", "-m", "mlops"]
     options = parser().parse_args(args[3:])
     assert (options.group, options.command) == ("ingestion", "buckets")
-    assert options.names == ["extra", "mlflow", "ours", "reports"]
+    assert options.names == ["extra", "mlflow", "ours", "predictions", "reports"]
 
 
 def test_the_job_is_told_all_that_its_command_reads() -> None:

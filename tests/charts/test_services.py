@@ -83,7 +83,11 @@ def test_every_selector_matches_the_pods_of_its_own_workload_and_no_others_in_th
         *((behind(name, objects), entry["spec"]["selector"]) for name, entry in of_kind(objects, "Service")),
     ]
     for name, selector in selectors:
-        assert selected(selector, objects) == [name]
+        role = selector.get("maestro/role")
+        together = [
+            n for n, pod in pods(objects).items() if role and pod["metadata"]["labels"].get("maestro/role") == role
+        ]
+        assert selected(selector, objects) == sorted(together or [name])
         assert selector["app.kubernetes.io/instance"] == "maestro", "another release may be beside this one"
         assert not selector.keys() & {"app", "component"}, "an installed release's selectors cannot be changed"
 
@@ -100,7 +104,7 @@ def test_every_object_and_every_pod_says_what_it_belongs_to(objects: list[Object
 def test_what_scales_names_a_deployment_that_says_no_number_itself(moved: list[Object]) -> None:
     for objects in (maestro("default"), moved):
         scalers = dict(of_kind(objects, "HorizontalPodAutoscaler", "ScaledObject"))
-        assert scalers.keys() == {"feast", "sensor-trainer", "sensor-trainer-worker"}
+        assert scalers.keys() == {"feast", "model-server", "sensor-trainer", "sensor-trainer-worker"}
         for name, scaler in scalers.items():
             target = scaler["spec"]["scaleTargetRef"]
             assert target.get("kind", "Deployment") == "Deployment"
@@ -430,6 +434,7 @@ LEADS = {
     "FEAST_URL": "feast",
     "MAESTRO_AIRFLOW_URL": "airflow",
     "MAESTRO_FEAST_REGISTRY": "postgresql",
+    "MAESTRO_LEDGER": "postgresql",
     "MAESTRO_PROMETHEUS_URL": "prometheus",
     "MAESTRO_PUSHGATEWAY_HOST": "pushgateway",
     "MAESTRO_REDIS_HOST": "redis",
