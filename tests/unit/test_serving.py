@@ -3,6 +3,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -106,6 +107,14 @@ def metrics(address: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
+def metrics_once(address: str, name: str, value: float) -> dict[str, float]:
+    """All of them, once one has this value: a request is counted a moment after the caller has its answer."""
+    deadline = time.monotonic() + 30
+    while (found := metrics(address)).get(name) != value and time.monotonic() < deadline:
+        pass
+    return found
+
+
 def test_a_server_without_a_model_has_no_number_to_show(platform, tmp_path):
     with model_server(platform, tmp_path) as (_, address):
         assert metrics(address) == {}
@@ -116,14 +125,14 @@ def test_predictions_are_counted_by_their_status_and_timed_and_probes_are_not(pr
     before = metrics(address)
     assert answering(f"{address}/ping")
     assert request(f"{address}/invocations", b'{"dataframe_records": [{"f1": 50}]}')[0] == 400
-    after = metrics(address)
-    changed = {name for name in after if after[name] != before.get(name) and not name.endswith("_created")}
     seconds = "maestro_model_server_request_seconds"
+    count = f'{seconds}_count{{model="sensor-failure"}}'
+    after = metrics_once(address, count, before[count] + 1)
+    changed = {name for name in after if after[name] != before.get(name) and not name.endswith("_created")}
     assert 'maestro_model_server_requests_total{model="sensor-failure",status="400"}' in changed
     assert {name for name in changed if "_requests_total" in name} == {
         'maestro_model_server_requests_total{model="sensor-failure",status="400"}'
     }
-    count = f'{seconds}_count{{model="sensor-failure"}}'
     assert after[count] == before[count] + 1
     assert 'maestro_model_server_requests_total{model="sensor-failure",status="500"}' in before, (
         "a rate begins at nothing"
@@ -252,8 +261,9 @@ def test_ids_alone_are_answered_by_the_features_of_the_online_store_and_both_way
             }
             row = {**columns, "user_click_rate": 2.0, "gender": "F", "occupation": "writer"}
             assert request(f"{address}/invocations", as_body(pd.DataFrame([row])))[0] == 200
-            shown = metrics(address)
-            assert shown[f'maestro_model_server_requests_total{{model="{CLICKS}",status="200"}}'] == 2
+            count = f'maestro_model_server_requests_total{{model="{CLICKS}",status="200"}}'
+            shown = metrics_once(address, count, 2)
+            assert shown[count] == 2
             assert shown[f'maestro_prediction_log_rows_total{{model="{CLICKS}",result="dropped"}}'] == 0
             process.send_signal(signal.SIGTERM)
             process.wait(60)
