@@ -195,6 +195,7 @@ bench: images $(BUILD)/bin/k6 $(BUILD)/bin/minio ## Measure an installation, the
 	$(PYTHON) -m tests.bench.comparisons
 	$(PYTHON) -m tests.bench.network
 	$(PYTHON) -m tests.bench.inference --json $(BUILD)/bench-inference.json
+	$(PYTHON) -m tests.bench.serving --json $(BUILD)/bench-serving.json
 	$(PYTHON) -m tests.bench.sensors --json $(BUILD)/bench-sensors.json
 
 # The object store of the tests: what the image has.

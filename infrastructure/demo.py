@@ -115,7 +115,7 @@ def show_deployment(airflow: Airflow, dag_id: str, run_id: str) -> None:
         row = dict(zip(example["columns"], example["data"][0], strict=True))
         print(f"one prediction   {row} -> {predict(example)}")
     else:
-        print("one prediction   none: the model server serves another model (modelServer.modelName)")
+        print("one prediction   none: no model server serves it (modelServer.models)")
 
 
 def show_registration(airflow: Airflow, dag_id: str, run_id: str) -> None:

@@ -199,7 +199,7 @@ ROTATIONS: Mapping[str, Rotation] = {
     "redis": _redis("default", "redis-password"),
     **{f"redis-{user}": _redis(user, f"{user}-password") for user in ("features", "queue", "monitoring")},
     "minio": Rotation("minio", "root-password"),
-    **{f"minio-{user}": _store_user(user) for user in ("airflow", "mlflow", "feast", "tasks", "features")},
+    **{f"minio-{user}": _store_user(user) for user in ("airflow", "mlflow", "feast", "serving", "tasks", "features")},
     **{f"mlflow-{user}": Rotation("mlflow", f"{user}-password") for user in ("writer", "reader")},
     "sensor-trainer": Rotation("sensor-trainer", "token"),
     "airflow-admin": Rotation("airflow", "admin-password", tell=run_again("airflow-setup")),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from mlops import keys
 from mlops.result import Failure
@@ -76,6 +77,7 @@ class S3Settings(FromEnvironment):
     region: str = _from("AWS_DEFAULT_REGION", "global.s3.external.region", default="us-east-1")
     data_bucket: str = _from("MAESTRO_DATA_BUCKET", "global.buckets.data", default="data")
     reports_bucket: str = _from("MAESTRO_REPORTS_BUCKET", "global.buckets.reports", default="reports")
+    predictions_bucket: str = _from("MAESTRO_PREDICTIONS_BUCKET", "global.buckets.predictions", default="predictions")
 
 
 @dataclass(frozen=True)
@@ -145,14 +147,29 @@ class PushgatewaySettings(FromEnvironment):
     port: str = _from("MAESTRO_PUSHGATEWAY_PORT", "global.services.pushgateway", default="9091")
 
 
+class ModelServer(NamedTuple):
+    """The Deployment of a model's server, and the address of its Service."""
+
+    deployment: str
+    url: str
+
+
 @dataclass(frozen=True)
 class ModelServerSettings(FromEnvironment):
-    """The model server as one sees it who rolls it to a version."""
+    """The model servers as one sees them who rolls one to a version.
+
+    servers: a JSON object of the models whose version in production is served, each with `deployment` and `url`. A
+    platform without model servers has none.
+    """
 
     need = "model-server"
     namespace: str = _from("MAESTRO_NAMESPACE", "the pod's own namespace")
-    deployment: str = _from("MAESTRO_MODEL_SERVER_DEPLOYMENT", "global.services.modelServer")
-    url: str = _from("MAESTRO_MODEL_SERVER_URL", "global.services.modelServer")
+    servers: str = _from("MAESTRO_MODEL_SERVERS", "modelServer.models", default="{}")
+
+    def of(self, model: str) -> ModelServer | None:
+        """The one of a model; None where no server serves it."""
+        found = json.loads(self.servers).get(model)
+        return None if found is None else ModelServer(**found)
 
 
 @dataclass(frozen=True)
@@ -206,15 +223,19 @@ class CodeSettings(FromEnvironment):
 
 @dataclass(frozen=True)
 class ServedModelSettings(FromEnvironment):
-    """Which model a pod of the model server serves."""
+    """Which model a pod of a model server serves, and what else it does."""
 
     model: str = _from("MODEL_NAME", "modelServer.modelName")
+    alias: str = _from("MODEL_ALIAS", "modelServer.alias", default="production")
+    # "true": it answers to ids, of which it reads the features from Redis.
+    online_features: str = _from("MODEL_ONLINE_FEATURES", "modelServer.onlineFeatures", default="false")
+    log_share: str = _from("MODEL_LOG_SHARE", "modelServer.log.share", default="0")
     rolled_out: str | None = _from("MODEL_VERSION", "the annotation maestro/model-version", default=None)
     rolled_out_of: str | None = _from("MODEL_VERSION_OF", "the annotation maestro/model-name", default=None)
 
     @property
     def version(self) -> str | None:
-        """The version that was rolled out; None, for that of the alias `production`, where none was of this model.
+        """The version that was rolled out; None, for that of the alias, where none was of this model.
 
         Annotations outlive a change of modelServer.modelName. Releases that wrote no name of a model had one model.
         """

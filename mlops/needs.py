@@ -49,6 +49,7 @@ _NEEDS = {
     "serving rollback": ("s3", "mlflow", "model-server", "ledger"),
     "serving seal": ("mlflow",),
     "serving serve": ("mlflow-reader",),
+    "serving join-labels": ("s3",),
     "inference deliver": ("s3",),
     "inference ingest": ("s3", "mlflow-reader"),
     "inference preprocess": ("s3",),

@@ -198,6 +198,11 @@ def views_of(dataset: str) -> tuple[FeatureViewSpec, ...]:
     return found
 
 
+def service_named(name: str) -> FeatureServiceSpec | None:
+    """The service of a name; None where there is none, as where a model was trained on one that is gone since."""
+    return next((service for service in SERVICES if service.name == name), None)
+
+
 def service_of(model: Model) -> FeatureServiceSpec:
     """The service that a model is trained on. Raises Failure where it has none, or there is none of its data set."""
     found = next((service for service in SERVICES if service.name == model.feature_service), None)

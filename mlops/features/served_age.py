@@ -28,6 +28,13 @@ class Materialized:
         """The age that a value has a moment before the next one takes its place."""
         return timedelta(days=1) + self.takes
 
+    def known_at(self, event: float, materialized: float | None) -> float:
+        """As of when a value is known that is of this event (both in seconds since 1970).
+
+        It stands until the next event: it is as new as the last materialization that looked for one.
+        """
+        return event if materialized is None else max(event, materialized)
+
     def as_of(self, times: pd.Series, before: timedelta) -> pd.Series:
         """The last `at` whose values are served at each of the times (UTC); `before` is less than `takes`."""
         since_midnight = datetime.combine(date.min, self.at) - datetime.min
@@ -52,6 +59,10 @@ class Pushed:
     @property
     def longest(self) -> timedelta:
         return self.within
+
+    def known_at(self, event: float, materialized: float | None) -> float:
+        """As of when a value is known that is of this event: of then."""
+        return event
 
     def as_of(self, times: pd.Series, before: timedelta) -> pd.Series:
         """The moment whose values are served for events at each of the times."""

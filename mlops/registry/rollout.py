@@ -1,4 +1,4 @@
-"""Brings a model version to the model server, or leaves the server as it was."""
+"""Brings a model version to the server of its model, or leaves the server as it was."""
 
 import json
 import logging
@@ -19,21 +19,19 @@ log = logging.getLogger(__name__)
 
 
 def serve(tracking: Tracking, model: str, version: str, *, fallback: str | None, timeout: float) -> Result | None:
-    """Rolls the model server to the version; a request of one row that it answers by it now.
+    """Rolls the model's server to the version; a request of one row that it answers by it now.
 
-    None where it serves another model: it serves one, and leaves the others to the registry. fallback, timeout: as
+    None where no server serves the model, which values decide: it is left to the registry. fallback, timeout: as
     roll_out takes them.
     """
     settings = ModelServerSettings.from_environment()
-    deployment = Deployment(settings.namespace, settings.deployment)
-    served = deployment.environment().get("MODEL_NAME")
-    if served != model:
-        log.warning(
-            "the model server serves %s: %s is registered and not served (modelServer.modelName)", served, model
-        )
+    server = settings.of(model)
+    if server is None:
+        log.warning("no model server serves %s: it is registered and not served (modelServer.models)", model)
         return None
+    deployment = Deployment(settings.namespace, server.deployment)
     example = tracking.input_example(f"models:/{model}/{version}")
-    answered = roll_out(deployment, model, version, fallback, url=settings.url, example=example, timeout=timeout)
+    answered = roll_out(deployment, model, version, fallback, url=server.url, example=example, timeout=timeout)
     log.info("the model server answered with %d predictions", answered)
     split = json.loads(example)["dataframe_split"]
     return {"columns": split["columns"], "data": split["data"][:1]}

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 from mlops.config import MLflowSettings, ServedModelSettings
-from mlops.registry.aliases import PRODUCTION, production
+from mlops.registry.record import FEATURE_SERVICE
+from mlops.result import JSON
 from mlops.retry import once_started
 from mlops.serving import answers
 from mlops.serving.measured import METRICS
@@ -29,15 +30,18 @@ def serve(settings: ServedModelSettings, host: str, port: int, patience: float) 
     mlflow, model = MLflowSettings.from_environment(), settings.model
     once_started(health_check(mlflow), time.monotonic() + patience)
     tracking = Tracking(mlflow)
-    version = settings.version or production(tracking, model)
+    version = settings.version or tracking.aliased(model, settings.alias)
     if version is None:
-        wait_for_a_model(host, port, model)
+        wait_for_a_model(host, port, model, settings.alias)
     else:
-        family = families.name_of(tracking.run(tracking.made_by(model, version)).data.params)
+        run = tracking.run(tracking.made_by(model, version)).data
+        family = families.name_of(run.params)
         folder = Path(tempfile.mkdtemp(prefix="model-"))
         known = families.get(family)
         path = tracking.download_model(f"models:/{model}/{version}", folder, known.LAYOUT)
-        load_through(path, known.FILE, answers.__name__, {"family": family}, answers.PROBABILITIES)
+        told: dict[str, JSON] = {"family": family, "model": model, "version": version}
+        told["feature_service"] = run.tags.get(FEATURE_SERVICE)
+        load_through(path, known.FILE, answers.__name__, told, answers.PROBABILITIES)
         run_scoring_server(path, host, port)
 
 
@@ -55,17 +59,17 @@ def run_scoring_server(model: Path, host: str, port: int) -> None:
     os.execvpe(command[0], command, told)
 
 
-def wait_for_a_model(host: str, port: int, model: str) -> None:
+def wait_for_a_model(host: str, port: int, model: str, alias: str) -> None:
     """Answers /ping with 200, so that a fresh installation is ready, and all else with 503 and the remedy.
 
     /metrics has nothing to show, which is no fault.
     """
-    log.info("model %s has no version with the alias %s: waiting for the first deployment", model, PRODUCTION)
+    log.info("model %s has no version with the alias %s: waiting for the first deployment", model, alias)
     body = json.dumps(
         {
             "error_code": "NO_MODEL",
-            "message": f"no version of model {model!r} is in production: run ml_pipeline_dag, "
-            f"or give a version the alias {PRODUCTION!r} in MLflow and restart this server",
+            "message": f"no version of model {model!r} has the alias {alias!r}: run ml_pipeline_dag, "
+            "or give a version that alias in MLflow and restart this server",
         }
     ).encode()
 

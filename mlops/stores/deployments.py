@@ -39,11 +39,6 @@ class Deployment:
         self._apps = client.AppsV1Api()
         self._core = client.CoreV1Api()
 
-    def environment(self) -> dict[str, str]:
-        """The literal environment of the Deployment's containers."""
-        containers = self._read().spec.template.spec.containers
-        return {entry.name: entry.value for container in containers for entry in container.env or () if entry.value}
-
     def replicas(self) -> int:
         return self._read().spec.replicas or 0
 

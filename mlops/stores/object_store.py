@@ -137,9 +137,14 @@ class ObjectStore:
 
     def scan_parts(self, prefix: str) -> pl.LazyFrame:
         """The rows of all tables whose keys begin with the prefix, of one schema, as `scan` reads those of one."""
-        keys = [key for key in self.keys(prefix) if key.endswith(".parquet")]
+        return self.scan_folders([prefix])
+
+    def scan_folders(self, prefixes: Sequence[str]) -> pl.LazyFrame:
+        """The same of several prefixes, of which some may have no table."""
+        keys = [key for prefix in prefixes for key in self.keys(prefix) if key.endswith(".parquet")]
         if not keys:
-            raise Failure(f"no table in {self._address(prefix)} at {self._endpoint}: run the step that writes it")
+            where = " to ".join(dict.fromkeys(self._address(prefixes[place]) for place in (0, -1)))
+            raise Failure(f"no table in {where} at {self._endpoint}: run the step that writes it")
         return self._scan(keys)
 
     def _scan(self, keys: Sequence[str]) -> pl.LazyFrame:
@@ -325,6 +330,12 @@ def reports_bucket() -> ObjectStore:
     """The bucket of pages for people."""
     settings = S3Settings.from_environment()
     return ObjectStore(settings, settings.reports_bucket)
+
+
+def predictions_bucket() -> ObjectStore:
+    """The bucket of what model servers predicted."""
+    settings = S3Settings.from_environment()
+    return ObjectStore(settings, settings.predictions_bucket)
 
 
 def bucket(name: str) -> ObjectStore:

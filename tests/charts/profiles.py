@@ -19,7 +19,12 @@ from tests.charts.conftest import ROOT, Object, find, render
 EVERYTHING: dict[str, Any] = {
     "global": {"notifications": {"slackWebhookSecret": "slack"}, "images": {"pullSecrets": ["registry"]}},
     "mlflow": {"replicas": 2},
-    "modelServer": {"replicas": 2},
+    "modelServer": {
+        "models": {
+            "clicks": {"model": "click-through-activity", "onlineFeatures": True, "log": {"share": 0.5}},
+            "trial": {"model": "sensor-failure", "alias": "staging", "autoscaling": {"minReplicas": 3}},
+        }
+    },
     "sensorTrainer": {"worker": {"autoscaling": {"minReplicas": 2, "metricSelector": {"release": "maestro"}}}},
     "airflow": {
         **{component: {"replicas": 2} for component in ("apiServer", "scheduler", "dagProcessor", "triggerer")},

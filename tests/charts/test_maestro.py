@@ -286,6 +286,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "global.services.grafana": GRAFANA,
     "airflow.dags.persistence": {"airflow": {"dags": {"persistence": {"enabled": True}}}},
     "feast.replicas": {"feast": {"autoscaling": {"enabled": False}}},
+    "modelServer.replicas": {"modelServer": {"autoscaling": {"enabled": False}}},
     "sensorTrainer.replicas": {"sensorTrainer": {"autoscaling": {"enabled": False}}},
     "sensorTrainer.worker.replicas": {"sensorTrainer": {"worker": {"autoscaling": {"enabled": False}}}},
 }
@@ -314,6 +315,10 @@ OTHER: dict[str, Callable[[str], Any]] = {
     "airflow.dags.persistence.accessMode": lambda _: "ReadWriteOnce",
     "airflow.taskPods.images": lambda _: ["task"],
     "feast.autoscaling.targetCPUUtilizationPercentage": lambda _: 71,
+    "modelServer.autoscaling.targetCPUUtilizationPercentage": lambda _: 71,
+    "modelServer.family": lambda _: "torch",
+    "modelServer.log.share": lambda _: 0.25,
+    "modelServer.models": lambda mark: {mark: {}},
     "sensorTrainer.autoscaling.targetCPUUtilizationPercentage": lambda _: 71,
     "mlflow.corsAllowedOrigins": lambda mark: [f"https://{mark}"],
     "monitoring.alertmanager.receivers": lambda mark: [{"name": mark}],

@@ -32,7 +32,8 @@ def objects(request: pytest.FixtureRequest) -> list[Object]:
 
 
 def component(pod: Pod) -> str:
-    return pod.labels.get("app.kubernetes.io/component", "")
+    """What arrows call it: by its role, which several components may share, or else its own name."""
+    return pod.labels.get("maestro/role") or pod.labels.get("app.kubernetes.io/component", "")
 
 
 def opens(pod: Pod) -> set[str]:
@@ -199,7 +200,7 @@ def test_a_chart_that_is_installed_alone_closes_its_own_pods(chart: str) -> None
 
 def told(objects: list[Object]) -> Iterator[tuple[str, str, int]]:
     """The component of a pod, and the Service and port that its environment, arguments or configuration name."""
-    texts = {name: " ".join(text) for name, text in ((n, list(said(pod))) for n, pod in pods(objects).items())}
+    texts = {name: " ".join(said(pod, objects)) for name, pod in pods(objects).items()}
     configured = find(objects, "ConfigMap", "maestro-airflow-config")["data"]
     for name in texts:
         if name.startswith("airflow-"):
@@ -207,14 +208,14 @@ def told(objects: list[Object]) -> Iterator[tuple[str, str, int]]:
             texts[name] += " maestro-statsd:9125 "  # of which the configuration gives host and port one by one
     texts["prometheus"] += find(objects, "ConfigMap", "maestro-prometheus")["data"]["prometheus.yaml"]
     for name, text in texts.items():
-        who = pods(objects)[name]["metadata"]["labels"]["app.kubernetes.io/component"]
+        who = component(Pod(name, pods(objects)[name]["metadata"]["labels"]))
         for host, port in re.findall(r"\b(maestro-[\w-]+)(?:\.maestro)?:(\d+)", text):
             yield who, host, int(port)
         for host, port in re.findall(r"- names: \[(maestro-[\w-]+)\]\s+type: A\s+port: (\d+)", text):
             yield who, host, int(port)
 
 
-def said(pod: Object) -> Iterator[str]:
+def said(pod: Object, objects: list[Object]) -> Iterator[str]:
     for container in containers(pod["spec"]):
         entries = environment(container)
         yield from map(str, container.get("args", ()))
@@ -224,24 +225,27 @@ def said(pod: Object) -> Iterator[str]:
                 yield f" {value}:{port} "
             elif isinstance(value, str):
                 yield f" {value} "
+            elif place := value.get("configMapKeyRef"):
+                yield str(find(objects, "ConfigMap", place["name"])["data"][place["key"]])
 
 
 def behind(objects: list[Object], host: str, number: int) -> tuple[str, int]:
     """The component behind a Service, and the port of its pods."""
     service = find(objects, "Service", host)["spec"]
-    selector = service["selector"]["app.kubernetes.io/component"]
+    there = [Pod(name, pod["metadata"]["labels"]) for name, pod in pods(objects).items()]
+    chosen = [pod for pod in there if service["selector"].items() <= pod.labels.items()]
+    selector = service["selector"].get("app.kubernetes.io/component")
+    (whom,) = {component(pod) for pod in chosen} or {selector}
     (target,) = {port["targetPort"] for port in service["ports"] if port["port"] == number}
     if isinstance(target, str):
-        (pod,) = (
-            p for p in pods(objects).values() if p["metadata"]["labels"]["app.kubernetes.io/component"] == selector
-        )
+        pod = pods(objects)[chosen[0].name]
         (target,) = (
             port["containerPort"]
             for container in containers(pod["spec"])
             for port in container.get("ports", ())
             if port["name"] == target
         )
-    return selector, target
+    return whom, target
 
 
 # Asked without being told: the addresses of those whose logs it shows are in Airflow's database.
@@ -250,12 +254,16 @@ BY_THE_DATABASE = {("airflow-api-server", "airflow-scheduler"), ("airflow-api-se
 
 def test_every_address_that_a_pod_is_told_is_one_that_it_may_reach(objects: list[Object]) -> None:
     listed = {(who, whom, port.number) for who, whom, port in arrows()}
+    opened: dict[str, set[str]] = {}
+    for pod in everyone(objects):
+        opened.setdefault(component(pod), set()).update(opens(pod))
     for who, host, number in told(objects):
         # Tasks and commands have arrows by what they open; all of Airflow reads one configuration.
         if who in ("task", "command") or who.startswith("airflow-"):
             continue
         whom, port = behind(objects, host, number)
-        assert (who, whom, port) in listed, f"{who} is told {host}:{number}"
+        ways = {(name, whom, port) for name in (who, *opened[who])}
+        assert ways & listed, f"{who} is told {host}:{number}"
 
 
 def test_nobody_has_an_arrow_to_what_it_is_not_told() -> None:

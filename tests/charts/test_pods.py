@@ -95,10 +95,6 @@ RIGHTS = {
         rule("", "pods", "create", "get", "list", "watch", "delete"),
         rule("", "pods/log", "get"),
     ],
-    "deployer": [
-        rule("apps", "deployments", "get", "patch", names=("maestro-model-server",)),
-        rule("", "pods", "list"),
-    ],
     "pod-states": [
         rule("", "pods", "list"),
         rule("", "persistentvolumeclaims", "list"),
@@ -133,7 +129,11 @@ def test_service_accounts_may_do_what_the_table_says_in_their_namespace_and_no_m
             (subject,) = entry["subjects"]
             assert (subject["kind"], subject["namespace"]) == ("ServiceAccount", "maestro")
             rights.setdefault(subject["name"], []).extend(find(objects, "Role", entry["roleRef"]["name"])["rules"])
-    assert rights == {f"maestro-{name}": rules for name, rules in RIGHTS.items()}
+    rolled = json.loads(find(objects, "ConfigMap", "maestro-model-server")["data"]["servers"]).values()
+    names = tuple(sorted(server["deployment"] for server in rolled))
+    deployer = [rule("apps", "deployments", "get", "patch", names=names), rule("", "pods", "list")]
+    expected = {**RIGHTS, "deployer": deployer}
+    assert rights == {f"maestro-{name}": rules for name, rules in expected.items()}
     assert not [entry["kind"] for entry in objects if entry["kind"].startswith("Cluster")]
 
 
@@ -217,6 +217,8 @@ SECRETS: dict[str, dict[str, str]] = {
     "mlflow-migrate migrate": database("mlflow"),
     "mlflow-test test": MLFLOW_WRITER,
     "model-server model-server": MLFLOW_READER,
+    "model-server-trial model-server": MLFLOW_READER,
+    "model-server-clicks model-server": MLFLOW_READER | FEATURES | s3("serving"),
     "postgresql postgresql": {
         f"{name.upper()}_PASSWORD": f"postgresql/{name}-password" for name in ("postgres", "monitoring", *DATABASES)
     },
@@ -355,7 +357,7 @@ def test_a_store_has_one_pod_which_an_upgrade_replaces_even_where_it_never_becam
 
 def test_a_budget_lets_one_pod_go_and_any_that_is_not_ready() -> None:
     budgets = [entry for entry in maestro("everything") if entry["kind"] == "PodDisruptionBudget"]
-    assert len(budgets) == 9
+    assert len(budgets) == 11
     for budget in budgets:
         spec = {key: value for key, value in budget["spec"].items() if key != "selector"}
         assert spec == {"maxUnavailable": 1, "unhealthyPodEvictionPolicy": "AlwaysAllow"}, budget["metadata"]["name"]

@@ -147,7 +147,7 @@ def by_queries() -> set[str]:
 def by_our_code() -> set[str]:
     api = re.findall(r"^# TYPE (\w+) (\w+)", ApiMetrics().text().decode(), re.MULTILINE)
     shown = {f"{name}_bucket" if kind == "histogram" else name for name, kind in api}
-    served = (ROOT / "mlops/serving/measured.py").read_text()
+    served = "".join(path.read_text() for path in (ROOT / "mlops/serving").glob("*.py"))
     counters = {f"{name}_total" for name in re.findall(r'Counter\(\s*"(\w+)"', served)}
     buckets = {f"{name}_bucket" for name in re.findall(r'Histogram\(\s*"(\w+)"', served)}
     states = set(re.findall(r'Sample\("(\w+)"', (ROOT / "images/monitoring/pod_states.py").read_text()))

@@ -83,7 +83,8 @@ def test_every_selector_matches_the_pods_of_its_own_workload_and_no_others_in_th
         *((behind(name, objects), entry["spec"]["selector"]) for name, entry in of_kind(objects, "Service")),
     ]
     for name, selector in selectors:
-        assert selected(selector, objects) == [name]
+        role = {"maestro/role": selector["maestro/role"]} if "maestro/role" in selector else {}
+        assert sorted(selected(selector, objects)) == (sorted(selected(role, objects)) if role else [name])
         assert selector["app.kubernetes.io/instance"] == "maestro", "another release may be beside this one"
         assert not selector.keys() & {"app", "component"}, "an installed release's selectors cannot be changed"
 
@@ -100,7 +101,7 @@ def test_every_object_and_every_pod_says_what_it_belongs_to(objects: list[Object
 def test_what_scales_names_a_deployment_that_says_no_number_itself(moved: list[Object]) -> None:
     for objects in (maestro("default"), moved):
         scalers = dict(of_kind(objects, "HorizontalPodAutoscaler", "ScaledObject"))
-        assert scalers.keys() == {"feast", "sensor-trainer", "sensor-trainer-worker"}
+        assert scalers.keys() == {"feast", "model-server", "sensor-trainer", "sensor-trainer-worker"}
         for name, scaler in scalers.items():
             target = scaler["spec"]["scaleTargetRef"]
             assert target.get("kind", "Deployment") == "Deployment"
@@ -430,7 +431,7 @@ LEADS = {
     "FEAST_URL": "feast",
     "MAESTRO_AIRFLOW_URL": "airflow",
     "MAESTRO_FEAST_REGISTRY": "postgresql",
-    "MAESTRO_MODEL_SERVER_URL": "modelServer",
+    "MAESTRO_LEDGER": "postgresql",
     "MAESTRO_PROMETHEUS_URL": "prometheus",
     "MAESTRO_PUSHGATEWAY_HOST": "pushgateway",
     "MAESTRO_REDIS_HOST": "redis",
@@ -462,7 +463,12 @@ def test_a_task_is_told_where_and_of_what_it_is_and_whom_it_may_roll(moved: list
     told = environment(container)
     assert told["MAESTRO_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
     assert told["MAESTRO_CODE_VERSION"] == container["image"].rpartition(":")[2]
-    assert find(moved, "Deployment", told["MAESTRO_MODEL_SERVER_DEPLOYMENT"])
+    place = told["MAESTRO_MODEL_SERVERS"]["configMapKeyRef"]
+    served = json.loads(find(moved, "ConfigMap", place["name"])["data"][place["key"]])
+    for server in served.values():
+        assert find(moved, "Deployment", server["deployment"])
+        assert server["url"] == f"http://{MOVED['modelServer']['name']}:{MOVED['modelServer']['port']}"
+    assert served
 
 
 def test_every_address_elsewhere_is_one_of_a_service(moved: list[Object]) -> None:

@@ -16,7 +16,9 @@ from mlops.cli import GROUPS, commands
 from mlops.config import (
     DatabaseSettings,
     FromEnvironment,
+    RedisSettings,
     RunIdentity,
+    S3Settings,
     SensorApiSettings,
     SensorWorkerSettings,
     ServedModelSettings,
@@ -55,6 +57,9 @@ COMMANDS = {
 OWN = {
     "feast-apply apply": RELEASE_GATE,
     "model-server model-server": ServedModelSettings.keys(),
+    "model-server-trial model-server": ServedModelSettings.keys(),
+    # One that reads features of ids and logs what it predicts.
+    "model-server-clicks model-server": ServedModelSettings.keys() | RedisSettings.keys() | S3Settings.keys(),
     "sensor-trainer api": SensorApiSettings.keys(),
     "sensor-trainer-worker worker": SensorWorkerSettings.keys(),
     "sensor-trainer-migrate migrate": DatabaseSettings.keys(),
@@ -79,6 +84,8 @@ def test_the_containers_that_run_a_command_of_the_platform_are_these() -> None:
         "feast feast": ("features", "serve"),
         "feast-apply apply": ("features", "apply"),
         "model-server model-server": ("serving", "serve"),
+        "model-server-clicks model-server": ("serving", "serve"),
+        "model-server-trial model-server": ("serving", "serve"),
         "sensor-trainer api": ("sensor-trainer", "serve"),
         "sensor-trainer-worker worker": ("sensor-trainer", "work"),
         "sensor-trainer-migrate migrate": ("sensor-trainer", "migrate"),

@@ -17,10 +17,11 @@ WRITES = {
     "mlflow": {"mlflow"},
     "feast": set(),
     "tasks": {"data", "reports"},
+    "serving": {"predictions"},
     "features": {"data", "reports", "feast"},
 }
-READS = {"airflow": {"reports", "data"}, "feast": {"feast"}}
-BUCKETS = ("data", "feast", "logs", "mlflow", "reports")
+READS = {"airflow": {"reports", "data"}, "feast": {"feast"}, "tasks": {"predictions"}}
+BUCKETS = ("data", "feast", "logs", "mlflow", "predictions", "reports")
 KEY = "e2e/security-store"
 
 

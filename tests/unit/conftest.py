@@ -113,8 +113,10 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, 
         "MAESTRO_REPORTS_BUCKET": f"reports-{identity}",
         "MAESTRO_NAMESPACE": "maestro",
         "MAESTRO_CODE_VERSION": "0123abcd",
-        "MAESTRO_MODEL_SERVER_DEPLOYMENT": "maestro-model-server",
-        "MAESTRO_MODEL_SERVER_URL": "http://127.0.0.1:9",
+        "MAESTRO_MODEL_SERVERS": json.dumps(
+            {"sensor-failure": {"deployment": "maestro-model-server", "url": "http://127.0.0.1:9"}}
+        ),
+        "MAESTRO_PREDICTIONS_BUCKET": f"predictions-{identity}",
         "MAESTRO_FEAST_BUCKET": f"feast-{identity}",
         "MAESTRO_FEAST_REGISTRY": "postgresql+psycopg2://feast@127.0.0.1:9/feast",
         "MAESTRO_FEAST_REGISTRY_PASSWORD": "none",

@@ -32,7 +32,7 @@ STARTING: dict[str, Any] = {"restartCount": 0, "state": {"running": {}}, "lastSt
 
 class Cluster:
     def __init__(self, model: str = "sensor-failure") -> None:
-        self.model = model
+        self.model = model  # that the server serves
         self.version: str | None = None  # of the pod template
         self.versions: list[str | None] = []  # of all pod templates there were
         self.replicas = 2

@@ -70,6 +70,7 @@ COMMANDS = {
     "features serve": {"port": 6566, "metrics_port": None},
     "serving seal": {},
     "serving serve": {"host": "0.0.0.0", "port": 8080},
+    "serving join-labels --model m": {"labels": None, "keys": None, "within_hours": 168.0},
     "inference deliver --dataset s --marker inbox/d/_READY": {"rows": 1000, "files": 1},
     "inference ingest --model m --marker inbox/d/_READY --folder=": {"alias": "production", "folder": None},
     "inference preprocess --batch b --partition-rows 10": {"partition_rows": 10},

@@ -36,6 +36,7 @@ def test_every_field_is_read_from_its_key():
             for key in (
                 *("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
                 *("AWS_DEFAULT_REGION", "MAESTRO_DATA_BUCKET", "MAESTRO_REPORTS_BUCKET"),
+                "MAESTRO_PREDICTIONS_BUCKET",
             )
         )
     )

@@ -20,10 +20,16 @@ from mlops.waiting import TRANSIENT
 from tests.servers import execute
 from tests.unit import small_models, trainer_api
 from tests.unit.dying import Died, dying
-from tests.unit.kubernetes_api import CRASHING, NO_IMAGE, STARTING, Cluster, serving
+from tests.unit.kubernetes_api import CRASHING, NAME, NO_IMAGE, STARTING, Cluster, serving
 from tests.unit.ledgers import as_owner
 
 MODEL = "sensor-failure"
+
+
+def serve(monkeypatch, url: str, *models: str, deployment: str = NAME) -> None:
+    """What the chart writes down: that the Deployment serves these models."""
+    servers = {model: {"deployment": deployment, "url": url} for model in models}
+    monkeypatch.setenv("MAESTRO_MODEL_SERVERS", json.dumps(servers))
 
 
 @pytest.fixture
@@ -34,7 +40,7 @@ def cluster(platform, ledger, monkeypatch, tmp_path):
     with serving(found, tmp_path / "kubeconfig") as address:
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         monkeypatch.setattr(kubernetes.config.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
-        monkeypatch.setenv("MAESTRO_MODEL_SERVER_URL", address)
+        serve(monkeypatch, address, MODEL)
         monkeypatch.setattr(deployments, "_POLL", 0.02)
         monkeypatch.setattr("mlops.registry.rollout._SETTLING", 0.1)
         yield found
@@ -271,12 +277,18 @@ def test_a_model_server_that_is_scaled_to_nothing_is_sent_no_request(platform, c
     assert cluster.requests == 0
 
 
-def test_a_model_that_the_server_does_not_serve_is_registered_only(platform, cluster, train):
-    cluster.model = "income"
+def test_a_model_that_no_server_serves_is_registered_only(platform, cluster, train, monkeypatch):
+    serve(monkeypatch, "http://127.0.0.1:9", "income")
     result = platform.result_of(*deploy(train()))
     assert (result["version"], result["example"]) == ("1", None)
     assert cluster.versions == []
     assert production(platform.tracking, MODEL) == "1"
+
+
+def test_a_platform_without_a_model_server_registers_only(platform, cluster, train, monkeypatch):
+    monkeypatch.delenv("MAESTRO_MODEL_SERVERS")
+    assert platform.result_of(*deploy(train()))["example"] is None
+    assert cluster.versions == []
 
 
 ROLLBACK = ("serving", "rollback", "--model", MODEL)
@@ -334,7 +346,7 @@ def test_a_person_promotes_a_version_that_is_served_then_and_the_ledger_says_who
 
 
 def test_a_missing_model_server_is_named_with_the_remedy(platform, cluster, train, monkeypatch):
-    monkeypatch.setenv("MAESTRO_MODEL_SERVER_DEPLOYMENT", "absent")
+    serve(monkeypatch, "http://127.0.0.1:9", MODEL, deployment="absent")
     message = platform.failure_of(*deploy(train()))
     assert "deployment 'absent' in namespace 'maestro' not found" in message
     assert production(platform.tracking, MODEL) is None

@@ -3,6 +3,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -15,25 +16,29 @@ import pytest
 
 from mlops.config import ServedModelSettings
 from mlops.datasets.declaration import LABEL
-from mlops.registry.aliases import PRODUCTION
+from mlops.features.repository import service_named
+from mlops.registry.aliases import PRODUCTION, STAGING
+from mlops.registry.record import FEATURE_SERVICE
 from mlops.result import Failure
 from mlops.serving import answers, server
+from mlops.stores.object_store import ObjectStore
 from mlops.stores.tracking import load_through
 from mlops.training.columns import features_of, signature_of
 from mlops.training.families import sklearn
 from mlops.training.hyperparameters import Hyperparameters
 from tests.conftest import answers as answering
 from tests.conftest import cleaned, free_ports, running
-from tests.servers import MLflow
+from tests.servers import PASSWORD, MLflow, Redis
 from tests.unit import small_models, trainer_api
 from tests.unit.kinds import HOUSES, houses
+from tests.unit.online_rows import put
 
 MODEL = "sensor-failure"
 
 
 @contextmanager
-def model_server(platform, tmp_path, version: str = ""):
-    """(process, address) of what a pod of the model server runs."""
+def model_server(platform, tmp_path, version: str = "", **told: str):
+    """(process, address) of what a pod of the model server runs. told: more of its environment."""
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     environment = {"MLFLOW_TRACKING_URI": platform.mlflow.tracking_uri, "MODEL_NAME": MODEL, **MLflow.reader}
@@ -43,7 +48,7 @@ def model_server(platform, tmp_path, version: str = ""):
         command,
         tmp_path / "server.log",
         lambda: answering(f"{address}/ping"),
-        {**environment, "MODEL_VERSION": version, "PATH": path},
+        {**environment, "MODEL_VERSION": version, "PATH": path, **told},
     ) as process:
         yield process, address
 
@@ -102,6 +107,14 @@ def metrics(address: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
+def metrics_once(address: str, name: str, value: float) -> dict[str, float]:
+    """All of them, once one has this value: a request is counted a moment after the caller has its answer."""
+    deadline = time.monotonic() + 30
+    while (found := metrics(address)).get(name) != value and time.monotonic() < deadline:
+        pass
+    return found
+
+
 def test_a_server_without_a_model_has_no_number_to_show(platform, tmp_path):
     with model_server(platform, tmp_path) as (_, address):
         assert metrics(address) == {}
@@ -112,15 +125,18 @@ def test_predictions_are_counted_by_their_status_and_timed_and_probes_are_not(pr
     before = metrics(address)
     assert answering(f"{address}/ping")
     assert request(f"{address}/invocations", b'{"dataframe_records": [{"f1": 50}]}')[0] == 400
-    after = metrics(address)
-    changed = {name for name in after if after[name] != before.get(name) and not name.endswith("_created")}
     seconds = "maestro_model_server_request_seconds"
-    assert 'maestro_model_server_requests_total{status="400"}' in changed
+    count = f'{seconds}_count{{model="sensor-failure"}}'
+    after = metrics_once(address, count, before[count] + 1)
+    changed = {name for name in after if after[name] != before.get(name) and not name.endswith("_created")}
+    assert 'maestro_model_server_requests_total{model="sensor-failure",status="400"}' in changed
     assert {name for name in changed if "_requests_total" in name} == {
-        'maestro_model_server_requests_total{status="400"}'
+        'maestro_model_server_requests_total{model="sensor-failure",status="400"}'
     }
-    assert after[f"{seconds}_count"] == before[f"{seconds}_count"] + 1
-    assert 'maestro_model_server_requests_total{status="500"}' in before, "a rate begins at nothing"
+    assert after[count] == before[count] + 1
+    assert 'maestro_model_server_requests_total{model="sensor-failure",status="500"}' in before, (
+        "a rate begins at nothing"
+    )
 
 
 def test_json_that_ends_a_parser_is_the_callers_fault(production):
@@ -185,8 +201,92 @@ def test_a_number_has_no_probabilities():
     table = cleaned(houses(300), dataset)
     features = features_of(table, dataset)
     model = sklearn.fit(features, table[LABEL], dataset, Hyperparameters(max_iter=5))
-    served = answers.ServedModel(sklearn, model, list(features))
+    served = answers.ServedModel(sklearn, model, {"family": "sklearn", "columns": list(features)})
     np.testing.assert_array_equal(served.predict(features, {"probabilities": True}), model.predict(features))
+
+
+CLICKS = "click-through-activity"
+
+
+@pytest.fixture(scope="module")
+def clicks(module_platform) -> str:
+    """The version of a model of clicks in production, which was trained on a feature service."""
+    spec = service_named("click_through_v1")
+    rng = np.random.default_rng(7)
+    numbers = {name: rng.normal(size=400) for name, dtype in spec.features.items() if dtype != "String"}
+    table = pd.DataFrame({**numbers, "gender": rng.choice(["F", "M"], 400), "occupation": "writer"})
+    model = small_models.fitted(table, pd.Series((table["user_click_rate"] > 0).astype(int)), "movielens", max_iter=20)
+    tags = {FEATURE_SERVICE: spec.name}
+    run_id = small_models.log(module_platform.tracking, model, table.head(3), tags, dataset="movielens")
+    version = module_platform.tracking.register(CLICKS, run_id)
+    module_platform.tracking.set_alias(CLICKS, PRODUCTION, version)
+    return version
+
+
+def test_ids_alone_are_answered_by_the_features_of_the_online_store_and_both_ways_are_logged(
+    module_platform, clicks, run_folder, tmp_path
+):
+    s3 = module_platform.s3
+    store = ObjectStore(s3, s3.predictions_bucket)
+    store.ensure()
+    with Redis(run_folder, persistent=False) as redis:
+        put(redis, "user_activity", "1", {"user_click_rate": 2.0})
+        put(redis, "user_activity", "2", {"user_click_rate": -2.0})
+        told = {
+            "MODEL_NAME": CLICKS,
+            "MODEL_ONLINE_FEATURES": "true",
+            "MODEL_LOG_SHARE": "1",
+            "MAESTRO_REDIS_HOST": "127.0.0.1",
+            "MAESTRO_REDIS_PORT": str(redis.port),
+            "MAESTRO_REDIS_USERNAME": "features",
+            "MAESTRO_REDIS_PASSWORD": PASSWORD,
+            "AWS_ENDPOINT_URL_S3": s3.endpoint,
+            "AWS_ACCESS_KEY_ID": s3.access_key,
+            "AWS_SECRET_ACCESS_KEY": s3.secret_key,
+            "MAESTRO_PREDICTIONS_BUCKET": s3.predictions_bucket,
+        }
+        with model_server(module_platform, tmp_path, **told) as (process, address):
+            rows = [{"user_id": user, "item_id": "9"} for user in ("1", "2")]
+            status, answer = request(f"{address}/predict", json.dumps(rows).encode())
+            assert status == 200
+            assert (answer["model"], answer["version"]) == (CLICKS, clicks)
+            likes, hates = answer["predictions"]
+            assert likes["score"] > 0.9 > 0.1 > hates["score"]
+            assert "user_click_rate" not in likes["missing"]
+            assert "item_events" in likes["missing"]
+            status, answer = request(f"{address}/predict", json.dumps({"user_id": 1}).encode())
+            assert (status, answer["error_code"]) == (400, "BAD_REQUEST")
+            columns = {
+                name: 0.0 for name, dtype in service_named("click_through_v1").features.items() if dtype != "String"
+            }
+            row = {**columns, "user_click_rate": 2.0, "gender": "F", "occupation": "writer"}
+            assert request(f"{address}/invocations", as_body(pd.DataFrame([row])))[0] == 200
+            count = f'maestro_model_server_requests_total{{model="{CLICKS}",status="200"}}'
+            shown = metrics_once(address, count, 2)
+            assert shown[count] == 2
+            assert shown[f'maestro_prediction_log_rows_total{{model="{CLICKS}",result="dropped"}}'] == 0
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+    logged = store.scan_parts(f"{CLICKS}/").collect()
+    assert logged.height == 3, "written when the server was told to stop"
+    by_ids = logged.filter(logged["user_id"].is_not_null()).sort("user_id").to_dicts()
+    assert [(each["id"], each["score"]) for each in by_ids] == [(each["id"], each["score"]) for each in (likes, hates)]
+    assert [each["missing"] for each in by_ids] == [likes["missing"], hates["missing"]]
+
+
+def test_a_model_of_no_feature_service_says_where_its_rows_go(production):
+    _, address = production
+    status, answer = request(f"{address}/predict", b'{"user_id": "1"}')
+    assert status == 404
+    assert "was trained on no feature service: send its columns to /invocations" in answer["message"]
+
+
+def test_a_server_of_another_alias_serves_the_version_that_has_it(module_platform, versions, tables, tmp_path):
+    module_platform.tracking.set_alias(MODEL, STAGING, versions[1])
+    rows = tables("shuttle").test.drop(columns=LABEL).head(20)
+    other = small_models.loaded(module_platform.tracking, f"models:/{MODEL}/{versions[1]}").predict(rows).tolist()
+    with model_server(module_platform, tmp_path, MODEL_ALIAS=STAGING) as (_, address):
+        assert request(f"{address}/invocations", as_body(rows))[1]["predictions"] == other
 
 
 def test_the_version_of_the_pod_template_wins_over_the_alias(module_platform, versions, tables, tmp_path):

@@ -81,10 +81,13 @@ them.
   valueFrom:
     fieldRef:
       fieldPath: metadata.namespace
-- name: MAESTRO_MODEL_SERVER_DEPLOYMENT
-  value: {{ include "common.fullname" (dict "root" .root "component" "model-server") | quote }}
-- name: MAESTRO_MODEL_SERVER_URL
-  value: {{ include "common.serviceUrl" (dict "root" .root "service" "modelServer") | quote }}
+# Which models are served, and where: what the model server's chart wrote down. A platform may be without it.
+- name: MAESTRO_MODEL_SERVERS
+  valueFrom:
+    configMapKeyRef:
+      name: {{ include "common.fullname" (dict "root" .root "component" "model-server") }}
+      key: servers
+      optional: true
 {{- end -}}
 
 {{/* The webhook's address is a secret; without one there is nothing to tell. */}}
@@ -122,6 +125,8 @@ them.
   value: {{ .root.Values.global.buckets.data | quote }}
 - name: MAESTRO_REPORTS_BUCKET
   value: {{ .root.Values.global.buckets.reports | quote }}
+- name: MAESTRO_PREDICTIONS_BUCKET
+  value: {{ .root.Values.global.buckets.predictions | quote }}
 {{- end -}}
 
 {{/* A platform without the trainer has no token, and pods that may ask it start all the same. */}}

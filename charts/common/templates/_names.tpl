@@ -23,13 +23,17 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
 {{/*
-All labels of an object. The short ones are for people, who type them: nothing of the platform selects by them.
-  (dict "root" $ "component" "mlflow")
+All labels of an object. The short ones are for people, who type them: nothing of the platform selects by them. A role is
+what several components are alike in, as all model servers are: who may ask them, and what they are asked for.
+  (dict "root" $ "component" "mlflow" "role" "model-server"), which most have none of
 */}}
 {{- define "common.labels" -}}
 {{ include "common.selectorLabels" . }}
 app: {{ .component }}
 component: {{ .component }}
+{{- with .role }}
+maestro/role: {{ . }}
+{{- end }}
 app.kubernetes.io/part-of: maestro
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}

@@ -1,14 +1,20 @@
 {{/*
 The NetworkPolicies of components: each lets in and out what common.arrows says of it, the names that it looks up, and
 what values add. All else is closed, in both directions.
-  (dict "root" $ "components" (list "mlflow" "mlflow-migrate"))
+  (dict "root" $ "components" (list "mlflow" "mlflow-migrate") "as" (dict "model-server-ads" (list "model-server" "opens-redis")))
+as: what a component is in common.arrows, the first of them for who comes in, where that is not its own name.
 */}}
 {{- define "common.networkPolicies" -}}
 {{- $root := .root -}}
 {{- $policies := $root.Values.global.networkPolicies -}}
+{{- $as := .as | default dict -}}
 {{- if $policies.enabled -}}
 {{- range $component := .components }}
-{{- $who := dict "root" $root "who" $component }}
+{{- $names := get $as $component | default (list $component) }}
+{{- $out := list (include "common.egressToNames" $root) }}
+{{- range $names }}
+{{- $out = append $out (include "common.egress" (dict "root" $root "who" .) | trim) }}
+{{- end }}
 ---
 {{ include "common.networkPolicy" (dict "root" $root "name" $component) }}
   podSelector:
@@ -16,7 +22,7 @@ what values add. All else is closed, in both directions.
       app.kubernetes.io/instance: {{ $root.Release.Name }}
       app.kubernetes.io/component: {{ $component }}
   policyTypes: [Ingress, Egress]
-  {{- $in := include "common.ingress" $who }}
+  {{- $in := include "common.ingress" (dict "root" $root "who" (first $names)) }}
   {{- with index $policies.ingress $component }}
   {{- $in = printf "%s\n%s" $in (toYaml .) }}
   {{- end }}
@@ -25,7 +31,7 @@ what values add. All else is closed, in both directions.
     {{- . | nindent 4 }}
   {{- end }}
   egress:
-    {{- printf "%s\n%s" (include "common.egressToNames" $root) (include "common.egress" $who | trim) | trim | nindent 4 }}
+    {{- join "\n" (compact $out) | trim | nindent 4 }}
     {{- with index $policies.egress $component }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -123,8 +129,13 @@ spec:
     - {protocol: TCP, port: 53}
 {{- end -}}
 
+{{/* The roles that components have beside their names, as YAML. */}}
+{{- define "common.roles" -}}
+[model-server]
+{{- end -}}
+
 {{/*
-Pods of components, and of needs, as entries of `from` and `to`. Of any release in the namespace: a chart that is installed
+Pods of components, of roles, and of needs, as entries of `from` and `to`. Of any release in the namespace: a chart that is installed
 alone talks to those of another release.
 */}}
 {{- define "common.peers" -}}
@@ -135,6 +146,10 @@ alone talks to those of another release.
     matchLabels: {app.kubernetes.io/part-of: maestro, maestro/{{ . }}: "true"}
 {{- else -}}
 {{- $components = append $components . -}}
+{{- end -}}
+{{- if has . (include "common.roles" . | fromYamlArray) }}
+- podSelector:
+    matchLabels: {app.kubernetes.io/part-of: maestro, maestro/role: {{ . }}}
 {{- end -}}
 {{- end -}}
 {{- with $components }}

@@ -54,12 +54,13 @@ key: {{ $key }}
 A label of a component's pods that is another one where a value which they read is: so an upgrade, and `make rotate`, start
 them anew. Of a value that a chart made it is when it was rotated, since the first install cannot look up what it makes, and
 the first upgrade is to restart nothing; of one in a Secret of your own, a hash. infrastructure/rotate.py has the same.
-  (dict "root" $ "component" "mlflow")
+  (dict "root" $ "component" "mlflow" "role" "model-server" "reads" (list "redis/features-password"))
+role: whose values it reads, where these are not listed for the component itself; reads: more of them.
 */}}
 {{- define "common.secretsLabel" -}}
 {{- $root := .root -}}
 {{- $stamps := list -}}
-{{- range $value := index (include "common.readers" . | fromYaml) .component -}}
+{{- range $value := concat (index (include "common.readers" . | fromYaml) (.role | default .component) | default list) (.reads | default list) -}}
 {{- $place := include "common.secretOf" (dict "root" $root "value" $value) | fromYaml -}}
 {{- $key := $place.key -}}
 {{- with $place.secret -}}

@@ -44,13 +44,16 @@ http://{{ include "common.serviceHost" . }}:{{ include "common.servicePort" . }}
 {{/*
 A Service with its first port, which is called like that of the container; more ports may follow.
   (dict "root" $ "service" "mlflow" "port" "http" "annotations" (dict) "pods" "another component than the Service's")
+With a "component" that is not the service's own it is one more of its kind, which is called for that component.
 */}}
 {{- define "common.service" -}}
-{{- $component := get (include "common.serviceComponents" . | fromYaml) .service -}}
+{{- $own := get (include "common.serviceComponents" . | fromYaml) .service -}}
+{{- $component := .component | default $own -}}
+{{- $name := ternary (include "common.serviceHost" .) (include "common.fullname" (dict "root" .root "component" $component)) (eq $component $own) -}}
 apiVersion: v1
 kind: Service
 metadata:
-  {{- include "common.metadata" (dict "root" .root "component" $component "name" (include "common.serviceHost" .)) | nindent 2 }}
+  {{- include "common.metadata" (dict "root" .root "component" $component "role" .role "name" $name) | nindent 2 }}
   {{- with .annotations }}
   annotations:
     {{- toYaml . | nindent 4 }}

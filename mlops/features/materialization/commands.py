@@ -45,6 +45,7 @@ def materialize(*, days: float, end: datetime | None) -> Result:
     for view in _views(open_feature_store()):
         begun = time.monotonic()
         rows, written = _materialize(view, recent(bucket(view.bucket), view, asked.end, days), online)
+        online.note_materialized(view.name, asked.end.timestamp())
         seconds = time.monotonic() - begun
         log.info("%s: %d rows read, %s, %.1f s", view.name, rows, written, seconds)
         counted = {"rows_read": rows, "rows_written": written.written, "rows_not_newer": written.not_newer}

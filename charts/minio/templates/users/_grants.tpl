@@ -13,6 +13,9 @@ what the programs do that open the store as this user.
 - feast:read:{{ $buckets.feast }}
 - tasks:write:{{ $buckets.data }}
 - tasks:write:{{ $buckets.reports }}
+# Model servers write what they predicted, and tasks join labels to it.
+- serving:write:{{ $buckets.predictions }}
+- tasks:read:{{ $buckets.predictions }}
 # Those tasks that compute or read features.
 - features:write:{{ $buckets.data }}
 - features:write:{{ $buckets.reports }}
