@@ -4,9 +4,10 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from mlops.config import NotificationSettings, RunIdentity
-from mlops.notify.message import Link, Message, Number
+from mlops.notify.message import Link, Message, Number, run_link
 from mlops.notify.telling import tell
 from mlops.result import Result
 
@@ -31,13 +32,11 @@ def send(
 
 def _links(run_id: str | None, model: str | None, version: str | None, page: list[tuple[str, str]]) -> Iterator[Link]:
     """To pages of Airflow and MLflow, at the addresses at which people open them."""
-    from urllib.parse import quote
-
     settings, run = NotificationSettings.from_environment(), RunIdentity.if_told()
     airflow, mlflow = settings.airflow_address.rstrip("/"), settings.mlflow_address.rstrip("/")
     if run:
         dag, of_dag = quote(run.dag_id, safe=""), quote(run.run_id, safe="")
-        yield Link("Run in Airflow", f"{airflow}/dags/{dag}/runs/{of_dag}")
+        yield run_link(airflow, run.dag_id, run.run_id)
         for name, place in page:
             task, _, file = place.partition("/")
             yield Link(name, f"{airflow}/reports/{dag}/{of_dag}/{quote(task, safe='')}/-1/{quote(file)}")

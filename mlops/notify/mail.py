@@ -11,7 +11,7 @@ from email.utils import formatdate, getaddresses, make_msgid
 from html import escape
 
 from mlops.config import MailSettings
-from mlops.notify.failures import Partly, Passing
+from mlops.notify.failures import Partly, Passing, slow
 from mlops.notify.message import Link, Message
 from mlops.result import Failure
 
@@ -59,7 +59,8 @@ def _told(settings: MailSettings) -> Iterator[None]:
             "and name a CA of your own in SSL_CERT_FILE"
         ) from None
     except (smtplib.SMTPException, OSError, ValueError) as error:
-        raise Passing(
+        raised = Failure if isinstance(error, OSError) and slow(error) else Passing
+        raise raised(
             f"{place} cannot be reached ({type(error).__name__}): "
             "check global.notifications.mail and global.networkPolicies"
         ) from None

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
+from urllib.parse import quote
 
 Number: TypeAlias = "bool | int | float | str | None"
 
@@ -22,6 +23,11 @@ class Link:
     @property
     def opens(self) -> bool:
         return self.place.startswith(("http://", "https://"))
+
+
+def run_link(airflow: str, dag_id: str, run_id: str) -> Link:
+    """airflow: the address at which people open Airflow's pages, where somebody has said it."""
+    return Link("Run in Airflow", f"{airflow.rstrip('/')}/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}")
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ def test_a_pods_arguments_parse_with_the_real_command_line(
 
 RENDERED = {
     "--end": "2026-01-01T00:00:00+00:00",
+    "--metrics": "{}",
     "--minimum-new-readings": "None",
     "--partition-rows": "10",
     "--states": "{}",

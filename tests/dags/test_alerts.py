@@ -142,6 +142,16 @@ def test_a_webhook_that_is_away_is_told_of_by_mail(mails: list[EmailMessage], mo
     assert SECRET not in text_of(lost)
 
 
+def test_an_alert_links_to_its_run_where_airflow_has_an_address(
+    mails: list[EmailMessage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAESTRO_AIRFLOW_ADDRESS", "https://airflow.example.com")
+    task_failed(failed_task())
+    asyncio.run(deadline_missed(context={"dag_run": {"dag_id": "d", "dag_run_id": "r"}}))
+    for mail in mails:
+        assert "<a href='https://airflow.example.com/dags/d/runs/r'>" in text_of(mail, "html")
+
+
 def test_a_refusal_is_mailed_though_it_is_not_posted(webhook: Webhook, mails: list[EmailMessage]) -> None:
     task_broke(failed_task(failure="the container exited with 65 (Error): column f3 is missing"))
     assert webhook.texts == []

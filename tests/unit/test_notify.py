@@ -1,7 +1,9 @@
 """People are told by each channel that is set up, and what one of them does not take fails nothing."""
 
 import json
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,25 @@ def test_what_may_be_over_in_a_moment_is_tried_again(statuses, sent, webhook, re
     assert main(SEND) == 0
     assert result()["sent"] == sent
     assert len(webhook.received) == len(statuses) + len(sent)
+
+
+def test_a_channel_that_does_not_answer_is_not_waited_for_again(environment, result, monkeypatch):
+    monkeypatch.setattr("mlops.notify.slack._TIMEOUT", 0.05)
+    monkeypatch.setattr("mlops.notify.mail._TIMEOUT", 0.05)
+    asked = 0
+    with socket.create_server(("127.0.0.1", 0), backlog=10) as silent:
+        host, port = silent.getsockname()
+        told = {"MAIL_HOST": host, "MAIL_PORT": str(port), "MAIL_FROM": "a@example.com", "MAIL_TO": "b@example.com"}
+        for name, value in (told | {"SLACK_WEBHOOK_URL": f"http://{host}:{port}/"}).items():
+            monkeypatch.setenv(f"MAESTRO_{name}", value)
+        assert main(SEND) == 0
+        silent.settimeout(0)
+        with suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+                asked += 1
+    assert asked == 2
+    assert result()["lost"].keys() == {"slack", "mail"}
 
 
 def test_an_address_that_is_refused_takes_the_mail_from_nobody_else(mails, webhook, result):
