@@ -74,7 +74,7 @@ async def deadline_missed(context: Mapping[str, Any] | None = None, **details: A
 def tell(text: str, by: Collection[str] = CHANNELS, run: tuple[str, str] | None = None) -> None:
     """Logs the text, and sends it by those of the channels that people have set up.
 
-    run: the ids of a DAG and of its run, to which the message links where values say at which address Airflow is opened.
+    run: the ids of a DAG and of its run, to link to where values say at which address Airflow is opened.
     """
     from airflow.sdk import Variable
 
