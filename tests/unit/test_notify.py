@@ -276,7 +276,7 @@ def test_a_text_for_a_webhook_calls_nobody(webhook):
 
 
 LONG = Message(
-    "a subject that is too long for a header " * 10 + "\n" + "a line\n" * 2000,
+    "a subject that is too long for a header " * 10 + "\n" + "a line\n" * 25_000,
     {f"metric {number}": number / 7 for number in range(900)},
     tuple(Link(f"page {number}", f"https://e.example/{number}") for number in range(900)),
 )
