@@ -90,6 +90,9 @@ with DAG(
             evaluate.result("summary"),
             DEPLOYED,
         ],
+        metrics=evaluate.result_json("metrics"),
+        run_id=train.result("run_id"),
+        page=["Checks of the data=validate_data/index.html"],
         trigger_rule="none_failed",  # a model that is not deployed is news as well
         timeout=timedelta(minutes=5),
     )

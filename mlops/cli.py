@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from mlops import datasets, measure, models
+from mlops import datasets, logs, measure, models
 from mlops.config import PushgatewaySettings
 from mlops.result import EXIT_REFUSED, EXIT_SKIPPED, Failure, Refused, Result, Skip, encode, hand_back, shorten
 
@@ -76,11 +76,10 @@ def main(arguments: Sequence[str]) -> int:
     """Runs one command, hands its result or the cause of its failure back, and returns the exit code."""
     for name, value in _READ_AHEAD.items():
         os.environ.setdefault(name, value)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("mlops").setLevel(logging.INFO)
     named = arguments[0] if arguments and arguments[0] in GROUPS else None
     options = vars(parser(named).parse_args(arguments))
     run = options.pop("run")
+    logs.begin(options.get("model"))
     _look_in_bucket()
     measured = measure.begin(options.pop("group"), options.pop("command"))
     message, code, error = _ended(run, options)

@@ -204,13 +204,38 @@ class PrometheusSettings(FromEnvironment):
 
 
 @dataclass(frozen=True)
+class MailSettings(FromEnvironment):
+    """The server that takes mail, and who it is from and to; without a host none is sent.
+
+    security: `starttls`, `tls` from the first byte, or `none`. to: addresses with commas between them.
+    """
+
+    host: str | None = _from("MAESTRO_MAIL_HOST", "global.notifications.mail.host", default=None)
+    port: str = _from("MAESTRO_MAIL_PORT", "global.notifications.mail.port", default="587")
+    security: str = _from("MAESTRO_MAIL_SECURITY", "global.notifications.mail.security", default="starttls")
+    sender: str = _from(
+        "MAESTRO_MAIL_FROM", "the Secret global.notifications.mail.existingSecret", default="", repr=False
+    )
+    to: str = _from("MAESTRO_MAIL_TO", "the Secret global.notifications.mail.existingSecret", default="", repr=False)
+    username: str = _from(
+        "MAESTRO_MAIL_USERNAME", "the Secret global.notifications.mail.existingSecret", default="", repr=False
+    )
+    password: str = _from(
+        "MAESTRO_MAIL_PASSWORD", "the Secret global.notifications.mail.existingSecret", default="", repr=False
+    )
+
+
+@dataclass(frozen=True)
 class NotificationSettings(FromEnvironment):
-    """Where people are told something; without a webhook they are told in the log."""
+    """By what people are told something, and where they open pages; without a channel they are told in the log."""
 
     need = "notifications"
+    mail: MailSettings = field(metadata={"record": MailSettings})
     slack_webhook_url: str | None = _from(
         "MAESTRO_SLACK_WEBHOOK_URL", "the Secret global.notifications.slackWebhookSecret", default=None, repr=False
     )
+    airflow_address: str = _from("MAESTRO_AIRFLOW_ADDRESS", "global.notifications.addresses.airflow", default="")
+    mlflow_address: str = _from("MAESTRO_MLFLOW_ADDRESS", "global.notifications.addresses.mlflow", default="")
 
 
 @dataclass(frozen=True)
@@ -277,6 +302,13 @@ class SensorApiSettings(SensorSettings):
     token: str = _from(
         "SENSOR_TRAINER_TOKEN", "the Secret global.sensorTrainer.existingSecret", repr=False, kw_only=True
     )
+
+
+@dataclass(frozen=True)
+class LogSettings(FromEnvironment):
+    """How a task writes its log: `text` or `json`."""
+
+    format: str = _from("MAESTRO_LOG_FORMAT", "airflow.logs.format", default="text")
 
 
 def datasets_folder() -> Path:

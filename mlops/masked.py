@@ -4,7 +4,8 @@ The log of a task's pod is read by people who may see its DAG, and not what it h
 which entries of the environment are secret (MAESTRO_SECRETS). Their values are known in the pod alone: to mask them
 anywhere else, somebody would have to be let read Secrets.
 
-It stays the container's first process and passes on what the command writes to stdout and stderr, as it comes. The
+It stays the container's first process and passes on what the command writes to stdout and stderr, as it comes, or,
+where logs are JSON (MAESTRO_LOG_FORMAT), a line at a time, each of them an object. The
 command is a child, with the same environment; its exit code is that of the container.
 """
 
@@ -14,22 +15,25 @@ import os
 import selectors
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import NoReturn
 
+from mlops.config import LogSettings
+from mlops.log_lines import JSON_FORMAT, as_json, is_json
+from mlops.logs import about
 from mlops.masking import Masks
 from mlops.result import TERMINATION_LOG
 
-SECRETS = "MAESTRO_SECRETS"  # environment key: names of entries of the environment, with commas between them
 _OURS = ["python", "-m", "mlops"]
 _PIECE = 1 << 16  # bytes
 
 
 def main(command: Sequence[str]) -> int:
     """Runs the command and returns its exit code. Without a secret it takes this process's place."""
-    masks = Masks(os.environ.get(name, "") for name in os.environ.get(SECRETS, "").split(","))
-    if not masks:
+    masks, whole_lines = Masks.of_environment(), LogSettings.from_environment().format == JSON_FORMAT
+    if not masks and not whole_lines:
         _become(command)
     ours, theirs = zip(os.pipe(), os.pipe(), strict=True)
     child = os.fork()
@@ -42,7 +46,11 @@ def main(command: Sequence[str]) -> int:
         os.close(end)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda caught, _: _pass_on(child, caught))
-    code = _wait(child, dict(zip(ours, (1, 2), strict=True)), masks)
+    writers = {
+        source: _Writer(target, masks, about(None) if whole_lines else None)
+        for source, target in zip(ours, (1, 2), strict=True)
+    }
+    code = _wait(child, writers)
     _mask_file(os.environ.get("MAESTRO_RESULT_PATH", TERMINATION_LOG), masks)
     return code
 
@@ -59,12 +67,11 @@ def _become(command: Sequence[str]) -> NoReturn:
         sys.exit(f"{command[0]}: {error.strerror}")
 
 
-def _wait(child: int, streams: dict[int, int], masks: Masks) -> int:
+def _wait(child: int, writers: Mapping[int, _Writer]) -> int:
     """Passes on what comes from each stream until the child has ended, and returns its exit code."""
-    writers = {source: _Writer(target, masks) for source, target in streams.items()}
     ended = os.pidfd_open(child)
     with selectors.DefaultSelector() as selector:
-        for source in (*streams, ended):
+        for source in (*writers, ended):
             os.set_blocking(source, False)
             selector.register(source, selectors.EVENT_READ)
         running = True
@@ -72,7 +79,7 @@ def _wait(child: int, streams: dict[int, int], masks: Masks) -> int:
             ready = {key.fd for key, _ in selector.select()}
             running = ended not in ready
             # Of one that has ended, all that is left. What it has started, and left behind, ends with this process.
-            for source in streams if not running else ready & streams.keys():
+            for source in writers if not running else ready & writers.keys():
                 if _drain(source, writers[source]) and running:
                     selector.unregister(source)
     for writer in writers.values():
@@ -82,17 +89,40 @@ def _wait(child: int, streams: dict[int, int], masks: Masks) -> int:
 
 
 class _Writer:
-    """Writes what it is sent, masked, but for an end that may become a secret."""
+    """Writes what it is sent, masked, but for an end that may become a secret.
 
-    def __init__(self, target: int, masks: Masks) -> None:
-        self._target, self._masks, self._held = target, masks, b""
+    about: where each line is to be JSON, which task it is of; those that are none, as of a library or of an interpreter
+    that dies, become it.
+    """
+
+    def __init__(self, target: int, masks: Masks, about: Mapping[str, object] | None) -> None:
+        self._target, self._masks, self._about = target, masks, about
+        self._held = self._line = b""
 
     def send(self, piece: bytes) -> None:
         out, self._held = self._masks.decided(self._held + piece)
-        _write(self._target, out)
+        self._write(out)
 
     def end(self) -> None:
-        _write(self._target, self._masks.masked(self._held))
+        self._write(self._masks.masked(self._held))
+        if self._line:
+            _write(self._target, self._as_json(self._line))
+
+    def _write(self, data: bytes) -> None:
+        if self._about is None:
+            _write(self._target, data)
+            return
+        *lines, self._line = (self._line + data).split(b"\n")
+        if len(self._line) > _PIECE:
+            lines, self._line = [*lines, self._line], b""
+        _write(self._target, b"".join(map(self._as_json, lines)))
+
+    def _as_json(self, line: bytes) -> bytes:
+        if is_json(line) or not line.strip():
+            return line + b"\n" if line else b""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        text, stream = line.decode(errors="replace").rstrip("\r"), {1: "stdout", 2: "stderr"}[self._target]
+        return as_json(now, "INFO", stream, text, self._about or {}).encode() + b"\n"
 
 
 def _drain(source: int, writer: _Writer) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
+from typing import Self
 from urllib.parse import quote
 
 MASK = b"***"
+SECRETS = "MAESTRO_SECRETS"  # environment key: names of entries of the environment, with commas between them
 _SHORTEST = 5  # characters; a shorter text would be found in every other word. Airflow's own masker has the same.
 
 
@@ -19,6 +22,11 @@ class Masks:
         forms = {form for secret in secrets if len(secret) >= _SHORTEST for form in _forms(secret)}
         self._forms = sorted(forms, key=len, reverse=True)  # of two that begin alike the longer one is looked for first
         self._pattern = re.compile(b"|".join(map(re.escape, self._forms)))
+
+    @classmethod
+    def of_environment(cls) -> Self:
+        """Of the entries of the environment that the operator says are secret."""
+        return cls(os.environ.get(name, "") for name in os.environ.get(SECRETS, "").split(","))
 
     def __bool__(self) -> bool:
         return bool(self._forms)

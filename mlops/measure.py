@@ -42,6 +42,10 @@ METRICS: Mapping[str, Metric] = {
         ("kind",),
     ),
     "maestro_alerts_total": Metric("Findings of a data set that people were told of", ("dataset", "column", "kind")),
+    "maestro_messages_sent_total": Metric("Messages that a channel took", ("channel",)),
+    "maestro_messages_lost_total": Metric(
+        "Messages that a channel did not take, for some of those whom it tells or for all", ("channel",)
+    ),
     "maestro_anomaly_rate": Metric("Share of the newest rows that are anomalous, 0 to 1", ("dataset",), "dataset"),
     "maestro_anomaly_rate_expected": Metric("That share in the reference", ("dataset",), "dataset"),
     "maestro_drift_effect": Metric(

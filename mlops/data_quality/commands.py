@@ -23,6 +23,7 @@ from mlops.result import Failure, Refused, Result
 from mlops.stores.object_store import data_bucket, reports_bucket
 
 if TYPE_CHECKING:
+    from mlops.notify.channels import Delivery
     from mlops.notify.problems import Change
 
 log = logging.getLogger(__name__)
@@ -142,14 +143,20 @@ def report(*, dataset: str, states: Mapping[str, str | None]) -> Result:
         run=f"{identity.dag_id}/{identity.run_id}",
         now=now,
     )
-    log.info("%d alerts; people were told of %d changes", len(outcome.alerts), len(told))
+    log.info("%d alerts; people were told of %d changes", len(outcome.alerts), len(told.changes))
     if outcome.causes:
         listed, name = "".join(f"\n- {cause}" for cause in outcome.causes), _declared_name(dataset)
         raise Refused(
             f"dataset {name}: the newest rows are not good{listed}\nReport: {address}. Correct the data, or the "
             f"declaration of dataset {name}, and clear this run"
         )
-    return {**keys, "alerts": len(outcome.alerts), "notified": len(told), "steps": outcome.states}
+    return {
+        **keys,
+        "alerts": len(outcome.alerts),
+        "notified": len(told.changes),
+        "lost": dict(told.lost),
+        "steps": outcome.states,
+    }
 
 
 def _declared_name(dataset: str) -> str:
@@ -178,22 +185,21 @@ def _refuse(batch: Batch, alerts: Sequence[Alert], what: str) -> None:
         )
 
 
-def _notify(changes: Sequence[Change], dataset: str, report: str) -> None:
-    from mlops.notify.message import tell
+def _notify(changes: Sequence[Change], dataset: str, report: str) -> Delivery:
+    from mlops.notify.message import Message
+    from mlops.notify.telling import tell
 
-    try:
-        tell(
+    delivery = tell(
+        Message(
             "\n".join(
                 change.line(f"{dataset}, column {change.problem.subject}, {change.problem.kind}", report)
                 for change in changes
             )
         )
-    except Failure as failure:
-        raise Failure(
-            f"{failure}. Nobody was told of {len(changes)} changes; the report is there: {report}"
-        ) from failure
-    for problem in (change.problem for change in changes if change.what != "over"):
+    )
+    for problem in (change.problem for change in changes if delivery.told and change.what != "over"):
         measure.count("maestro_alerts_total", dataset=dataset, column=problem.subject, kind=problem.kind)
+    return delivery
 
 
 def _validate_options(parser: argparse.ArgumentParser) -> None:

@@ -20,12 +20,13 @@ from mlops.health.failures import Failed
 from mlops.health.findings import CHECKS, Findings, Incident, folder, incident
 from mlops.health.reading import Look
 from mlops.health.runs import Run
-from mlops.result import Failure, Result, Skip
+from mlops.result import Result, Skip
 from mlops.stores.airflow import ALL, Airflow, Entry, Page
 from mlops.stores.object_store import reports_bucket
 from mlops.stores.prometheus import Prometheus
 
 if TYPE_CHECKING:
+    from mlops.notify.channels import Delivery
     from mlops.notify.problems import Change
 
 _MOST = 2_000  # runs, or failed tasks, of a window that are looked at
@@ -168,9 +169,14 @@ def alert(*, report_json: str) -> Result:
         run=f"{identity.dag_id}/{identity.run_id}",
         now=datetime.now(UTC),
     )
-    if not told:
+    if not told.changes and not told.lost:
         raise Skip(f"nothing has changed since people were told: {len(incidents)} things are wrong")
-    return {"told": len(told), "over": sum(change.what == "over" for change in told), "incidents": len(incidents)}
+    return {
+        "told": len(told.changes),
+        "over": sum(change.what == "over" for change in told.changes),
+        "incidents": len(incidents),
+        "lost": dict(told.lost),
+    }
 
 
 def _declared(look: Look, airflow: Airflow) -> Sequence[Entry]:
@@ -219,13 +225,13 @@ def _told(each: Incident) -> str:
     return ". ".join(parts)
 
 
-def _notify(changes: Sequence[Change], page: str) -> None:
-    from mlops.notify.message import tell
+def _notify(changes: Sequence[Change], page: str) -> Delivery:
+    from mlops.notify.message import Message
+    from mlops.notify.telling import tell
 
-    try:
-        tell("\n".join(change.line(f"{change.problem.subject}, {change.problem.kind}", page) for change in changes))
-    except Failure as failure:
-        raise Failure(f"{failure}. Nobody was told of {len(changes)} changes; the report is there: {page}") from failure
+    return tell(
+        Message("\n".join(change.line(f"{change.problem.subject}, {change.problem.kind}", page) for change in changes))
+    )
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ the last one says how it stands. Of several runs that see the same change, the o
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from mlops.keys import slug
 
 if TYPE_CHECKING:
+    from mlops.notify.channels import Delivery
     from mlops.stores.object_store import ObjectStore
+
+log = logging.getLogger(__name__)
 
 # A run that has claimed a change and not told it by then has died: its deadline is over.
 _CLAIM_HELD = timedelta(minutes=15)
@@ -71,6 +75,14 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Notified:
+    """changes: those that somebody was told of now. lost: why a channel did not take them, by its name."""
+
+    changes: tuple[Change, ...]
+    lost: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class _Entry:
     """number: of the problem's changes. alerts: how many it joins in one. run, at: who claimed to tell it, and when.
 
@@ -103,19 +115,19 @@ class _Entry:
 def notify_changes(
     store: ObjectStore,
     problems: Sequence[Problem],
-    send: Callable[[Sequence[Change]], object],
+    send: Callable[[Sequence[Change]], Delivery],
     *,
     folder: str,
     judged: Collection[str],
     window: str,
     run: str,
     now: datetime,
-) -> list[Change]:
-    """Sends what has changed since people were last told, all at once, and gives it back.
+) -> Notified:
+    """Sends what has changed since people were last told, all at once.
 
     folder: where the entries of these problems lie. judged: the kinds of problems that this run looked for. A problem
     of another kind goes on, whatever it may be like. window: what the run looked at, noted with each change.
-    Whatever `send` raises is raised; the changes then stay to be told, by this run at once or by another one later.
+    What no channel takes stays to be told, by this run at once or by another one later.
     """
     entries, found = _last_entries(store, folder), defaultdict[str, list[Problem]](list)
     for problem in problems:
@@ -132,12 +144,16 @@ def notify_changes(
         entry = _Entry(number, change.what, change.problem, len(found[place]), window, run, at, told=False)
         if _claim(store, place, entry, now):
             claimed.append((place, entry, change))
-    changes = [change for _, _, change in claimed]
-    if changes:
-        send(changes)
+    if not claimed:
+        return Notified((), {})
+    changes = tuple(change for _, _, change in claimed)
+    delivery = send(changes)
+    if not delivery.told:
+        log.error("nobody was told of %d changes: a later run tells them", len(changes))
+        return Notified((), delivery.lost)
     for place, entry, _ in claimed:
         store.write_bytes(_key(place, entry.number), replace(entry, told=True).encode())
-    return changes
+    return Notified(changes, delivery.lost)
 
 
 def _change(told: _Entry | None, problems: Sequence[Problem], judged: Collection[str]) -> Change | None:

@@ -17,7 +17,14 @@ from tests.charts.conftest import ROOT, Object, find, render
 
 # Values that switch on what the defaults leave out, so that it is rendered too.
 EVERYTHING: dict[str, Any] = {
-    "global": {"notifications": {"slackWebhookSecret": "slack"}, "images": {"pullSecrets": ["registry"]}},
+    "global": {
+        "notifications": {
+            "slackWebhookSecret": "slack",
+            "mail": {"host": "smtp.example.com", "existingSecret": "mail"},
+            "addresses": {"airflow": "https://airflow.example.com", "mlflow": "https://mlflow.example.com"},
+        },
+        "images": {"pullSecrets": ["registry"]},
+    },
     "mlflow": {"replicas": 2},
     "modelServer": {
         "models": {

@@ -236,16 +236,26 @@ def test_a_value_removed_with_null_is_no_longer_declared() -> None:
     assert "alert_email" not in declared["variables"]
 
 
-def test_the_mail_server_that_the_comment_shows_is_a_connection_whose_password_comes_from_its_secret() -> None:
-    lines = (ROOT / "charts/airflow/values.yaml").read_text().splitlines()
-    shown = "\n".join(line.removeprefix("  #") for line in lines if line.startswith("  #   "))
-    own = yaml.safe_load(shown)
-    assert list(own) == ["smtp_default"]
-    objects = airflow({"connections": own})
-    declared = settings(objects)["connections"]["smtp_default"]
-    key = declared.pop("password")["environment"]
-    assert environment(setup_container(objects))[key]["secretKeyRef"] == {"name": "mail", "key": "password"}
-    assert declared == {name: value for name, value in own["smtp_default"].items() if name != "password"}
+def test_addresses_and_login_of_mail_come_from_its_secret() -> None:
+    objects = airflow({"global": {"notifications": {"mail": {"host": "smtp.example.com", "existingSecret": "mail"}}}})
+    for part in ("scheduler", "dag-processor", "triggerer"):
+        told = environment(container(part, template_of(part, objects)["spec"]))
+        for key in ("from", "to", "username", "password"):
+            reference = told[f"MAESTRO_MAIL_{key.upper()}"]["secretKeyRef"]
+            assert reference == {"name": "mail", "key": key, "optional": True}
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ({"global": {"notifications": {"mail": {"host": "smtp.example.com"}}}}, "existingSecret to a Secret"),
+        ({"global": {"notifications": {"mail": {"existingSecret": "mail"}}}}, "set host to the mail server"),
+        ({"variables": {"alert_email": "ml@example.com"}}, "set global.notifications.mail.host"),
+    ],
+)
+def test_mail_of_which_half_is_said_is_refused_with_the_remedy(values: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(Refused, match=remedy):
+        airflow(values)
 
 
 def test_what_an_earlier_chart_declared_may_be_declared_by_people_and_is_whole_then() -> None:

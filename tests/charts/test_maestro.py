@@ -255,6 +255,7 @@ def test_schemas_and_reference_are_those_that_the_comments_make() -> None:
 
 
 GRAFANA = {"monitoring": {"grafana": {"enabled": True, "image": "grafana:1"}}}
+MAIL = {"global": {"notifications": {"mail": {"host": "smtp.example.com", "existingSecret": "x"}}}}
 # A value that is rendered only together with another.
 NEEDS: dict[str, dict[str, Any]] = {
     "global.postgresql.external": {
@@ -273,9 +274,9 @@ NEEDS: dict[str, dict[str, Any]] = {
         }.items()
     },
     "global.networkPolicies.outside.webhook": {"global": {"notifications": {"slackWebhookSecret": "x"}}},
-    "global.networkPolicies.outside.mail": {
-        "airflow": {"connections": {"smtp_default": {"conn_type": "smtp", "host": "mail", "port": 25}}}
-    },
+    "global.networkPolicies.outside.mail": MAIL,
+    "global.notifications.mail": MAIL,
+    "airflow.variables.alert_email": MAIL,
     "minio.createExternalBuckets": {"global": {"s3": {"external": {"enabled": True}, "existingSecret": "x"}}},
     "postgresql.enabled": {"global": {"postgresql": {"existingSecret": "x"}}},
     "redis.enabled": {"global": {"redis": {"existingSecret": "x"}}},
@@ -308,9 +309,12 @@ OTHER: dict[str, Callable[[str], Any]] = {
         f"global.networkPolicies.outside.{what}": lambda _: ["192.0.2.0/24"]
         for what in ("kubernetes", "postgresql", "redis", "s3", "webhook", "mail")
     },
+    "global.notifications.mail.security": lambda _: "tls",
+    **{f"global.notifications.addresses.{page}": lambda mark: f"https://{mark}" for page in ("airflow", "mlflow")},
     "postgresql.conf.max_connections": lambda mark: ROOMY + int(mark[1:]),
     "postgresql.reservedConnections": lambda _: None,  # nothing is rendered of it
     "airflow.executor": lambda _: None,  # has one value so far
+    "airflow.logs.format": lambda _: "json",
     "airflow.statsd": lambda _: None,  # is refused
     "airflow.dags.persistence.accessMode": lambda _: "ReadWriteOnce",
     "airflow.taskPods.images": lambda _: ["task"],

@@ -160,11 +160,15 @@ def test_an_external_store_is_reached_by_those_who_have_an_arrow_to_it_at_its_ad
         assert not Network(objects).allows(pod, Pod("far", namespace=None, address="198.51.100.1"), Port(port))
 
 
-def test_mail_leaves_at_the_port_of_the_connection_that_takes_it() -> None:
-    mail = {"conn_type": "smtp", "host": "smtp.example.com", "port": 587}
-    objects = render("maestro", {"airflow": {"connections": {"smtp_default": mail}}})
-    reached = {pod.name for pod in everyone(objects) if Network(objects).allows(pod, ELSEWHERE, Port(587))}
-    assert reached == {who for who, where in arrows_outside() if where == "mail"}
+def test_mail_leaves_at_the_port_of_the_server_that_takes_it() -> None:
+    mail = {"host": "smtp.example.com", "port": 2525, "existingSecret": "mail"}
+    objects = render("maestro", {"global": {"notifications": {"mail": mail}}})
+    pods = everyone(objects)
+    reached = {pod.name for pod in pods if Network(objects).allows(pod, ELSEWHERE, Port(2525))}
+    sends = {who for who, where in arrows_outside() if where == "mail"}
+    assert reached == {pod.name for pod in pods if sends & {component(pod), *opens(pod)}}
+    assert {"notification", "airflow-triggerer"} <= reached
+    assert not Network(objects).allows(next(pod for pod in pods if pod.name == "mlflow"), ELSEWHERE, Port(2525))
 
 
 def test_values_let_others_in_and_pods_out() -> None:

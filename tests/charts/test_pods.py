@@ -167,7 +167,10 @@ QUEUE = {"MAESTRO_REDIS_PASSWORD": "redis/queue-password"}
 REGISTRY = {"MAESTRO_FEAST_REGISTRY_PASSWORD": "postgresql/feast-password"}
 TRAINER = {"SENSOR_TRAINER_TOKEN": "sensor-trainer/token"}
 TRAINER_OF_TASKS = {"MAESTRO_SENSOR_TRAINER_TOKEN": "sensor-trainer/token"}
-SLACK = {"MAESTRO_SLACK_WEBHOOK_URL": "slack/url"}
+CHANNELS = {
+    "MAESTRO_SLACK_WEBHOOK_URL": "slack/url",
+    **{f"MAESTRO_MAIL_{key.upper()}": f"mail/{key}" for key in ("from", "to", "username", "password")},
+}
 ADMIN = {"MAESTRO_ADMIN_PASSWORD": "airflow/admin-password"}
 READER = {"MAESTRO_AIRFLOW_PASSWORD": "airflow/read-only-password"}
 OF_SETUP = ADMIN | {"MAESTRO_READ_ONLY_PASSWORD": "airflow/read-only-password"}
@@ -194,14 +197,14 @@ MLFLOW_READER = {"MLFLOW_TRACKING_PASSWORD": "mlflow/reader-password"}
 SECRETS: dict[str, dict[str, str]] = {
     "airflow-api-server api-server": AIRFLOW | LOGS | TOKENS,
     "airflow-api-server release-gate": database("airflow"),
-    "airflow-dag-processor dag-processor": AIRFLOW | SLACK,
+    "airflow-dag-processor dag-processor": AIRFLOW | CHANNELS,
     "airflow-dag-processor release-gate": database("airflow"),
     "airflow-scheduler release-gate": database("airflow"),
-    "airflow-scheduler scheduler": AIRFLOW | LOGS | TOKENS | SLACK,
+    "airflow-scheduler scheduler": AIRFLOW | LOGS | TOKENS | CHANNELS,
     "airflow-setup setup": AIRFLOW | OF_SETUP,
-    "airflow-test test": AIRFLOW | s3("airflow") | SLACK | ADMIN,
+    "airflow-test test": AIRFLOW | s3("airflow") | CHANNELS | ADMIN,
     "airflow-triggerer release-gate": database("airflow"),
-    "airflow-triggerer triggerer": AIRFLOW | LOGS | SLACK,
+    "airflow-triggerer triggerer": AIRFLOW | LOGS | CHANNELS,
     "command command": s3("features") | REGISTRY,
     "feast feast": s3("feast") | REGISTRY | FEATURES,
     "feast release-gate": database("feast"),
@@ -237,7 +240,7 @@ SECRETS: dict[str, dict[str, str]] = {
     "sensor-trainer-worker release-gate": database("sensors"),
     "sensor-trainer-worker worker": database("sensors") | QUEUE | MLFLOW_WRITER | LEDGER,
     # Of one that would open all there is.
-    "task base": s3("features") | REGISTRY | FEATURES | MLFLOW_WRITER | LEDGER | TRAINER_OF_TASKS | SLACK | READER,
+    "task base": s3("features") | REGISTRY | FEATURES | MLFLOW_WRITER | LEDGER | TRAINER_OF_TASKS | CHANNELS | READER,
 }
 
 

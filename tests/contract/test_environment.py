@@ -10,12 +10,13 @@ import pytest
 import yaml
 from mlflow.cli import cli
 
-from mlops import masked
+from mlops import masked, masking
 from mlops.airflow.pods.manifest import SECRETS
 from mlops.cli import GROUPS, commands
 from mlops.config import (
     DatabaseSettings,
     FromEnvironment,
+    LogSettings,
     RedisSettings,
     RunIdentity,
     S3Settings,
@@ -124,27 +125,28 @@ def test_a_tasks_pod_is_told_what_its_command_opens_with_its_credentials_and_not
     told = environment(base)
     secret = {name for name, value in told.items() if "secretKeyRef" in value}
     read = set().union(*(NEEDS[need].keys() for need in opened))
-    assert set(told) - LIBRARIES - {SECRETS} == RunIdentity.keys() | read
+    assert set(told) - LIBRARIES - {SECRETS} == RunIdentity.keys() | LogSettings.keys() | read
     assert told.get(SECRETS, "").split(",") == sorted(secret, key=list(told).index) or not secret
     # The feature store is told of the object store with it.
     assert ("AWS_SECRET_ACCESS_KEY" in secret) == (not {"s3", "feast"}.isdisjoint(opened))
 
 
-def test_what_sends_a_message_holds_the_webhooks_address_and_no_key() -> None:
+def test_what_sends_a_message_holds_the_addresses_and_the_login_of_its_channels_and_no_other_key() -> None:
     (base,) = task_pod(maestro("everything"), needs=needs("notify", "send"))["spec"]["containers"]
     secret = [name for name, value in environment(base).items() if "secretKeyRef" in value]
-    assert secret == ["MAESTRO_SLACK_WEBHOOK_URL"]
+    mail = [f"MAESTRO_MAIL_{key}" for key in ("FROM", "TO", "USERNAME", "PASSWORD")]
+    assert secret == ["MAESTRO_SLACK_WEBHOOK_URL", *mail]
 
 
 def test_a_tasks_command_is_run_by_what_masks_the_secrets_that_the_operator_names() -> None:
     (base,) = task_pod(maestro("everything"))["spec"]["containers"]
     assert base["command"] == ["python", "-m", masked.__name__]
-    assert masked.SECRETS == SECRETS
+    assert masking.SECRETS == SECRETS
 
 
 def test_a_task_pod_without_needs_is_told_who_it_is_and_nothing_else() -> None:
     (base,) = task_pod(maestro("everything"), needs=())["spec"]["containers"]
-    assert set(environment(base)) - LIBRARIES == RunIdentity.keys()
+    assert set(environment(base)) - LIBRARIES == RunIdentity.keys() | LogSettings.keys()
 
 
 def test_each_need_that_is_listed_is_one_that_there_is_and_each_that_there_is_is_listed() -> None:

@@ -63,6 +63,7 @@ RENDERED = {
     "--epochs": "10",
     "--gpu": "true",
     "--end": "2026-01-01T00:00:00+00:00",
+    "--metrics": "{}",
     "--minimum-new-readings": "None",
     "--partition-rows": "10",
     "--states": "{}",

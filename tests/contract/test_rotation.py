@@ -30,7 +30,10 @@ OWN = {
     },
     "mlflow": {"existingSecret": "tracking"},
     "sensorTrainer": {"existingSecret": "trainer"},
-    "notifications": {"slackWebhookSecret": "slack"},
+    "notifications": {
+        "slackWebhookSecret": "slack",
+        "mail": {"host": "smtp.example.com", "existingSecret": "mail"},
+    },
 }
 KEYS = {
     "databases": tuple(
@@ -71,6 +74,7 @@ def namespace(kube_apiserver: KubeApiserver) -> Namespace:
     for entry in generated():
         made.create(entry | {"metadata": {"name": entry["metadata"]["name"], "annotations": dict(KEEP)}})
     own(made, "slack", "url")
+    own(made, "mail", "from", "to", "username", "password")
     return made
 
 

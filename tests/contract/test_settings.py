@@ -5,12 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
-
 from tests.contract.test_pods import DAGS, ROOT, VALUES
 
-# Those whose values only people know: declared by who wants what they are for, as the comments of values.yaml show.
-OF_PEOPLE = {"smtp_default"}
 # What runs. A check of settings is no use of them.
 CODE = [
     path
@@ -68,13 +64,7 @@ def test_the_connections_that_are_declared_are_those_that_airflow_opens() -> Non
         if isinstance(node, ast.Constant) and re.fullmatch(r"[a-z]+_default", str(node.value))
     }
     opened = of_configuration | of_operators | of_code | in_templates("conn") | asked_for("Connection")
-    assert opened == VALUES["connections"].keys() | OF_PEOPLE
-
-
-@pytest.mark.parametrize("name", OF_PEOPLE)
-def test_a_connection_that_people_declare_is_shown_to_them(name: str) -> None:
-    for text in ("charts/airflow/values.yaml", "docs/operations.md"):
-        assert f" {name}:\n" in (ROOT / text).read_text(), text
+    assert opened == VALUES["connections"].keys()
 
 
 def test_the_pools_that_are_declared_are_those_that_tasks_wait_for() -> None:

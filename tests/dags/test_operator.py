@@ -164,6 +164,14 @@ def test_arguments_and_environment_are_templated() -> None:
     assert task.env == {"RUN": "r"}
 
 
+def test_a_map_of_a_result_comes_as_json_and_is_empty_where_there_is_none() -> None:
+    with DAG(dag_id="templated_map", schedule=None):
+        first = task_pod("first", "notify", "send")
+        task = task_pod("t", "notify", "send", metrics=first.result_json("metrics"), other=first.result_json("none"))
+    task.render_template_fields({"ti": SimpleNamespace(xcom_pull=lambda task_ids: {"metrics": {"auc": None, "f1": 1}})})
+    assert task.arguments[-2:] == ['--metrics={"auc": null, "f1": 1}', "--other={}"]
+
+
 def test_defaults_hold_unless_the_task_or_its_dag_says_otherwise() -> None:
     plain = task_pod("t", "notify", "send")
     assert (plain.retries, plain.retry_delay, plain.retry_exponential_backoff) == (2, timedelta(minutes=1), 2.0)

@@ -17,6 +17,7 @@ from mlops.airflow.pods import api as pod_api
 from mlops.airflow.pods import log as pod_log
 from mlops.airflow.pods.api import ApiError, PodApi
 from mlops.airflow.pods.log import Line, PodLog
+from mlops.log_lines import as_json
 from tests.dags.conftest import NAMESPACE
 from tests.dags.test_trigger import RecordedLog
 
@@ -103,6 +104,12 @@ def test_a_log_that_is_cut_anywhere_is_written_once_and_whole(
     if lines and not ended:
         lines[-1] = lines[-1].removesuffix(b"\n")
     assert copied(lines, following, finishing, size) == [text for _, text in log]
+
+
+def test_lines_that_are_json_are_shown_as_text() -> None:
+    said = as_json("2026-01-01T00:00:00.000Z", "INFO", "mlops.cli", "done ü", {"dag_id": "d"})
+    shown = "2026-01-01T00:00:00.000Z INFO mlops.cli: done ü"
+    assert copied([stamped(1, said), stamped(2, "a"), stamped(3, said).removesuffix(b"\n")]) == [shown, "a", shown]
 
 
 def test_lines_of_two_streams_that_crossed_are_written_once() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mlops.airflow.pods.outcome import failed, not_started, outcome, vanished, waiting_problem
 from mlops.airflow.pods.state import PodState
 from mlops.airflow.pods.watch import overdue
+from mlops.log_lines import as_json
 from mlops.result import EXIT_SKIPPED, LIMIT
 from tests.dags.fake_kubernetes import timestamp
 
@@ -430,3 +431,13 @@ def test_exit_code_99_after_a_deletion_is_no_skip() -> None:
 
 def test_a_failure_is_its_cause() -> None:
     assert failed("why").cause == "why"
+
+
+def test_last_words_that_are_json_are_told_as_people_read_them() -> None:
+    said = as_json("2026-01-01T00:00:00.000Z", "ERROR", "mlops.cli", "no bucket", {"dag_id": "d"}, "Traceback: x")
+    found = outcome(pod(terminated(1, f'g_id": "d"}}\n{said}\n', "Error")), NOW)
+    assert found is not None
+    assert found.cause == (
+        'the container exited with 1 (Error): g_id": "d"}\n'
+        "2026-01-01T00:00:00.000Z ERROR mlops.cli: no bucket\nTraceback: x"
+    )

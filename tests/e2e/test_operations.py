@@ -5,12 +5,13 @@ import os
 import shutil
 import signal
 import subprocess
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import requests
 
+from infrastructure import install
 from infrastructure.release import find, kubectl, object_name, wait_until
 from infrastructure.services import admin, mlflow_writer, object_store_keys, port_forward, service
 from infrastructure.ui import PAGES, installed
@@ -22,6 +23,7 @@ from tests.e2e.disturb import reconnect
 from tests.e2e.runs import finished, versions
 from tests.e2e.test_pipeline import DAG as PIPELINE
 from tests.e2e.test_pipeline import MODEL, ROW
+from tests.e2e.test_release import FILES
 
 pytestmark = pytest.mark.full
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -94,46 +96,52 @@ def test_a_missed_deadline_is_told_of_while_the_run_goes_on(services, dags):
 
 
 MAIL_SERVER = "e2e-mail"
-# The release knows no mail server, so nothing else lets Airflow go there.
-TO_THE_MAIL_SERVER = {
-    "apiVersion": "networking.k8s.io/v1",
-    "kind": "NetworkPolicy",
-    "metadata": {"name": MAIL_SERVER},
-    "spec": {
-        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "airflow"}},
-        "policyTypes": ["Egress"],
-        "egress": [{"to": [{"podSelector": {"matchLabels": {"run": MAIL_SERVER}}}]}],
-    },
-}
+PORT = 2525
+ADDRESSES = {"from": "maestro@example.com", "to": "e2e@example.com"}
+
+
+def mail_objects(server):
+    """The server, its Service, the Secret with the addresses, and the way there.
+
+    Values let pods go to addresses outside; whether that of a pod is one depends on the network.
+    """
+    named, of = {"metadata": {"name": MAIL_SERVER}}, {"run": MAIL_SERVER}
+    yield server
+    yield {"apiVersion": "v1", "kind": "Secret", **named, "stringData": ADDRESSES}
+    yield {"apiVersion": "v1", "kind": "Service", **named, "spec": {"selector": of, "ports": [{"port": PORT}]}}
+    yield {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        **named,
+        "spec": {
+            "podSelector": {"matchLabels": {"app.kubernetes.io/name": "airflow"}},
+            "policyTypes": ["Egress"],
+            "egress": [{"to": [{"podSelector": {"matchLabels": of}}]}],
+        },
+    }
 
 
 @pytest.fixture
-def mailbox(services):
-    """What a mail server in the cluster has taken: Airflow sends its mail there until the test ends."""
-    before = services.airflow.call("GET", "/variables/alert_email")["value"]
-    program = ("python", "-Wignore", "-um", "smtpd", "-nc", "DebuggingServer", "0.0.0.0:2525")
+def mailbox(tmp_path):
+    """What a mail server in the cluster has taken: values name it until the test ends."""
+    program = ("python", "-Wignore", "-um", "smtpd", "-nc", "DebuggingServer", f"0.0.0.0:{PORT}")
+    mail = {"host": MAIL_SERVER, "port": PORT, "security": "none", "existingSecret": MAIL_SERVER}
+    values = tmp_path / "mail.yaml"
+    values.write_text(json.dumps({"global": {"notifications": {"mail": mail}}}))
     try:
-        kubectl("apply", "-f", "-", stdin=json.dumps(TO_THE_MAIL_SERVER))
-        mail = pod(MAIL_SERVER, {"run": MAIL_SERVER}, program, "airflow-triggerer")
-        kubectl("apply", "-f", "-", stdin=json.dumps(mail))
+        server = pod(MAIL_SERVER, {"run": MAIL_SERVER}, program, "airflow-triggerer")
+        for manifest in mail_objects(server):
+            kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
         kubectl("wait", f"pod/{MAIL_SERVER}", "--for=condition=Ready", "--timeout=120s")
-        address = json.loads(kubectl("get", "pod", MAIL_SERVER, "-o", "json"))["status"]["podIP"]
-        extra = {"from_email": "maestro@example.com", "disable_ssl": True, "disable_tls": True}
-        server = {"conn_type": "smtp", "host": address, "port": 2525, "extra": json.dumps(extra)}
-        services.airflow.call("POST", "/connections", json={"connection_id": "smtp_default", **server})
-        services.airflow.call(
-            "PATCH", "/variables/alert_email", json={"key": "alert_email", "value": "e2e@example.com"}
-        )
+        assert install.main([*FILES, str(values)]) == 0
         yield lambda: kubectl("logs", MAIL_SERVER)
     finally:
-        services.airflow.call("PATCH", "/variables/alert_email", json={"key": "alert_email", "value": before})
-        with suppress(requests.HTTPError):  # it may not have come so far
-            services.airflow.call("DELETE", "/connections/smtp_default")
-        kubectl("delete", "pod", MAIL_SERVER, "--ignore-not-found", "--now")
-        kubectl("delete", "networkpolicy", MAIL_SERVER, "--ignore-not-found")
+        assert install.main([*FILES]) == 0
+        for kind in ("pod", "service", "secret", "networkpolicy"):
+            kubectl("delete", kind, MAIL_SERVER, "--ignore-not-found", "--now")
 
 
-def test_a_failed_task_and_a_missed_deadline_are_told_of_by_mail(services, dags, mailbox):
+def test_a_failed_task_and_a_missed_deadline_are_told_of_by_mail(mailbox, services, dags):
     ends = {"e2e_fails": "failed", "e2e_late": "success"}
     for dag_id, run_id in {dag_id: services.airflow.trigger(dag_id) for dag_id in ends}.items():
         wait_until(lambda run_id=run_id: run_id in mailbox(), 180, f"a mail that names run {run_id} of {dag_id}", 2)

@@ -14,7 +14,7 @@ import pytest
 
 from mlops import datasets
 from mlops.cli import main
-from mlops.config import FeastSettings, FromEnvironment, MLflowSettings, S3Settings
+from mlops.config import FeastSettings, FromEnvironment, MLflowSettings, NotificationSettings, S3Settings
 from mlops.features.engineer import engineer
 from mlops.features.split import split
 from mlops.needs import needs
@@ -140,7 +140,8 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, 
     }
     for key, value in values.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.delenv("MAESTRO_SLACK_WEBHOOK_URL", raising=False)
+    for key in sorted(NotificationSettings.keys()):
+        monkeypatch.delenv(key, raising=False)
     monkeypatch.delenv("MAESTRO_MAP_INDEX", raising=False)
     return values
 

@@ -14,7 +14,7 @@ import boto3
 import pytest
 
 from mlops.airflow.administration.check import check, check_settings
-from mlops.notify.webhook import WEBHOOK_URL
+from tests.receivers import mail_server
 from tests.unit.test_airflow_setup import own_airflow
 
 HEALTHY = {"status": "healthy"}
@@ -224,29 +224,47 @@ def test_a_variable_that_cannot_be_used_is_named_with_the_remedy(
 
 
 @pytest.mark.parametrize(
-    ("value", "connections", "said"),
+    ("value", "host", "said"),
     [
-        ("ml@example.com, on-call@example.com;a@b", ["smtp_default"], None),
-        ("ml@example.com", ["other"], "without the connection smtp_default: declare it in airflow.connections"),
-        ("ml@example.com, oncall", ["smtp_default"], "' oncall' is no address"),
-        ("ml@example.com,", ["smtp_default"], "'' is no address"),
+        ("ml@example.com, on-call@example.com;a@b", "127.0.0.1", None),
+        ("ml@example.com", "", "without a server: set global.notifications.mail"),
+        ("ml@example.com, oncall", "127.0.0.1", "' oncall' is no address"),
+        ("ml@example.com,", "127.0.0.1", "'' is no address"),
     ],
 )
 def test_who_is_to_get_mail_has_an_address_and_a_mail_server(
-    value: str, connections: list[str], said: str | None, capsys: pytest.CaptureFixture[str]
+    value: str,
+    host: str,
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    unused = [dict.fromkeys(("conn_type", "host", "port", "extra")) | {"connection_id": name} for name in connections]
-    results = list(check_settings(unused, {"alert_email": value}))
-    *_, line = capsys.readouterr().out.splitlines()
+    monkeypatch.setenv("MAESTRO_MAIL_HOST", host)
+    results = list(check_settings([], {"alert_email": value}))
+    line = capsys.readouterr().out.splitlines()[0]
     assert line.startswith(f"{'FAILED' if said else 'ok    '} variable alert_email: ")
-    assert results[-1] is (said is None)
+    assert results[0] is (said is None)
     assert (said or value) in line
+
+
+def test_the_mail_server_is_greeted_and_logged_in_to_and_gets_no_mail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with mail_server(tmp_path) as server:
+        for name, told in server.environment.items():
+            monkeypatch.setenv(name, told)
+        assert settings_failures({}, capsys) == []
+        monkeypatch.setenv("MAESTRO_MAIL_PASSWORD", "wrong")
+        (line,) = settings_failures({}, capsys)
+    assert line.startswith("FAILED mail: ")
+    assert "refused the login (535)" in line
+    assert server.mails == []
 
 
 def test_the_webhooks_host_is_reached_and_nothing_is_posted(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(WEBHOOK_URL, f"{server.address}/services/s3cret")
+    monkeypatch.setenv("MAESTRO_SLACK_WEBHOOK_URL", f"{server.address}/services/s3cret")
     assert settings_failures({}, capsys) == []
     assert server.asked == []
 
@@ -258,7 +276,7 @@ def test_the_webhooks_host_is_reached_and_nothing_is_posted(
 def test_a_webhook_that_cannot_be_used_is_named_and_its_address_stays_secret(
     url: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(WEBHOOK_URL, url)
+    monkeypatch.setenv("MAESTRO_SLACK_WEBHOOK_URL", url)
     (line,) = settings_failures({}, capsys)
     assert line.startswith("FAILED webhook: ")
     assert said in line

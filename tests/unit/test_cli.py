@@ -77,7 +77,15 @@ COMMANDS = {
     "inference score --partition b/0x10": {"partition": "b/0x10"},
     "inference evaluate --batch b": {"batch": "b"},
     "inference report --batch b": {"batch": "b"},
-    "notify send --text a --text b": {"text": ["a", "b"]},
+    'notify send --text a --text b --metrics {"auc":0.7} --run-id r --model m --version 1 --page c=t/f --link n=n': {
+        "text": ["a", "b"],
+        "metrics": {"auc": 0.7},
+        "run_id": "r",
+        "model": "m",
+        "version": "1",
+        "page": [("c", "t/f")],
+        "link": [("n", "n")],
+    },
 }
 
 

@@ -73,8 +73,9 @@ def test_what_a_record_of_records_lacks_is_named_at_once():
     assert "needs.py" not in text
 
 
-def test_the_webhook_may_be_missing():
-    assert NotificationSettings.from_environment({}).slack_webhook_url is None
+def test_each_channel_may_be_missing():
+    settings = NotificationSettings.from_environment({})
+    assert (settings.slack_webhook_url, settings.mail.host) == (None, None)
 
 
 def test_a_platform_without_a_sensor_trainer_has_no_token_of_it():
@@ -86,7 +87,7 @@ def test_secrets_do_not_show_in_a_log(record):
     shown = repr(record.from_environment(complete(record)))
     for key in sorted(record.keys()):
         secret = key in ("AWS_ACCESS_KEY_ID", "MAESTRO_SLACK_WEBHOOK_URL") or key.endswith(
-            ("_PASSWORD", "_TOKEN", "_SECRET_ACCESS_KEY")
+            ("_PASSWORD", "_TOKEN", "_SECRET_ACCESS_KEY", "MAIL_USERNAME", "MAIL_FROM", "MAIL_TO")
         )
         assert (f"value of {key}" in shown) != secret
 

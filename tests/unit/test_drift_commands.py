@@ -10,7 +10,7 @@ from mlops import datasets
 from mlops.registry.learned import keep_training_data
 from mlops.registry.record import EVENT_TIME_SHIFT, period_tag
 from mlops.stores.trained_on import TrainedOn
-from tests.unit.test_notify import Webhook
+from tests.receivers import Webhook
 
 SHUTTLE = datasets.get("shuttle")
 DAY = 1440  # rows of shuttle

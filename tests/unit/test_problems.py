@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from mlops.notify.channels import Delivery
 from mlops.notify.problems import Change, Problem, notify_changes
 from mlops.result import Failure
 from mlops.stores.object_store import ObjectStore, reports_bucket
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
+TOLD, LOST = Delivery(("slack",), {}), Delivery((), {"slack": "it is away"})
 ALL = ("schema", "quality", "drift", "anomalies", "missing")
 
 
@@ -33,10 +35,10 @@ def tell(store) -> Callable[..., list[str]]:
         run: str = "run",
         now: datetime = NOW,
         dataset: str = "shuttle",
-        send: Callable[[Sequence[Change]], object] = lambda changes: None,
+        send: Callable[[Sequence[Change]], Delivery] = lambda changes: TOLD,
     ) -> list[str]:
         where = {"folder": f"problems/{dataset}", "window": "w"}
-        changes = notify_changes(store, problems, send, judged=judged, **where, run=run, now=now)
+        changes = notify_changes(store, problems, send, judged=judged, **where, run=run, now=now).changes
         return [
             change.line(f"{dataset}, column {change.problem.subject}, {change.problem.kind}", "r.html")
             for change in changes
@@ -96,8 +98,12 @@ def test_what_a_run_did_not_look_for_is_not_over(tell):
 def test_of_runs_that_tell_at_once_one_does(tell):
     alerts, sent = [drift(column=f"f{number}") for number in range(5)], []
 
+    def send(changes: Sequence[Change]) -> Delivery:
+        sent.extend(change.problem.subject for change in changes)
+        return TOLD
+
     def told(run: int) -> None:
-        tell(*alerts, run=str(run), send=lambda changes: sent.extend(change.problem.subject for change in changes))
+        tell(*alerts, run=str(run), send=send)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(told, range(8)))
@@ -105,7 +111,7 @@ def test_of_runs_that_tell_at_once_one_does(tell):
 
 
 def test_what_a_run_did_not_live_to_tell_another_tells_later(tell):
-    def die(changes: Sequence[Change]) -> None:
+    def die(changes: Sequence[Change]) -> Delivery:
         raise Failure("the pod was killed")
 
     for begun, alerts in enumerate(([drift(0.2)], [drift(0.4)], [])):
@@ -118,10 +124,23 @@ def test_what_a_run_did_not_live_to_tell_another_tells_later(tell):
 
 
 def test_a_problem_that_nobody_was_told_of_is_not_told_to_be_over(tell):
-    with pytest.raises(Failure):
-        tell(drift(), send=lambda changes: (_ for _ in ()).throw(Failure("the webhook is away")))
+    assert tell(drift(), send=lambda changes: LOST) == []
     assert tell(now=NOW + timedelta(hours=6)) == []
     assert len(tell(drift(), run="another", now=NOW + timedelta(hours=12))) == 1
+
+
+def test_what_no_channel_took_the_same_run_tells_at_once_and_another_after_a_while(tell):
+    assert tell(drift(), run="first", send=lambda changes: LOST) == []
+    assert len(tell(drift(), run="first")) == 1
+    assert tell(drift(0.4), run="second", send=lambda changes: LOST) == []
+    assert tell(drift(0.4), run="third") == [], "the second may still try again"
+    assert len(tell(drift(0.4), run="third", now=NOW + timedelta(minutes=15))) == 1
+
+
+def test_what_one_channel_took_is_told_though_another_lost_it(tell, store):
+    half = Delivery(("mail",), {"slack": "it is away"})
+    assert len(tell(drift(), send=lambda changes: half)) == 1
+    assert tell(drift()) == []
 
 
 def test_what_a_release_before_noted_of_each_window_is_left_alone(tell, store):

@@ -50,7 +50,7 @@ where it is external; then all go there who have an arrow to it.
 {{- define "common.arrowsOutside" -}}
 kubernetes: [airflow-scheduler, airflow-triggerer, airflow-test, pod-states, opens-kubernetes, opens-model-server]
 webhook: [airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-test, alertmanager, opens-notifications]
-mail: [airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-test]
+mail: [airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-test, opens-notifications]
 {{- end -}}
 
 {{/*
@@ -64,8 +64,8 @@ The ports of what is outside, as JSON: of each where there is something.
 {{- if dig "notifications" "slackWebhookSecret" "" $global -}}
 {{- $_ := set $ports "webhook" (list 443) -}}
 {{- end -}}
-{{- with (.root.Values.connections | default dict).smtp_default -}}
-{{- $_ := set $ports "mail" (.port | default 25 | toString | atoi | list) -}}
+{{- if dig "notifications" "mail" "host" "" $global -}}
+{{- $_ := set $ports "mail" (list (int $global.notifications.mail.port)) -}}
 {{- end -}}
 {{- range $store := list "postgresql" "redis" -}}
 {{- $external := dig $store "external" dict $global -}}

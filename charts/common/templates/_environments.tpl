@@ -90,16 +90,52 @@ them.
       optional: true
 {{- end -}}
 
-{{/* The webhook's address is a secret; without one there is nothing to tell. */}}
+{{/*
+By what people are told; the webhook's address, those of mail, and its login are secrets. Without a channel there is
+nothing to tell by. A Secret that lacks a key keeps no pod from starting: the message then says so in the log.
+*/}}
 {{- define "common.env.notifications" -}}
-{{- with .root.Values.global.notifications.slackWebhookSecret -}}
-- name: MAESTRO_SLACK_WEBHOOK_URL
-  valueFrom:
-    secretKeyRef:
-      name: {{ . }}
-      key: url
-      optional: true
+{{- include "common.notifications.env" . | trim -}}
 {{- end -}}
+
+{{- define "common.notifications.env" -}}
+{{- with .root.Values.global.notifications -}}
+{{- if ne (empty .mail.host) (empty .mail.existingSecret) -}}
+{{- fail "global.notifications.mail has one of host and existingSecret alone: set host to the mail server and existingSecret to a Secret with the keys from and to, or leave both empty" -}}
+{{- end -}}
+{{- with .slackWebhookSecret }}
+- name: MAESTRO_SLACK_WEBHOOK_URL
+  {{- include "common.notifications.secret" (dict "name" . "key" "url") | nindent 2 }}
+{{- end }}
+{{- with .mail }}
+{{- if .host }}
+- name: MAESTRO_MAIL_HOST
+  value: {{ .host | quote }}
+- name: MAESTRO_MAIL_PORT
+  value: {{ .port | quote }}
+- name: MAESTRO_MAIL_SECURITY
+  value: {{ .security | quote }}
+{{- range $key := list "from" "to" "username" "password" }}
+- name: MAESTRO_MAIL_{{ upper $key }}
+  {{- include "common.notifications.secret" (dict "name" $.root.Values.global.notifications.mail.existingSecret "key" $key) | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $page, $address := .addresses }}
+{{- if $address }}
+- name: MAESTRO_{{ upper $page }}_ADDRESS
+  value: {{ $address | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "common.notifications.secret" -}}
+valueFrom:
+  secretKeyRef:
+    name: {{ .name }}
+    key: {{ .key }}
+    optional: true
 {{- end -}}
 
 {{- define "common.env.prometheus" -}}

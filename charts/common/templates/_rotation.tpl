@@ -5,9 +5,9 @@ read at their start, as <part>/<key>. PostgreSQL is not listed: it is told of a 
 */}}
 {{- define "common.readers" -}}
 airflow-api-server: [airflow-fernet/fernet-key, airflow-jwt/jwt-secret, airflow-api/api-secret-key, postgresql/airflow-password, s3-airflow/access-key, s3-airflow/secret-key]
-airflow-scheduler: [airflow-fernet/fernet-key, airflow-jwt/jwt-secret, airflow-api/api-secret-key, postgresql/airflow-password, s3-airflow/access-key, s3-airflow/secret-key, webhook/url]
-airflow-triggerer: [airflow-fernet/fernet-key, airflow-api/api-secret-key, postgresql/airflow-password, s3-airflow/access-key, s3-airflow/secret-key, webhook/url]
-airflow-dag-processor: [airflow-fernet/fernet-key, postgresql/airflow-password, webhook/url]
+airflow-scheduler: [airflow-fernet/fernet-key, airflow-jwt/jwt-secret, airflow-api/api-secret-key, postgresql/airflow-password, s3-airflow/access-key, s3-airflow/secret-key, webhook/url, mail/from, mail/to, mail/username, mail/password]
+airflow-triggerer: [airflow-fernet/fernet-key, airflow-api/api-secret-key, postgresql/airflow-password, s3-airflow/access-key, s3-airflow/secret-key, webhook/url, mail/from, mail/to, mail/username, mail/password]
+airflow-dag-processor: [airflow-fernet/fernet-key, postgresql/airflow-password, webhook/url, mail/from, mail/to, mail/username, mail/password]
 mlflow: [postgresql/mlflow-password, s3-mlflow/access-key, s3-mlflow/secret-key, mlflow/writer-password, mlflow/reader-password]
 feast: [postgresql/feast-password, redis/features-password, s3-feast/access-key, s3-feast/secret-key]
 model-server: [mlflow/reader-password]
@@ -31,6 +31,8 @@ may share. A Secret that is not named has to be refused where it is used.
 {{- $secret := "" -}}
 {{- if eq $part "webhook" -}}
 {{- $secret = $root.Values.global.notifications.slackWebhookSecret -}}
+{{- else if eq $part "mail" -}}
+{{- $secret = $root.Values.global.notifications.mail.existingSecret -}}
 {{- else if has $part (list "postgresql" "redis" "mlflow" "sensor-trainer") -}}
 {{- $value := get $root.Values.global (eq $part "sensor-trainer" | ternary "sensorTrainer" $part) -}}
 {{- $secret = $value.existingSecret | default (include "common.fullname" (dict "root" $root "component" $part)) -}}

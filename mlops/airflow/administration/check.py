@@ -5,8 +5,8 @@
 
 The first is run by `helm test` in a pod that has the environment and the service account of Airflow's own; it may come
 right after an install on a small node, so it is patient. The second is run by `make check-connections` in the
-scheduler; it reads connections and variables from Airflow's database and the webhook from the environment, and is about
-nothing else. Each line of the output is one check; a failed one says what to do.
+scheduler; it reads connections and variables from Airflow's database and the channels of messages from the environment,
+and is about nothing else. Each line of the output is one check; a failed one says what to do.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mlops.notify.webhook import WEBHOOK_URL
+from mlops.config import MailSettings, NotificationSettings
+from mlops.result import Failure
 
 if TYPE_CHECKING:
     from requests import Response
@@ -33,7 +34,6 @@ _PARTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 _TIMEOUT = 10  # seconds for one request
 _PATIENCE = 120.0  # seconds for what is still coming up, such as the first DAG after an install
 _PAUSE = 2.0  # seconds between two attempts
-_MAIL_CONNECTION = "smtp_default"  # by which mlops/airflow/authoring/alerts.py sends mail
 
 
 class CheckFailed(Exception):
@@ -87,17 +87,19 @@ def stored() -> tuple[list[Mapping[str, Any]], dict[str, str]]:
 def check_settings(
     connections: list[Mapping[str, Any]], variables: Mapping[str, str], *, deadline: float = 0.0
 ) -> Iterator[bool]:
-    """Uses each connection, each variable that has a use of its own, and the webhook; yields whether that worked."""
+    """Uses each connection, each variable that has a use of its own, and each channel; yields whether that worked."""
     for connection in connections:
         yield _report(f"connection {connection['connection_id']}", use, connection, deadline=deadline)
     for name, use_value in _VARIABLES.items():
         if name in variables:
             yield _report(f"variable {name}", use_value, variables[name], deadline=deadline)
+    told = NotificationSettings.from_environment()
     if recipients := variables.get("alert_email"):
-        ids = {connection["connection_id"] for connection in connections}
-        yield _report("variable alert_email", _recipients, recipients, ids, deadline=deadline)
-    if url := os.environ.get(WEBHOOK_URL):
-        yield _report("webhook", _webhook, url, deadline=deadline)
+        yield _report("variable alert_email", _recipients, recipients, told.mail, deadline=deadline)
+    if told.mail.host:
+        yield _report("mail", _mail, told.mail, deadline=deadline)
+    if told.slack_webhook_url:
+        yield _report("webhook", _webhook, told.slack_webhook_url, deadline=deadline)
 
 
 def check_health(address: str) -> str:
@@ -238,16 +240,24 @@ def _number(value: str, allowed: Callable[[float], bool], which: str) -> float:
     return number
 
 
-def _recipients(value: str, connections: Collection[str]) -> str:
-    """Sends nothing: whether the mail server is there is asked by its connection."""
+def _recipients(value: str, mail: MailSettings) -> str:
+    """Sends nothing."""
     if wrong := [address for address in re.split("[,;]", value) if not re.fullmatch(r"\s*[^@\s]+@[^@\s]+\s*", address)]:
         raise CheckFailed(f"{wrong[0]!r} is no address: correct it in airflow.variables and run helm upgrade")
-    if _MAIL_CONNECTION not in connections:
-        raise CheckFailed(
-            f"{value} gets no mail without the connection {_MAIL_CONNECTION}: "
-            "declare it in airflow.connections and run helm upgrade"
-        )
+    if not mail.host:
+        raise CheckFailed(f"{value} gets no mail without a server: set global.notifications.mail and run helm upgrade")
     return value
+
+
+def _mail(settings: MailSettings) -> str:
+    """Greets the mail server, encrypted, and logs in. Sends nothing, and shows neither login nor address."""
+    from mlops.notify.mail import greet
+
+    try:
+        greet(settings)
+    except Failure as failure:
+        raise CheckFailed(str(failure)) from None
+    return f"{settings.host}:{settings.port} takes mail by {settings.security}"
 
 
 def _webhook(value: str) -> str:

@@ -109,6 +109,10 @@ class PodTask(KubernetesPodOperator):
         """The template of one field of this task's result, for an option of a later task."""
         return f"{{{{ ti.xcom_pull(task_ids='{self.task_id}')['{field}'] }}}}"
 
+    def result_json(self, field: str) -> str:
+        """The same as JSON, for an option that takes a map; an empty one where the result has no such field."""
+        return f"{{{{ ti.xcom_pull(task_ids='{self.task_id}').get('{field}', {{}}) | tojson }}}}"
+
     def execute(self, context: Context) -> None:
         """Creates the pod and defers. Raises AirflowException with the cause where there can be no pod."""
         now, platform = time.time(), Platform.load()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mlops.airflow.internals.supervisor import Supervisor
 from mlops.airflow.pods.api import PodApi
 from mlops.airflow.pods.manifest import CONTAINER
+from mlops.log_lines import readable
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -96,7 +97,7 @@ class PodLog:
             await asyncio.sleep(_SETTLING)
         if self._cut is not None:
             await self._reader.ready()
-            self._logger.info("%s", self._cut.text)
+            self._logger.info("%s", readable(self._cut.text))
 
     async def _copy_to_its_end(self) -> tuple[Line, Line | None]:
         await self._copy(follow=False)
@@ -132,7 +133,7 @@ class PodLog:
                 self._cut = next((line for line in lines if not line.whole), None)
                 for event in _events([line for line in lines if line.whole and line.place > resumed.place]):
                     await self._reader.ready()
-                    self._logger.info("%s", "\n".join(line.text for line in event))
+                    self._logger.info("%s", "\n".join(readable(line.text) for line in event))
                     # What was written to two streams at once may stand in the log a little out of order.
                     self._last = max(self._last, *event, key=lambda line: line.place)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlops.airflow.pods.state import PodState, unix_time
+from mlops.log_lines import readable
 from mlops.result import EXIT_REFUSED, EXIT_SKIPPED, LIMIT
 from mlops.waiting import PERMANENT, TRANSIENT
 
@@ -82,7 +83,7 @@ def not_started(pod: PodState | None) -> str:
 
 
 def _of_container(pod: PodState, terminated: Mapping[str, Any]) -> Outcome:
-    code, message = terminated.get("exitCode"), (terminated.get("message") or "").strip()
+    code, message = terminated.get("exitCode"), readable((terminated.get("message") or "").strip())
     if _was_deleted(pod, terminated):
         return failed(f"the pod was deleted while it ran (exit code {code}){_disruption(pod)}")
     if code == 0 and not _was_stopped(pod):

@@ -26,6 +26,8 @@ spec:
       env:
         - name: HOME
           value: /tmp
+        - name: MAESTRO_LOG_FORMAT
+          value: {{ .Values.logs.format }}
         {{- with .Values.taskPods.env }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
