@@ -26,9 +26,11 @@ PYTHON := $(VENV)/bin/python
 # What outlives a checkout.
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/maestro
 K6_VERSION := v1.8.1
-# Wheels that go before those of an index. PyPI's of PyTorch is the one for GPUs: put that for CPUs here where you have it.
-WHEELHOUSE ?= $(CACHE)/wheelhouse
-wheels := $(if $(wildcard $(WHEELHOUSE)/*.whl),--wheelhouse $(WHEELHOUSE)) --torch $(TORCH)
+# Wheels that go before those of an index, of the first of these folders that is there. PyPI's of PyTorch is the one for
+# GPUs: put that for CPUs into it where you have it.
+WHEELHOUSE ?= $(firstword $(wildcard $(CACHE)/wheelhouse ../shared/wheels))
+wheelhouse := $(if $(wildcard $(WHEELHOUSE:%=%/*.whl)),$(WHEELHOUSE))
+wheels := $(wheelhouse:%=--wheelhouse %) --torch $(TORCH)
 
 cluster_local := python3 infrastructure/local
 cluster_minikube := infrastructure/minikube/cluster
@@ -226,7 +228,7 @@ $(VENV)/bin/uv:
 $(VENV)/ready: $(VENV)/bin/uv constraints.txt infrastructure/packages
 	infrastructure/packages git
 	@echo '[python] packages (usually 1 min)'
-	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -q --compile-bytecode $(if $(wildcard $(WHEELHOUSE)/*.whl),--find-links $(WHEELHOUSE)) -r constraints.txt
+	VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -q --compile-bytecode $(wheelhouse:%=--find-links %) -r constraints.txt
 	touch $@
 
 # The programs that tests and measurements run on this machine; nothing that is installed needs them.

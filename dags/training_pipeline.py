@@ -98,6 +98,11 @@ with DAG(
             evaluate.result("summary"),
             "version " + register.result("model_version") + " is in staging: " + register.result("registered_path"),
         ],
+        metrics=evaluate.result_json("metrics"),
+        run_id=train.result("run_id"),
+        model=register.result("model"),
+        version=register.result("version"),
+        page=["Model card=register_model/model_card.html"],
         timeout=timedelta(minutes=5),
     )
     wait >> features >> train >> evaluate >> register >> notify

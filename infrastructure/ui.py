@@ -15,6 +15,9 @@ from infrastructure.release import NotInstalled
 from infrastructure.services import admin, mlflow_writer, object_store_keys, service
 
 
+CLICKS = "model-server-ctr"  # the server of ctr_model, which a release has where modelServer.models names it so
+
+
 class Page(NamedTuple):
     """What is shown of a component: the port of its Service by name, and where it is on this machine.
 
@@ -35,6 +38,7 @@ PAGES = (
     Page("MLflow", "mlflow", "http", 5000, login=lambda: " / ".join(mlflow_writer())),
     Page("MinIO", "minio", "console", 9001, login=lambda: " / ".join(object_store_keys())),
     Page("Model server", "model-server", "http", 8081),
+    Page("Clicks", CLICKS, "http", 8082, optional=True),
     Page("Features", "feast", "http", 6566),
     Page("Sensor trainer", sensors.COMPONENT, "http", 8000, "/docs", lambda: f"token {sensors.token()}"),
     Page("Prometheus", "prometheus", "http", 9090, optional=True),

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from mlops.config import MLflowSettings, ServedModelSettings
+from mlops.registry.aliases import PRODUCTION
 from mlops.registry.record import FEATURE_SERVICE
 from mlops.result import JSON
 from mlops.retry import once_started
@@ -65,13 +66,13 @@ def wait_for_a_model(host: str, port: int, model: str, alias: str) -> None:
     /metrics has nothing to show, which is no fault.
     """
     log.info("model %s has no version with the alias %s: waiting for the first deployment", model, alias)
-    body = json.dumps(
-        {
-            "error_code": "NO_MODEL",
-            "message": f"no version of model {model!r} has the alias {alias!r}: run ml_pipeline_dag, "
-            "or give a version that alias in MLflow and restart this server",
-        }
-    ).encode()
+    remedy = (
+        f"run the DAG that trains it, then 'make promote MODEL={model} VERSION=...' where that DAG deploys nothing"
+        if alias == PRODUCTION
+        else "give a version that alias in MLflow and restart this server"
+    )
+    message = f"no version of model {model!r} has the alias {alias!r}: {remedy}"
+    body = json.dumps({"error_code": "NO_MODEL", "message": message}).encode()
 
     class Waiting(BaseHTTPRequestHandler):
         def answer(self) -> None:

@@ -94,7 +94,7 @@ def test_without_a_model_the_server_is_ready_and_says_what_to_do(platform, tmp_p
         status, answer = request(f"{address}/invocations", b'{"dataframe_split": {}}')
         assert status == 503
         assert answer["error_code"] == "NO_MODEL"
-        assert "run ml_pipeline_dag" in answer["message"]
+        assert f"make promote MODEL={MODEL} VERSION=" in answer["message"]
         for path in ("/", "/health", "/version", "/invocations", "/predict", "/ping/of/another"):
             assert request(f"{address}{path}")[0] == 503, "only /ping is well without a model"
         process.send_signal(signal.SIGTERM)
