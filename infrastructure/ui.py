@@ -14,7 +14,6 @@ from infrastructure import sensors
 from infrastructure.release import NotInstalled
 from infrastructure.services import admin, mlflow_writer, object_store_keys, service
 
-
 CLICKS = "model-server-ctr"  # the server of ctr_model, which a release has where modelServer.models names it so
 
 
