@@ -94,7 +94,7 @@ def exporting(command: list[str], environment: dict[str, str], folder: Path) -> 
     command = [*command, f"--web.listen-address=127.0.0.1:{port}"]
     url = f"http://127.0.0.1:{port}"
     with running(command, folder / "log", lambda: answers(url), environment):
-        with urllib.request.urlopen(f"{url}/metrics", timeout=60) as answer:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=240) as answer:
             text = answer.read().decode()
         yield {
             " ".join(

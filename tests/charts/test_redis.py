@@ -123,13 +123,13 @@ def running(folder: Path, values: dict[str, Any] | None = None, end: int = signa
     )
     client = redis.Redis("127.0.0.1", port, password=PASSWORD)
     try:
-        eventually(lambda: process.poll() is not None or probe("readinessProbe", port), 60)
+        eventually(lambda: process.poll() is not None or probe("readinessProbe", port), 240)
         assert process.poll() is None
         yield client
     finally:
         client.close()
         process.send_signal(end)
-        process.wait(timeout=60)
+        process.wait(timeout=240)
 
 
 def probe(name: str, port: int, password: str = PASSWORD) -> bool:
@@ -194,11 +194,11 @@ def test_a_server_in_a_long_script_is_not_ready_and_is_left_alive(tmp_path: Path
             stdout=subprocess.DEVNULL,
         ) as script:
             try:
-                eventually(lambda: not probe("readinessProbe", port), 60)
+                eventually(lambda: not probe("readinessProbe", port), 240)
                 assert probe("livenessProbe", port)
             finally:
                 client.script_kill()
-            script.wait(timeout=60)
+            script.wait(timeout=240)
         assert probe("readinessProbe", port)
 
 

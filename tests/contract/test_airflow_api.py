@@ -34,7 +34,7 @@ def asked() -> list[str]:
         stand_in.dag("d", "a", "b")
         run = stand_in.run("d", "failed", NOW)
         stand_in.task("d", run, "a", "failed", NOW, cause="c", node="n")
-        airflow = Airflow(AirflowSettings(api.url, "monitoring", "none"), timeout=30, patience=30)
+        airflow = Airflow(AirflowSettings(api.url, "monitoring", "none"), timeout=240, patience=30)
         airflow.dags()
         after = {"run_after_gte": "2026-01-01T00:00:00Z", "run_after_gt": "2026-01-01T00:00:00Z"}
         for order in ("run_after", "-run_after"):

@@ -20,7 +20,7 @@ def beats() -> Beats:
 def asked(beats: Beats) -> int:
     server = serve(beats, 0)
     try:
-        connection = HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+        connection = HTTPConnection("127.0.0.1", server.server_port, timeout=240)
         connection.request("GET", "/")
         return connection.getresponse().status
     finally:

@@ -86,7 +86,7 @@ def copied(lines: list[bytes], following: Cuts = (), finishing: Cuts = (), size:
         said, api = RecordedLog(), CutLog(lines, following, finishing, size)
         log = PodLog(api, "pod", said, Supervisor(None))
         log.follow()
-        await asyncio.wait_for(api.followed.wait(), 10)
+        await asyncio.wait_for(api.followed.wait(), 240)
         assert await log.finish() is None
         return said.lines
 
@@ -137,8 +137,8 @@ def test_a_reader_that_is_stuck_is_not_waited_for_for_ever(monkeypatch: pytest.M
         with writer, reader:
             writer.send(b"unread")
             stuck = Supervisor(writer.fileno())
-            await asyncio.wait_for(stuck.drained(), 30)
-            await asyncio.wait_for(stuck.ready(), 30)
+            await asyncio.wait_for(stuck.drained(), 240)
+            await asyncio.wait_for(stuck.ready(), 240)
             assert stuck._draining == 0, "the next one waits for its own lines only"
 
     asyncio.run(story())
@@ -166,7 +166,7 @@ def test_a_call_is_repeated_while_that_may_help_for_its_patience_all_together(er
 
     async def story() -> None:
         with pytest.raises(type(error)) as raised:
-            await asyncio.wait_for(PodApi("none", NAMESPACE).patiently(call, 0.1), 30)
+            await asyncio.wait_for(PodApi("none", NAMESPACE).patiently(call, 0.1), 240)
         assert raised.value is error
 
     asyncio.run(story())
@@ -189,7 +189,7 @@ def test_a_call_that_is_cancelled_is_not_repeated() -> None:
         await begun.wait()
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(asking, 30)
+            await asyncio.wait_for(asking, 240)
 
     asyncio.run(story())
     assert attempts == 1

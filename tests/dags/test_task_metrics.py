@@ -83,7 +83,7 @@ triggerer = subprocess.Popen(
     [sys.executable, "-m", "airflow", "triggerer", "--skip-serve-logs"],
     stdout=subprocess.DEVNULL, stderr=open(os.environ["AIRFLOW_HOME"] + "/triggerer.log", "w"),
 )
-end = time.monotonic() + 120
+end = time.monotonic() + 240
 while "deferred" in states().values() and triggerer.poll() is None and time.monotonic() < end:
     time.sleep(0.2)
 triggerer.terminate()

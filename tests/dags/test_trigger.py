@@ -83,7 +83,7 @@ class Run:
         return POD in self.kubernetes.pods
 
     async def said(self, *lines: str) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         while not set(lines) <= set(self.log.lines):
             assert time.monotonic() < end, self.log.lines
             await asyncio.sleep(0.01)

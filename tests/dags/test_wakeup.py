@@ -50,7 +50,7 @@ def rounds_after_a_nudge() -> int:
         rounds = runner.rounds
         runner.stop = True
         runner._stop_event.set()
-        await asyncio.wait_for(task, 60)
+        await asyncio.wait_for(task, 240)
         return rounds
 
     return asyncio.run(story())

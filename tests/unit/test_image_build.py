@@ -291,7 +291,7 @@ def test_parents_are_built_first_and_only_what_pods_run_is_delivered(make):
 
 def test_two_images_are_built_at_a_time_and_beside_them_one_delivery(make):
     class Meeting(Recorder):
-        together = threading.Barrier(3, timeout=60)
+        together = threading.Barrier(3, timeout=240)
 
         def step(self, reference):
             if reference in ("builder", "store"):
@@ -578,7 +578,7 @@ class Program:
 
     def __call__(self, *arguments):
         command = [sys.executable, str(self.repository / "images/build.py"), *arguments]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=240)
 
     def asked(self, program, verb):
         """The recorded calls of a program that hold a word."""

@@ -231,7 +231,7 @@ for pid in after:
 
 
 def test_processes_of_the_node_that_end_together_all_come_back(state):
-    output, _ = python(SUPERVISOR, state).communicate(timeout=60)
+    output, _ = python(SUPERVISOR, state).communicate(timeout=240)
     assert output.splitlines()[-1].split() == ["one", "three", "two"]
 
 
@@ -263,8 +263,8 @@ def test_of_two_runs_the_second_waits_and_what_the_first_started_does_not_keep_t
     try:
         second = python(TAKE, state)
         assert "another run is at work: waiting" in second.stdout.readline()
-        first.communicate("\n", timeout=60)
-        assert second.communicate(timeout=60)[0] == "alone\n"
+        first.communicate("\n", timeout=240)
+        assert second.communicate(timeout=240)[0] == "alone\n"
         os.kill(child, 0)  # it runs still
     finally:
         os.kill(child, 9)
@@ -359,7 +359,7 @@ def test_of_two_runs_that_install_packages_the_second_waits_and_finds_nothing_mi
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}", prepend=os.pathsep)
     runs = [subprocess.Popen([ROOT / "infrastructure/packages", "one", "two"]) for _ in range(4)]
-    assert [run.wait(timeout=60) for run in runs] == [0, 0, 0, 0]
+    assert [run.wait(timeout=240) for run in runs] == [0, 0, 0, 0]
     assert (tmp_path / "asked").read_text() == "update -q\ninstall -qy --no-install-recommends one two\n"
 
 

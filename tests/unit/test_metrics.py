@@ -400,6 +400,6 @@ def test_a_pod_ends_while_the_gateway_still_answers(environment, tmp_path):
     with answering(slow) as port:
         told = {"MAESTRO_PUSHGATEWAY_HOST": "127.0.0.1", "MAESTRO_PUSHGATEWAY_PORT": str(port)}
         line = [sys.executable, "-m", "mlops", "notify", "send", "--text=a"]
-        done = subprocess.run(line, env={**os.environ, **told}, capture_output=True, text=True, timeout=100)
+        done = subprocess.run(line, env={**os.environ, **told}, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0
     assert "no answer within 2 s" in done.stderr

@@ -100,7 +100,7 @@ def asked(
         sent.setdefault("Content-Type", "application/json")
     request = urllib.request.Request(url, content, sent, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=240) as answer:
             return answer.status, answer.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace")

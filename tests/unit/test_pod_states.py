@@ -106,7 +106,7 @@ def shown(folder: Path, answers: dict[str, Any]) -> Iterator[str]:
 
 
 def samples(address: str) -> dict[str, float]:
-    with urllib.request.urlopen(f"{address}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"{address}/metrics", timeout=240) as answer:
         text = answer.read().decode()
     return {
         f"{sample.name} {' '.join(sample.labels.values())}": sample.value
@@ -155,7 +155,7 @@ def test_what_it_may_not_ask_is_no_answer_and_the_cause_is_said(
 
 
 def test_it_is_well_while_the_api_server_is_not(tmp_path: Path) -> None:
-    with shown(tmp_path, {}) as address, urllib.request.urlopen(f"{address}/health", timeout=30) as answer:
+    with shown(tmp_path, {}) as address, urllib.request.urlopen(f"{address}/health", timeout=240) as answer:
         assert answer.status == 200
 
 

@@ -52,7 +52,7 @@ def fails(volume, **environment):
     """What it says when it does not start."""
     words, fixed = command(volume, 1)
     environment = {**fixed, **environment}
-    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, **UNPRIVILEGED)
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240, **UNPRIVILEGED)
     assert result.returncode != 0
     return result.stderr
 
@@ -65,12 +65,12 @@ def server(volume, **environment):
     process = subprocess.Popen(words, env={**fixed, **environment}, start_new_session=True, **UNPRIVILEGED)
     try:
         password = environment["POSTGRES_PASSWORD"]
-        eventually(lambda: process.poll() is not None or answers(port, "postgres", password), 60)
+        eventually(lambda: process.poll() is not None or answers(port, "postgres", password), 240)
         assert process.poll() is None, "postgresql-start has ended"
         yield port
     finally:
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(timeout=60)
+        process.wait(timeout=240)
 
 
 def connect(port, user, password, database=None):
@@ -236,7 +236,7 @@ def test_a_start_that_was_killed_is_completed_by_the_next_one(volume):
     environment = {**fixed, **PASSWORDS, "POSTGRES_DATABASES": "airflow mlflow"}
     process = subprocess.Popen(words, env=environment, start_new_session=True, **UNPRIVILEGED)
     lock = volume / "data/pgdata/postmaster.pid"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not (lock.exists() and lock.read_text()):
         assert time.monotonic() < deadline, "no server has started"
         time.sleep(0.01)  # the start must not have got any further

@@ -37,7 +37,7 @@ def start(url, *arguments):
 def gate(url, *arguments):
     """Exit status, output and errors of one call."""
     process = start(url, *arguments)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=240)
     return process.returncode, output, errors
 
 
@@ -77,7 +77,7 @@ def test_a_pod_that_waits_goes_on_when_the_job_marks(database):
     # It has looked once, in a database without the table, when it says what it waits for.
     assert "not migrated to r1 yet" in waiting.stdout.readline()
     gate(database, "mark", "mlflow", "r1")
-    assert waiting.wait(timeout=60) == 0
+    assert waiting.wait(timeout=240) == 0
 
 
 def test_a_database_that_is_away_is_waited_for_and_named_at_the_end():

@@ -56,7 +56,7 @@ def model_server(platform, tmp_path, version: str = "", **told: str):
 def request(url: str, body: bytes | None = None) -> tuple[int, dict]:
     call = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(call, timeout=60) as answer:
+        with urllib.request.urlopen(call, timeout=240) as answer:
             status, content = answer.status, answer.read()
     except urllib.error.HTTPError as error:
         status, content = error.code, error.read()
@@ -102,7 +102,7 @@ def test_without_a_model_the_server_is_ready_and_says_what_to_do(platform, tmp_p
 
 
 def metrics(address: str) -> dict[str, float]:
-    with urllib.request.urlopen(f"{address}/metrics", timeout=60) as answer:
+    with urllib.request.urlopen(f"{address}/metrics", timeout=240) as answer:
         lines = [line.rpartition(" ") for line in answer.read().decode().splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in lines}
 
@@ -306,7 +306,7 @@ def test_a_request_under_way_is_answered_when_the_server_is_told_to_stop(module_
     with model_server(module_platform, tmp_path) as (process, address):
         port = int(address.rsplit(":", 1)[1])
         with (
-            socket.create_connection(("127.0.0.1", port), timeout=60) as connection,
+            socket.create_connection(("127.0.0.1", port), timeout=240) as connection,
             connection.makefile("rb") as answer,
         ):
             connection.sendall(
