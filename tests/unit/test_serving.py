@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops import datasets, models
 from mlops.config import ServedModelSettings
 from mlops.datasets.declaration import LABEL
 from mlops.features.repository import service_named
@@ -23,9 +24,11 @@ from mlops.result import Failure
 from mlops.serving import answers, server
 from mlops.stores.object_store import ObjectStore
 from mlops.stores.tracking import load_through
-from mlops.training.columns import features_of, signature_of
-from mlops.training.families import sklearn
+from mlops.training.columns import columns_of, features_of, signature_of
+from mlops.training.families import sklearn, torch
 from mlops.training.hyperparameters import Hyperparameters
+from mlops.training.network.encoding import Encoding
+from mlops.training.network.weights import Network
 from tests.conftest import answers as answering
 from tests.conftest import cleaned, free_ports, running
 from tests.servers import PASSWORD, MLflow, Redis
@@ -205,7 +208,7 @@ def test_a_number_has_no_probabilities():
     np.testing.assert_array_equal(served.predict(features, {"probabilities": True}), model.predict(features))
 
 
-CLICKS = "click-through-activity"
+CLICKS, NETWORK = "click-through-activity", "ctr_model"
 
 
 @pytest.fixture(scope="module")
@@ -223,28 +226,33 @@ def clicks(module_platform) -> str:
     return version
 
 
+def by_ids(platform, redis: Redis, model: str) -> dict[str, str]:
+    """What a server is told that reads features of ids, and writes all that it predicts into the log."""
+    s3 = platform.s3
+    return {
+        "MODEL_NAME": model,
+        "MODEL_ONLINE_FEATURES": "true",
+        "MODEL_LOG_SHARE": "1",
+        "MAESTRO_REDIS_HOST": "127.0.0.1",
+        "MAESTRO_REDIS_PORT": str(redis.port),
+        "MAESTRO_REDIS_USERNAME": "features",
+        "MAESTRO_REDIS_PASSWORD": PASSWORD,
+        "AWS_ENDPOINT_URL_S3": s3.endpoint,
+        "AWS_ACCESS_KEY_ID": s3.access_key,
+        "AWS_SECRET_ACCESS_KEY": s3.secret_key,
+        "MAESTRO_PREDICTIONS_BUCKET": s3.predictions_bucket,
+    }
+
+
 def test_ids_alone_are_answered_by_the_features_of_the_online_store_and_both_ways_are_logged(
     module_platform, clicks, run_folder, tmp_path
 ):
-    s3 = module_platform.s3
-    store = ObjectStore(s3, s3.predictions_bucket)
+    store = ObjectStore(module_platform.s3, module_platform.s3.predictions_bucket)
     store.ensure()
     with Redis(run_folder, persistent=False) as redis:
         put(redis, "user_activity", "1", {"user_click_rate": 2.0})
         put(redis, "user_activity", "2", {"user_click_rate": -2.0})
-        told = {
-            "MODEL_NAME": CLICKS,
-            "MODEL_ONLINE_FEATURES": "true",
-            "MODEL_LOG_SHARE": "1",
-            "MAESTRO_REDIS_HOST": "127.0.0.1",
-            "MAESTRO_REDIS_PORT": str(redis.port),
-            "MAESTRO_REDIS_USERNAME": "features",
-            "MAESTRO_REDIS_PASSWORD": PASSWORD,
-            "AWS_ENDPOINT_URL_S3": s3.endpoint,
-            "AWS_ACCESS_KEY_ID": s3.access_key,
-            "AWS_SECRET_ACCESS_KEY": s3.secret_key,
-            "MAESTRO_PREDICTIONS_BUCKET": s3.predictions_bucket,
-        }
+        told = by_ids(module_platform, redis, CLICKS)
         with model_server(module_platform, tmp_path, **told) as (process, address):
             rows = [{"user_id": user, "item_id": "9"} for user in ("1", "2")]
             status, answer = request(f"{address}/predict", json.dumps(rows).encode())
@@ -269,9 +277,45 @@ def test_ids_alone_are_answered_by_the_features_of_the_online_store_and_both_way
             process.wait(60)
     logged = store.scan_parts(f"{CLICKS}/").collect()
     assert logged.height == 3, "written when the server was told to stop"
-    by_ids = logged.filter(logged["user_id"].is_not_null()).sort("user_id").to_dicts()
-    assert [(each["id"], each["score"]) for each in by_ids] == [(each["id"], each["score"]) for each in (likes, hates)]
-    assert [each["missing"] for each in by_ids] == [likes["missing"], hates["missing"]]
+    asked = logged.filter(logged["user_id"].is_not_null()).sort("user_id").to_dicts()
+    assert [(each["id"], each["score"]) for each in asked] == [(each["id"], each["score"]) for each in (likes, hates)]
+    assert [each["missing"] for each in asked] == [likes["missing"], hates["missing"]]
+
+
+def test_a_network_answers_to_ids_what_it_says_of_them_and_of_their_features(module_platform, run_folder, tmp_path):
+    """One with random weights: each id and each feature counts. What nobody knows of an id is unknown to it too."""
+    spec = service_named(models.get(NETWORK).feature_service)
+    columns = {name: ["F", "M"] if dtype == "String" else [1.0, 9.0] for name, dtype in spec.features.items()}
+    table = pd.DataFrame({"user_id": ["1", "2"], "item_id": ["8", "9"], **columns})
+    table.to_parquet(tmp_path / "table.parquet")
+    learned = Encoding.learned(tmp_path / "table.parquet", columns_of(table, datasets.get("movielens")), 1)
+    network = Network.of(learned, embedding=4, hidden=(8,), dropout=0.0)
+    with module_platform.tracking.new_run("movielens", "network", {FEATURE_SERVICE: spec.name}) as run_id:
+        module_platform.tracking.log(run_id, params={"dataset": "movielens", "family": "torch"})
+        signature = signature_of(table, datasets.get("movielens"))
+        example = table[[column.name for column in signature.inputs]]
+        module_platform.tracking.log_model(torch.save(network), example, signature, torch.PACKAGES)
+    version = module_platform.tracking.register(NETWORK, run_id)
+    known = {name: [2.0] for name in ("user_events", "item_events", "age")} | {"gender": ["M"]}
+    absent = {name: [None if dtype == "String" else np.nan] for name, dtype in spec.features.items()}
+    rows = [{"user_id": user, "item_id": "9"} for user in ("1", "2", "nobody")]
+    expected = [
+        torch.predict(network, pd.DataFrame({"user_id": [row["user_id"]], "item_id": ["9"], **absent, **found}))
+        for row, found in zip(rows, (known, {"item_events": [2.0]}, {"item_events": [2.0]}), strict=True)
+    ]
+    with Redis(run_folder, persistent=False) as redis:
+        put(redis, "user_activity", "1", {"user_events": 2})
+        put(redis, "user_profile", "1", {"age": 2, "gender": "M"})
+        put(redis, "item_activity", "9", {"item_events": 2})
+        told = by_ids(module_platform, redis, NETWORK)
+        with model_server(module_platform, tmp_path, version, **told) as (_, address):
+            status, answer = request(f"{address}/predict", json.dumps(rows).encode())
+            given = request(f"{address}/invocations", as_body(example.astype(object).where(example.notna(), None)))
+    assert status == 200
+    scores = [each["score"] for each in answer["predictions"]]
+    assert scores == pytest.approx([found.probabilities[0, 1] for found in expected])
+    assert len(set(scores)) == 3
+    assert given == (200, {"predictions": torch.predict(network, example).values.tolist()})
 
 
 def test_a_model_of_no_feature_service_says_where_its_rows_go(production):
