@@ -21,10 +21,12 @@ from tests.unit.programs import DESCRIBED, put_service, services_case, stand_in
 from tests.unit.trainer_api import Api, Reply, serving
 
 FAILURE, HEALTHY = ({"sensor": "shuttle", "values": {"f1": first}} for first in (97.0, 50.0))
+BY_IDS = "/predict by ids"  # of the server of clicks: the sensor trainer has the same path
 QUERY, RANGE = "/api/v1/query", "/api/v1/query_range"  # of Prometheus
 MODEL = {"model": "sensor-failure", "version": "4"}
 # What the tasks that the demo shows hand back, by their DAG, in the order in which the DAGs are run.
 RESULTS: dict[str, dict[str, Any]] = {
+    "feature_engineering_pipeline": {"save_features": {"movielens": {"partitions": 8}, "shuttle": {"partitions": 0}}},
     "feature_materialization": {"materialize_features": {"rows_read": 49_097, "rows_written": 1}},
     "ml_pipeline_dag": {
         "evaluate_model": {"passed": True, "accuracy": 0.999, "baseline_accuracy": 0.93, "f1": 0.98, "auc": 1.0},
@@ -35,6 +37,10 @@ RESULTS: dict[str, dict[str, Any]] = {
     },
     "data_validation_pipeline": {"generate_report": {"report": "validation/newest.html", "alerts": 2}},
     "ml_pipeline": {"generate_report": {"rows": 10_000, "scored": 9_999, "quarantined": 1, "version": "4"}},
+    "training_pipeline": {
+        "evaluate_model": {"metrics": {"auc": 0.7321, "log_loss": 0.6012}},
+        "register_model": {"model": "ctr_model", "version": "3", "alias": "staging"},
+    },
     "train_clustering_model": {
         "monitor_training": {
             "model_version": "6",
@@ -51,7 +57,7 @@ case "$*" in
   {services}
   *" get secret ours "*) echo {secret};;
   *" get configmap "*) echo {described};;
-  *" create "*) cat > {created}; echo job.batch/of-now;;
+  *" create "*) cat >> {created}; echo >> {created}; echo job.batch/of-now;;
   *" get job.batch/of-now "*) echo {job};;
   *" get pods -l "*) echo {pods};;
   *" get pods"*) echo 'the pods as they are';;
@@ -71,6 +77,7 @@ class Platform:
         self.states: dict[str, str] = {}  # of a DAG's task, where it is not success
         self.instead: dict[str, Reply] = {}  # what a path answers otherwise
         self.versions = ["6"]  # that the sensor trainer serves, one an answer; the last one stays
+        self.clicks: list[str | None] = ["3"]  # and that the server of clicks does, where it has one
         self.logs = [{"content": [{"event": "begun"}, {"event": "disk full"}], "continuation_token": None}]
         api.answer = self._answer
         self.kubectl()
@@ -94,27 +101,37 @@ class Platform:
         stand_in(self._folder, self._monkeypatch, "kubectl", script)
 
     @property
-    def created(self) -> dict[str, Any]:
-        """The Job that sends readings."""
-        found: dict[str, Any] = json.loads((self._folder / "created").read_text())
-        return found
+    def commands(self) -> list[list[str]]:
+        """What the Jobs ran that were made, in order."""
+        jobs = map(json.loads, (self._folder / "created").read_text().splitlines())
+        return [job["spec"]["template"]["spec"]["containers"][0]["args"][3:] for job in jobs]
 
     def _answer(self, method: str, path: str, body: Any) -> Reply:
-        if path.partition("?")[0] in self.instead:
-            return self.instead[path.partition("?")[0]]
+        asked = BY_IDS if path == "/predict" and isinstance(body, list) else path.partition("?")[0]
+        if asked in self.instead:
+            return self.instead[asked]
         if path.startswith("/api/v2/dags"):
             return self._airflow(method, path.removeprefix("/api/v2/dags"), body)
-        predicted = {"failure": True, "cluster": 1}, {"failure": False, "cluster": 0}
+        if asked == BY_IDS:
+            return self._clicked(body)
+        if asked == "/predict":
+            predicted = {"failure": True, "cluster": 1}, {"failure": False, "cluster": 0}
+            return 200, {"model_version": _next(self.versions), "predictions": predicted}
         return {
             **dict.fromkeys((QUERY, RANGE), (200, {"status": "success", "data": {"result": []}})),
             "/auth/token": (201, {"access_token": "the-token"}),
             "/get-online-features": (200, {"metadata": {"feature_names": ["f1"]}, "results": [{"values": [50.5]}]}),
             "/invocations": (200, {"predictions": [0]}),
-            "/predict": (200, {"model_version": self._version(), "predictions": predicted}),
-        }[path.partition("?")[0]]
+        }[asked]
 
-    def _version(self) -> str:
-        return self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
+    def _clicked(self, rows: list[dict[str, str]]) -> Reply:
+        """User 300 is known, of the others nothing is."""
+        version = _next(self.clicks)
+        if version is None:
+            return 503, {"error_code": "NO_MODEL", "message": "run the DAG that trains it"}
+        known = {"score": 0.81, "missing": [], "stale": ["age"], "age_seconds": {"user_activity": 7200.0}}
+        unknown = {"score": 0.4, "missing": ["user_events", "age"], "stale": [], "age_seconds": {}}
+        return 200, {"version": version, "predictions": [known if r["user_id"] == "300" else unknown for r in rows]}
 
     def _airflow(self, method: str, path: str, body: Any) -> Reply:
         if not path:
@@ -139,6 +156,10 @@ class Platform:
         return 404, {"detail": "no such entry"}
 
 
+def _next(answers: list[Any]) -> Any:
+    return answers.pop(0) if len(answers) > 1 else answers[0]
+
+
 @pytest.fixture
 def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
     for name in ("NO_PROXY", "no_proxy"):
@@ -157,9 +178,11 @@ def test_the_demo_runs_each_dag_once_and_shows_what_came_of_it(platform, capsys)
     marker = dict(platform.runs)["ml_pipeline"]["marker"]
     assert re.fullmatch(r"inbox/demo-\d{8}-\d{6}/_READY", marker)
     assert platform.runs == [
+        ("feature_engineering_pipeline", {}),
         ("feature_materialization", {}),
         ("ml_pipeline_dag", {"model": "sensor-failure"}),
         ("data_validation_pipeline", {"dataset": "shuttle"}),
+        ("training_pipeline", {"epochs": 5, "min_auc": 0.55, "min_accuracy": 0.5}),
         ("model_training_pipeline", {"model": "sensor-failure-windows"}),
         ("ml_pipeline", {"model": "sensor-failure", "marker": marker}),
         ("train_clustering_model", {"minimum_new_readings": 0}),
@@ -167,11 +190,14 @@ def test_the_demo_runs_each_dag_once_and_shows_what_came_of_it(platform, capsys)
     shown = capsys.readouterr().out
     for part in (
         *("last                       ok          2.0 s", "waiting                    not run"),
+        "made anew: 8 of movielens, 0 of shuttle",
         *("49,097 rows read, 1 entities written", "machine shuttle  {'f1': 50.5}"),
         *("sensor-failure version 4, alias production", "0.9990   (always the majority class: 0.9300)"),
         *("{'f1': 50.0} -> [0]", "sensor-failure version 4, alias staging", "feature service sensor_failure_v1"),
         *("10,000 rows came, 9,999 are scored by version 4, 1 are put aside",),
         *("validation/newest.html in the bucket reports, 2 alerts", "9,000 new ones of 168 hours, 80 known"),
+        *("ctr_model version 3, alias staging", "0.7321, 0.6012", "user 300, film 50 -> 0.810 by version 3"),
+        "its features     user_activity 2.0 h old, 1 stale",
         *("version 6; version 6 is served: not worse", "auc 0.9975", "1 of 1 are flagged by version 6"),
         *("http://127.0.0.1:8080", "http://127.0.0.1:9001", "http://127.0.0.1:5000", "http://127.0.0.1:8000/docs"),
         "'make ui' shows the logins",
@@ -216,10 +242,40 @@ def test_a_platform_without_a_prometheus_that_answers_is_no_failure(platform, ca
 
 def test_readings_are_sent_by_a_job_of_the_release(platform):
     assert demo.main() == 0
-    (container,) = platform.created["spec"]["template"]["spec"]["containers"]
-    assert container["args"] == [
-        *("python", "-m", "mlops", "sensor-trainer", "replay", "--dataset=shuttle", f"--hours={demo.REPLAYED_HOURS}")
+    assert platform.commands[-1] == [
+        *("sensor-trainer", "replay", "--dataset=shuttle", f"--hours={demo.REPLAYED_HOURS}")
     ]
+
+
+def promotions(platform: Platform) -> list[list[str]]:
+    return [command for command in platform.commands if command[:2] == ["registry", "promote"]]
+
+
+def test_the_first_network_of_a_platform_is_put_into_production_and_asked_then(platform, capsys):
+    platform.clicks = [None, "3"]
+    assert demo.main() == 0
+    (promoted,) = promotions(platform)
+    assert promoted[2:4] == ["--model=ctr_model", "--version=3"]
+    assert "-> 0.810 by version 3" in capsys.readouterr().out
+
+
+def test_a_network_that_learned_for_a_moment_takes_nobodys_place(platform, capsys):
+    platform.clicks = ["2"]
+    assert demo.main() == 0
+    assert promotions(platform) == []
+    assert "-> 0.810 by version 2" in capsys.readouterr().out
+
+
+def test_a_network_that_is_promoted_and_not_served_fails_the_demo(platform, capsys):
+    platform.clicks = [None]
+    assert demo.main() == 1
+    assert "version 3 of ctr_model is in production and its server knows of none" in capsys.readouterr().err
+
+
+def test_a_platform_that_serves_no_network_is_no_failure(platform, capsys, tmp_path):
+    (tmp_path / f"service-{ui.CLICKS}").unlink()
+    assert demo.main() == 0
+    assert "one prediction   none: no model server serves it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("failing", RESULTS)
@@ -278,6 +334,7 @@ def test_a_run_that_succeeded_and_left_no_result_fails_the_demo_and_the_task_is_
         ("/get-online-features", "the feature server answered 500: the cause"),
         ("/invocations", "the model server answered 500: the cause"),
         ("/predict", "the sensor trainer answered 500: the cause"),
+        (BY_IDS, "the model server of clicks answered 500: the cause"),
         ("/api/v2/dags/ml_pipeline_dag/dagRuns/run_1", "run_1: 500 the cause"),
         ("/api/v2/dags/ml_pipeline_dag/dagRuns/run_1/taskInstances/deploy_model/xcomEntries/return_value", "the cause"),
     ],
@@ -361,7 +418,7 @@ def confs(platform: Platform) -> Sequence[Any]:
 def test_another_data_set_is_the_runs_own_but_where_it_has_no_features(platform, monkeypatch):
     monkeypatch.setenv("DATASET", "adult")
     assert demo.main() == 0
-    assert confs(platform) == [None, "income", "adult", "sensor-failure-windows", "income", None]
+    assert confs(platform) == [None, None, "income", "adult", None, "sensor-failure-windows", "income", None]
 
 
 @pytest.mark.parametrize(("module", "code"), [("demo", 1), ("data", 1), ("install", 3)])
