@@ -82,8 +82,8 @@ GROUPS = {
         20,
         e2e("clicks"),
         (
-            *("mlops/training", "mlops/registry", "mlops/models", "mlops/stores", "mlops/features"),
-            *("dags/training_pipeline.py", "images/postgresql", "tests/e2e/test_clicks.py"),
+            *("mlops/training", "mlops/registry", "mlops/models", "mlops/stores", "mlops/features", "mlops/serving"),
+            *("dags/training_pipeline.py", "charts/model-server", "images/postgresql", "tests/e2e/test_clicks.py"),
         ),
     ),
     "alerts": Group(35, e2e("alerts"), ("charts/monitoring", "tests/e2e/test_alerts.py")),

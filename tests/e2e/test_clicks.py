@@ -1,18 +1,24 @@
-"""training_pipeline and the registry on the installed platform: from training to a rollback, and what is forged.
+"""training_pipeline, the registry and the server of clicks on the installed platform: from training to a rollback by
+way of predictions by ids, and what is forged.
 
-The model server serves another model, so that nothing here changes what others are served.
+The model has a server of its own, so that nothing here changes what others are served.
 """
 
+import io
 import re
 import subprocess
 from contextlib import contextmanager
 
+import pandas as pd
 import pytest
+import requests
 import yaml
 
-from infrastructure import commands
+from infrastructure import commands, ui
 from infrastructure.release import NAMESPACE, NotInstalled, kubectl, object_name, wait_until
+from infrastructure.services import port_forward
 from mlops.keys import task_instance
+from tests.e2e import features
 from tests.e2e.disturb import KILLED
 from tests.e2e.runs import finished, running_pod, states, versions
 from tests.e2e.test_operations import make
@@ -33,7 +39,15 @@ def config(services):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(services, materialized, config):
+def built(services):
+    """The id of a run that has updated the offline store, for which training_pipeline waits."""
+    run_id = services.airflow.trigger(features.ENGINEERING)
+    assert finished(services, run_id, features.ENGINEERING) == "success"
+    return run_id
+
+
+@pytest.fixture(scope="module")
+def undisturbed(services, built, materialized, config):
     """The id of a run that registered a version."""
     run_id = services.airflow.trigger(DAG, CONF)
     assert finished(services, run_id, DAG) == "success"
@@ -116,21 +130,64 @@ def test_a_pod_that_is_killed_in_epoch_2_goes_on_there_and_ends_with_the_same_we
     assert metrics[0] == metrics[1]
 
 
-def test_versions_are_promoted_and_rolled_back_by_make_and_each_change_is_written_down(
+def predicted(rows):
+    """What the server of the model says of the ids, or why it says nothing."""
+    with port_forward(ui.CLICKS) as url:
+        return requests.post(f"{url}/predict", json=rows, timeout=60).json()
+
+
+def assert_served(version):
+    """By all pods that a port-forward finds: one that ends may be among them for some seconds."""
+    row = {"user_id": "196", "item_id": "242"}
+    wait_until(lambda: predicted(row).get("version") == version, 60, f"a prediction by version {version}", 1)
+
+
+def test_versions_are_promoted_served_and_rolled_back_by_make_and_each_change_is_written_down(
     services, undisturbed, disturbed
 ):
     first, second = (version_of(services, run_id) for run_id in (undisturbed, disturbed))
     made("promote", f"MODEL={MODEL}", f"VERSION={first}", "WHY=e2e begins")
+    assert_served(first)
     made("promote", f"MODEL={MODEL}", f"VERSION={second}", "WHY=it is newer")
     assert aliased(services) == (second, first)
+    assert_served(second)
     made("rollback", f"MODEL={MODEL}", "WHY=it was wrong")
     assert aliased(services) == (first, second)
+    assert_served(first)
     (listed,) = [line for line in made("models").splitlines() if line.split()[:1] == [MODEL]]
     assert listed.split()[3:5] == [first, second]
     history = commands.run("registry", "history", f"--model={MODEL}").log.splitlines()
     for line, said in zip(history[-2:], ("it is newer", "it was wrong"), strict=True):
         assert said in line
     commands.run("registry", "verify", f"--model={MODEL}")
+
+
+def test_a_prediction_by_ids_joins_the_online_features_and_is_written_down(services, materialized, undisturbed):
+    made("promote", f"MODEL={MODEL}", f"VERSION={version_of(services, undisturbed)}")
+    assert_served(version_of(services, undisturbed))
+    table = features.events(services, "movielens")
+    of_late = table[table.event_time > table.event_time.max() - pd.Timedelta(days=features.DAYS - 1)]
+    user, item = (of_late[column].value_counts().index[0] for column in ("user_id", "item_id"))
+    answer = predicted([{"user_id": user, "item_id": item}, {"user_id": "nobody", "item_id": item}])
+    known, unknown = answer["predictions"]
+    assert (answer["model"], answer["feature_service"]) == (MODEL, "click_through_v1")
+    assert 0 < known["score"] < 1
+    assert known["score"] != unknown["score"]
+    for feature in ("user_events", "user_click_rate", "age"):
+        assert feature not in known["missing"]
+        assert feature in unknown["missing"]
+    assert "item_events" not in known["missing"] + unknown["missing"]
+    assert known["stale"] == []
+    assert known["age_seconds"].keys() == {"user_activity", "item_activity", "user_profile"}
+    wait_until(lambda: known["id"] in logged(services), 120, "the prediction in the log", 2)
+
+
+def logged(services):
+    """The ids of the model's predictions in the newest files of their log."""
+    files = services.s3.list_objects_v2(Bucket="predictions", Prefix=f"{MODEL}/").get("Contents", [])
+    newest = sorted(files, key=lambda file: file["LastModified"])[-5:]
+    tables = [pd.read_parquet(io.BytesIO(read(services, "predictions", file["Key"]))) for file in newest]
+    return {id_ for table in tables for id_ in table["id"]}
 
 
 HOLD = f"select pg_advisory_lock(hashtext('promotions'), hashtext('{MODEL}')); select pg_sleep(300)"

@@ -252,7 +252,7 @@ def promotions(platform: Platform) -> list[list[str]]:
 
 
 def test_the_first_network_of_a_platform_is_put_into_production_and_asked_then(platform, capsys):
-    platform.clicks = [None, "3"]
+    platform.clicks = [None, None, "3"]
     assert demo.main() == 0
     (promoted,) = promotions(platform)
     assert promoted[2:4] == ["--model=ctr_model", "--version=3"]
@@ -266,10 +266,11 @@ def test_a_network_that_learned_for_a_moment_takes_nobodys_place(platform, capsy
     assert "-> 0.810 by version 2" in capsys.readouterr().out
 
 
-def test_a_network_that_is_promoted_and_not_served_fails_the_demo(platform, capsys):
+def test_a_network_that_is_promoted_and_not_served_fails_the_demo(platform, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "SERVED_SECONDS", 0)
     platform.clicks = [None]
     assert demo.main() == 1
-    assert "version 3 of ctr_model is in production and its server knows of none" in capsys.readouterr().err
+    assert "a prediction by version 3 of ctr_model: not within 0 s" in capsys.readouterr().err
 
 
 def test_a_platform_that_serves_no_network_is_no_failure(platform, capsys, tmp_path):
