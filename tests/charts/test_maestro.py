@@ -132,7 +132,7 @@ def test_every_container_asks_for_memory_and_is_limited(objects: list[Object]) -
 
 
 def test_what_pods_refer_to_exists(objects: list[Object]) -> None:
-    assert_referred_to_exists(objects, ("Secret", "slack"))
+    assert_referred_to_exists(objects, ("Secret", "slack"), ("Secret", "mail"))
 
 
 def assert_referred_to_exists(objects: list[Object], *elsewhere: tuple[str, str], optional: bool = True) -> None:
@@ -692,7 +692,8 @@ def test_the_umbrella_is_made_of_links() -> None:
     assert packaged.stdout.strip() != "false", "git was told to check links out as files: git config core.symlinks true"
 
 
-USERS = ("airflow", "features", "feast", "mlflow", "tasks")  # of the object store
+USERS = ("airflow", "features", "feast", "mlflow", "serving", "tasks")  # of the object store
+SERVED = tuple(PROFILES["everything"]["modelServer"]["models"])  # each has objects of its own, by the same templates
 KUBECTLS_SHORT_NAMES = {
     "hpa": "horizontalpodautoscaler",
     "pdb": "poddisruptionbudget",
@@ -711,5 +712,5 @@ def test_a_template_is_named_for_the_kind_that_it_renders_and_its_folder_for_the
         # The names of what is of the whole cluster begin with the namespace.
         name = entry["metadata"]["name"].removeprefix("maestro.")
         part = re.sub(rf"^maestro(-{SUBCHARTS.get(chart, chart)})?-?|-[0-9a-f]{{8}}$", "", name)
-        ending = {"tests": "test", "metrics": "-metrics", "network": "-network", "users": USERS}
+        ending = {"": SERVED, "tests": "test", "metrics": "-metrics", "network": "-network", "users": USERS}
         assert part == folder or part.endswith(ending[folder]), path

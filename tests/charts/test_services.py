@@ -232,8 +232,14 @@ def found(but: str = "") -> dict[tuple[str, str], tuple[str, int]]:
 
 
 def test_every_page_of_make_ui_is_among_what_is_found() -> None:
-    assert {(page.component, page.port) for page in ui.PAGES} <= FOUND.keys()
+    assert {(page.component, page.port) for page in ui.PAGES} <= {*FOUND, (ui.CLICKS, "http")}
     assert (sensors.COMPONENT, "http") in FOUND
+
+
+def test_the_server_of_clicks_is_found_where_values_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(maestro("minikube"), monkeypatch)
+    clicks = services.service(ui.CLICKS)
+    assert (clicks.name, clicks.port("http")) == ("maestro-model-server-ctr", SERVICES["modelServer"]["port"])
 
 
 def test_people_find_each_service_and_its_login_by_what_the_charts_say_of_it(
