@@ -173,7 +173,8 @@ def show_clicks(airflow: Airflow, dag_id: str, run_id: str) -> None:
         reason = ("--why=the first version", "--who=make demo")
         run("registry", "promote", f"--model={name}", f"--version={version}", *reason)
         # A pod that had none may still take requests for some seconds.
-        said = wait_until(predict_clicks, SERVED_SECONDS, f"a prediction by version {version} of {name}")
+        what = f"a prediction by version {version} of {name}"
+        said = wait_until(lambda: predict_clicks() or {}, SERVED_SECONDS, what)
     pairs = zip(USERS, said["predictions"], strict=True)
     user, prediction = min(pairs, key=lambda pair: len(pair[1]["missing"]))
     print(f"one prediction   user {user}, film {FILM} -> {prediction['score']:.3f} by version {said['version']}")
