@@ -1,17 +1,16 @@
 """Attacks on the running platform: from pods that should reach nothing, with known secrets, and by bad inputs."""
 
-import http.client
+import base64
 import json
 import subprocess
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from infrastructure import rotate, sensors
 from infrastructure.airflow import Airflow
 from infrastructure.release import NAMESPACE, RELEASE, NotInstalled, find, kubectl, object_name, wait_until
-from infrastructure.services import port_forward, service
+from infrastructure.services import mlflow_writer, port_forward, service
 from tests.e2e.asking import TASK, asking_pod, elsewhere
 from tests.e2e.conftest import placed_dags
 from tests.e2e.runs import finished
@@ -80,46 +79,31 @@ def test_nothing_is_open_that_the_note_does_not_state(asking):
 # Bad inputs
 
 
-def send(url, request, headers):
-    """Status and text of an answer. As it stands: a client would make `..` and NUL of a path good."""
-    address = urlsplit(url)
-    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
-    try:
-        connection.putrequest(request.method, request.path, skip_accept_encoding=True)
-        for name, value in {**headers, "Content-Type": "application/json", "Connection": "close"}.items():
-            connection.putheader(name, value)
-        connection.putheader("Content-Length", str(len(request.body or b"")))
-        connection.endheaders(request.body)
-        answer = connection.getresponse()
-        return answer.status, answer.read(400).decode(errors="replace")
-    finally:
-        connection.close()
-
-
-def sent(url, requests, headers):
-    return inputs.faults([(request, *send(url, request, headers)) for request in requests])
+def faults(url, requests, headers):
+    return inputs.faults(inputs.sent(url, requests, headers))
 
 
 @pytest.mark.parametrize("made", [inputs.airflow, inputs.reports], ids=["api", "reports"])
 def test_airflow_breaks_on_no_bad_input_and_takes_none(made):
     with port_forward("airflow-api-server") as url:
         token = str(Airflow(url).session.headers["Authorization"])
-        assert sent(url, made(), {"Authorization": token}) == []
+        assert faults(url, made(), {"Authorization": token}) == []
 
 
 def test_mlflow_breaks_on_no_bad_input_and_takes_none():
     with port_forward("mlflow") as url:
-        assert sent(url, inputs.mlflow(), {"Host": f"localhost:{urlsplit(url).port}"}) == []
+        token = base64.b64encode(":".join(mlflow_writer()).encode()).decode()
+        assert faults(url, inputs.mlflow(), {"Authorization": f"Basic {token}"}) == []
 
 
 def test_the_trainer_breaks_on_no_bad_input_and_takes_none():
     with port_forward(sensors.COMPONENT) as url:
-        assert sent(url, inputs.sensor_trainer(), {"Authorization": f"Bearer {sensors.token()}"}) == []
+        assert faults(url, inputs.sensor_trainer(), {"Authorization": f"Bearer {sensors.token()}"}) == []
 
 
 def test_the_model_server_breaks_on_no_bad_input_and_takes_none():
     with port_forward("model-server") as url:
-        assert sent(url, inputs.model_server(), {}) == []
+        assert faults(url, inputs.model_server(), {}) == []
 
 
 # Canaries
