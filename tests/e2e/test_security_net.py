@@ -4,8 +4,15 @@ import base64
 import json
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
 
+import boto3
+import psycopg
 import pytest
+import requests
+from botocore.exceptions import ClientError
+from cryptography.fernet import Fernet, InvalidToken
 
 from infrastructure import rotate, sensors
 from infrastructure.airflow import Airflow
@@ -262,26 +269,112 @@ def test_no_secret_is_in_a_dump_of_a_database(secrets):
 # Rotation
 
 
+KEPT = f"e2e_kept_{uuid4().hex[:8]}"  # a variable of Airflow's
+READ_ONLY = "monitoring"  # as global.airflow.readOnlyUser has it
+
+
+def opens_redis(user):
+    def opens(value):
+        said = rotate._inside("redis", "redis-cli", stdin=f"AUTH {user} {value}\n", kind="statefulset")
+        assert ("OK" in said) is not ("WRONGPASS" in said), said[:80]
+        return "OK" in said
+
+    return opens
+
+
+def opens_store(value):
+    with port_forward("minio", "api") as url:
+        keys = find("secret", "minio-tasks")["data"]
+        client = boto3.client(
+            "s3",
+            endpoint_url=url,
+            aws_access_key_id=base64.b64decode(keys["access-key"]).decode(),
+            aws_secret_access_key=value,
+            region_name="us-east-1",
+        )
+        try:
+            return bool(client.list_objects_v2(Bucket="data", MaxKeys=1))
+        except ClientError as refused:
+            assert refused.response["Error"]["Code"] in ("SignatureDoesNotMatch", "InvalidAccessKeyId")
+            return False
+
+
+def opens_page(component, path, ask):
+    """ask: what requests is told of the value."""
+
+    def opens(value):
+        with port_forward(component) as url:
+            sent = ask(value)
+            method = "POST" if "json" in sent else "GET"
+            status = requests.request(method, f"{url}{path}", timeout=60, **sent).status_code
+            assert status in (200, 201, 401), status
+            return status != 401
+
+    return opens
+
+
+def opens_database(value):
+    with port_forward("postgresql", "postgresql") as url:
+        address = urlsplit(url)
+        where = {"host": address.hostname, "port": address.port, "dbname": "mlflow", "user": "mlflow"}
+        try:
+            psycopg.connect(**where, password=value, connect_timeout=30).close()
+        except psycopg.OperationalError as refused:
+            assert "password authentication failed" in str(refused)
+            return False
+        return True
+
+
+def opens_variable(value):
+    psql = ("psql", "--host=/tmp", "--username=postgres", "--dbname=airflow", "-At", f"--set=key={KEPT}")
+    asked = "SELECT val FROM variable WHERE key = :'key'"
+    stored = rotate._inside("postgresql", *psql, stdin=asked, kind="statefulset").strip()
+    try:
+        return Fernet(value).decrypt(stored.encode()) == b"kept"
+    except InvalidToken:
+        return False
+
+
+@pytest.fixture
+def kept(services):
+    services.airflow.call("POST", "/variables", json={"key": KEPT, "value": "kept"})
+    yield
+    services.connect()
+    services.airflow.call("DELETE", f"/variables/{KEPT}")
+
+
+def stored_in(name):
+    """The value that the release has now."""
+    rotation = rotate.ROTATIONS[name]
+    return base64.b64decode(find("secret", rotation.secret)["data"][rotation.key]).decode()
+
+
+# Whether a value opens what it is for.
+OPENS = {
+    "redis": opens_redis("default"),
+    "redis-queue": opens_redis("queue"),
+    "minio-tasks": opens_store,
+    "mlflow-writer": opens_page("mlflow", "/version", lambda value: {"auth": ("writer", value)}),
+    "postgresql-mlflow": opens_database,
+    "sensor-trainer": opens_page(
+        sensors.COMPONENT, "/readings?limit=1", lambda value: {"headers": {"Authorization": f"Bearer {value}"}}
+    ),
+    "airflow-read-only": opens_page(
+        "airflow-api-server", "/auth/token", lambda value: {"json": {"username": READ_ONLY, "password": value}}
+    ),
+    "airflow-fernet": opens_variable,
+}
+
+
 @pytest.mark.full
 @pytest.mark.alone
-@pytest.mark.parametrize(
-    "name",
-    [
-        "redis",
-        "redis-queue",
-        "minio-tasks",
-        "mlflow-writer",
-        "postgresql-mlflow",
-        "sensor-trainer",
-        "airflow-read-only",
-        "airflow-fernet",
-    ],
-)
-def test_after_a_rotation_everything_works_and_the_old_value_opens_nothing(services, name):
-    rotation = rotate.ROTATIONS[name]
-    before = find("secret", rotation.secret)["data"][rotation.key]
+@pytest.mark.parametrize("name", OPENS)
+def test_after_a_rotation_everything_works_and_the_old_value_opens_nothing(services, kept, name):
+    old = stored_in(name)
+    assert OPENS[name](old), "this asks what the value is for"
     rotate.rotate(name)
-    assert find("secret", rotation.secret)["data"][rotation.key] != before
+    assert OPENS[name](stored_in(name))
+    assert not OPENS[name](old)
     services.connect()
     check = ["make", "check", f"NAMESPACE={NAMESPACE}", f"RELEASE={RELEASE}"]
     done = subprocess.run(check, capture_output=True, text=True)

@@ -46,7 +46,7 @@ def fault(path: str, body: bytes, query: dict[str, list[str]]) -> str | None:
 
 
 def tell_what_is_missing() -> None:
-    """Has MLflow answer 404 for an artifact that its bucket has not. It answers 500, and its clients ask again for long."""
+    """Has MLflow answer 404 for an artifact that its bucket has not. Of itself it answers 500, and is asked again."""
     from botocore.exceptions import ClientError
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
