@@ -37,6 +37,7 @@ GROUPS = {
     "model_training": "features and training",
     "data_validation": "sensors and validation",
     "security_api": "operator and node",
+    "security_mlflow": "pipeline",  # which takes the alias production away from the same model
 }
 
 
