@@ -5,7 +5,6 @@ import json
 import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 import boto3
 import psycopg
@@ -19,7 +18,7 @@ from infrastructure.airflow import Airflow
 from infrastructure.release import NAMESPACE, RELEASE, NotInstalled, find, kubectl, object_name, wait_until
 from infrastructure.services import mlflow_writer, port_forward, service
 from tests.e2e.asking import TASK, asking_pod, elsewhere
-from tests.e2e.conftest import placed_dags
+from tests.e2e.conftest import SESSION, placed_dags
 from tests.e2e.runs import finished
 from tests.security import access, canaries, inputs
 
@@ -269,7 +268,7 @@ def test_no_secret_is_in_a_dump_of_a_database(secrets):
 # Rotation
 
 
-KEPT = f"e2e_kept_{uuid4().hex[:8]}"  # a variable of Airflow's
+KEPT = f"e2e_kept_{SESSION}"  # a variable of Airflow's
 READ_ONLY = "monitoring"  # as global.airflow.readOnlyUser has it
 
 
