@@ -19,8 +19,8 @@ One entry of the environment, from a Secret.
 {{- end -}}
 
 {{/*
-What each container opens beside Airflow's database, whose secrets all of them read: connections, variables and the
-arguments of triggers are encrypted in it. As YAML, by the container:
+What each container opens beside Airflow's database, whose secrets all of them read: connections and variables are
+encrypted in it. As YAML, by the container:
   tokens         it signs or checks the tokens of Airflow's APIs: who has this secret is whoever he says he is. The executor
                  signs those of tasks, in the scheduler
   logs           it serves the logs of what still runs, or asks for them
