@@ -18,17 +18,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from mlops.masking import Masks
+from mlops.masking import Masks, secrets_of
 from mlops.result import TERMINATION_LOG
 
-SECRETS = "MAESTRO_SECRETS"  # environment key: names of entries of the environment, with commas between them
 _OURS = ["python", "-m", "mlops"]
 _PIECE = 1 << 16  # bytes
 
 
 def main(command: Sequence[str]) -> int:
     """Runs the command and returns its exit code. Without a secret it takes this process's place."""
-    masks = Masks(os.environ.get(name, "") for name in os.environ.get(SECRETS, "").split(","))
+    masks = Masks(secrets_of(os.environ))
     if not masks:
         _become(command)
     ours, theirs = zip(os.pipe(), os.pipe(), strict=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import quote
 
+SECRETS = "MAESTRO_SECRETS"  # environment key: names of entries of the environment, with commas between them
 MASK = b"***"
 _SHORTEST = 5  # characters; a shorter text would be found in every other word. Airflow's own masker has the same.
 
@@ -16,7 +17,7 @@ class Masks:
     """The secrets of a process: as they are, and as they look in addresses, in JSON, in `repr` and in base64."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {form for secret in secrets if len(secret) >= _SHORTEST for form in _forms(secret)}
+        forms = {form for secret in secrets for form in spellings(secret)}
         self._forms = sorted(forms, key=len, reverse=True)  # of two that begin alike the longer one is looked for first
         self._pattern = re.compile(b"|".join(map(re.escape, self._forms)))
 
@@ -48,7 +49,15 @@ class Masks:
         return len(text)
 
 
-def _forms(secret: str) -> Iterator[bytes]:
+def secrets_of(environment: Mapping[str, str]) -> list[str]:
+    """The values that are secret; the environment names them itself."""
+    return [environment[name] for name in environment.get(SECRETS, "").split(",") if name in environment]
+
+
+def spellings(secret: str) -> Iterator[bytes]:
+    """All that is looked for because of a secret: nothing where it is too short."""
+    if len(secret) < _SHORTEST:
+        return
     raw = secret.encode(errors="surrogateescape")
     yield raw
     yield quote(raw, safe="").encode()

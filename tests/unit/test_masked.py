@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlops.masked import SECRETS
-from mlops.masking import MASK, Masks
+from mlops.masking import MASK, SECRETS, Masks
 from tests.conftest import ROOT, eventually
 
 SECRET = 's3cr\'et "with"/any+thing ä'
