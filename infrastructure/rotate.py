@@ -31,6 +31,8 @@ from infrastructure.release import RELEASE, NotInstalled, find, kubectl, object_
 ROTATED = "rotated.maestro/"  # annotation of a Secret, with the key behind it
 LABEL = "maestro/secrets"  # of pods; charts/common/templates/_rotation.tpl
 SECONDS = 600  # for the replacement of one workload's pods, and for a Job
+_AGAIN = "-again-"  # in the name of a Job that was run once more
+_KEPT = 24 * 60 * 60  # seconds that the log of one that failed can be read
 _LETTERS = string.ascii_letters + string.digits
 
 Object = dict[str, Any]
@@ -68,6 +70,7 @@ class Rotation:
 
     secret: the component whose Secret holds it, below `key`.
     also_accept, tell: the steps 1 and 3 of the module's text.
+    can_tell: asked before anything is changed; raises NotInstalled where the store could not be told.
     between: what the Secret holds one after the other before it holds the new value alone, where readers need both.
     store_anew: what was stored by the old value, once all readers know the new one.
     told: components that read it at their start and are told of it while they run, which need no new start.
@@ -79,6 +82,7 @@ class Rotation:
     make: Callable[[], str] = password
     also_accept: Callable[[Change], None] = _nothing
     tell: Callable[[Change], None] = _nothing
+    can_tell: Callable[[], object] = lambda: None
     between: Callable[[Change], tuple[str, ...]] = lambda _: ()
     store_anew: Callable[[Change], None] = _nothing
     told: tuple[str, ...] = ()
@@ -141,10 +145,12 @@ def run_again(component: str) -> Callable[[Change], None]:
 
 
 def _newest_job(component: str) -> Object:
+    """Of those that a chart made: one that was run again, and failed, is no model for the next."""
     labels = f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component={component}"
-    found: list[Object] = json.loads(kubectl("get", "job", "-l", labels, "-o", "json"))["items"]
+    items: list[Object] = json.loads(kubectl("get", "job", "-l", labels, "-o", "json"))["items"]
+    found = [job for job in items if _AGAIN not in job["metadata"]["name"]]
     if not found:
-        raise NotInstalled(f"the Job of {component} is gone: 'make install' makes it anew, and tells the store as well")
+        raise NotInstalled(f"the Job of {component} is gone: 'make install' makes it anew, then run this again")
     return max(found, key=lambda job: str(job["metadata"]["creationTimestamp"]))
 
 
@@ -155,12 +161,13 @@ def another(job: Object) -> Object:
         k: v for k, v in template["metadata"]["labels"].items() if "controller-uid" not in k and "job-name" not in k
     }
     kept = {key: value for key, value in job["spec"].items() if key not in ("selector", "manualSelector")}
+    kept["ttlSecondsAfterFinished"] = _KEPT
     name = job["metadata"]["name"]
     owned = {key: job["metadata"]["labels"][key] for key in job["metadata"]["labels"] if "controller-uid" not in key}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"generateName": f"{name}-again-", "labels": owned},
+        "metadata": {"generateName": f"{name}{_AGAIN}", "labels": owned},
         "spec": {**kept, "template": {**template, "metadata": {"labels": labels}}},
     }
 
@@ -210,8 +217,12 @@ def _redis(user: str, key: str) -> Rotation:
     return Rotation("redis", key, also_accept=redis_accepts_both(user), last="redis")
 
 
+def _by_job(secret: str, key: str, component: str) -> Rotation:
+    return Rotation(secret, key, tell=run_again(component), can_tell=lambda: _newest_job(component))
+
+
 def _store_user(name: str) -> Rotation:
-    return Rotation(f"minio-{name}", "secret-key", tell=run_again("minio-buckets"))
+    return _by_job(f"minio-{name}", "secret-key", "minio-buckets")
 
 
 ROTATIONS: Mapping[str, Rotation] = {
@@ -223,8 +234,8 @@ ROTATIONS: Mapping[str, Rotation] = {
     **{f"minio-{user}": _store_user(user) for user in ("airflow", "mlflow", "feast", "tasks", "features")},
     **{f"mlflow-{user}": Rotation("mlflow", f"{user}-password") for user in ("writer", "reader")},
     "sensor-trainer": Rotation("sensor-trainer", "token"),
-    "airflow-admin": Rotation("airflow", "admin-password", tell=run_again("airflow-setup")),
-    "airflow-read-only": Rotation("airflow", "read-only-password", tell=run_again("airflow-setup")),
+    "airflow-admin": _by_job("airflow", "admin-password", "airflow-setup"),
+    "airflow-read-only": _by_job("airflow", "read-only-password", "airflow-setup"),
     "airflow-jwt": Rotation("airflow", "jwt-secret", signing_key),
     "airflow-api": Rotation("airflow", "api-secret-key", signing_key),
     "airflow-fernet": Rotation("airflow", "fernet-key", fernet_key, between=old_and_new, store_anew=re_encrypt),
@@ -242,6 +253,7 @@ def rotate(name: str) -> None:
             f"Secret {secret['metadata']['name']} is yours: change it and its store yourself, "
             "then 'make install' starts its readers anew"
         )
+    rotation.can_tell()
     change = Change(rotation.key, base64.b64decode(secret["data"][rotation.key]).decode(), rotation.make())
     _say(f"{name}: the store")
     rotation.also_accept(change)

@@ -64,3 +64,6 @@ def spellings(secret: str) -> Iterator[bytes]:
     yield json.dumps(secret)[1:-1].encode()
     yield repr(secret)[1:-1].encode(errors="backslashreplace")
     yield base64.b64encode(raw)
+    for offset in range(3):  # in base64, what stands before it and behind it changes its first and last characters only
+        coded = base64.b64encode(b"\0" * offset + raw)
+        yield coded[(0, 2, 3)[offset] : (offset + len(raw)) * 8 // 6]

@@ -29,6 +29,7 @@ class Cluster:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: list[str] = []
+        self.jobs: list[Object] = []
         self.secret: Object = {
             "metadata": {"name": "maestro-redis", "annotations": dict(KEEP)},
             "data": {"redis-password": encoded("before")},
@@ -51,6 +52,11 @@ class Cluster:
         match arguments:
             case ("get", "deployments,statefulsets", *_):
                 return json.dumps({"items": self.workloads})
+            case ("get", "job", *_):
+                return json.dumps({"items": self.jobs})
+            case ("create", *_):
+                self.done.append(json.loads(stdin or "")["metadata"]["generateName"])
+                return json.dumps({"metadata": {"name": "made"}})
             case ("get", "secrets", *_):
                 return json.dumps({"items": [self.secret]})
             case ("patch", "secret", *_):
@@ -186,6 +192,36 @@ def test_the_fernet_key_is_two_until_all_is_encrypted_by_the_new_one(
     assert cluster.done == ["secret", "secret", "exec deployment/maestro-airflow-scheduler", "secret"]
 
 
+@pytest.fixture
+def store_user(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """A cluster in which a Job tells the store of a password."""
+    metadata = {"name": "maestro-minio-mlflow", "annotations": dict(KEEP)}
+    cluster.secret = {"metadata": metadata, "data": {"secret-key": encoded("before")}}
+    cluster.workloads = []
+    monkeypatch.setattr(rotate, "succeeded", lambda *_: True)
+    return cluster
+
+
+def job_called(name: str, created: str) -> Object:
+    metadata = {"name": name, "labels": {}, "creationTimestamp": created}
+    return {"metadata": metadata, "spec": {"template": {"metadata": {"labels": {}}, "spec": {}}}}
+
+
+def test_where_the_job_that_tells_the_store_is_gone_nothing_is_changed(store_user: Cluster) -> None:
+    with pytest.raises(NotInstalled, match="minio-buckets is gone"):
+        rotate.rotate("minio-mlflow")
+    assert (store_user.done, store_user.value) == ([], "before")
+
+
+def test_one_that_was_run_again_and_failed_is_no_model_for_the_next(store_user: Cluster) -> None:
+    store_user.jobs = [job_called("buckets-1", "2026-01-01"), job_called("buckets-1-again-x", "2026-01-02")]
+    rotate.rotate("minio-mlflow")
+    assert store_user.done == ["secret", "buckets-1-again-"]
+    store_user.jobs = store_user.jobs[1:]
+    with pytest.raises(NotInstalled, match="is gone"):
+        rotate.rotate("minio-mlflow")
+
+
 def test_a_job_is_made_once_more_without_what_kubernetes_wrote_into_the_first() -> None:
     owned = {"app": "setup", "batch.kubernetes.io/controller-uid": "1", "controller-uid": "1", "job-name": "a"}
     job = {
@@ -201,6 +237,7 @@ def test_a_job_is_made_once_more_without_what_kubernetes_wrote_into_the_first() 
     assert made["metadata"] == {"generateName": "a-again-", "labels": {"app": "setup"}}
     assert made["spec"] == {
         "backoffLimit": 10,
+        "ttlSecondsAfterFinished": 86400,
         "template": {"metadata": {"labels": {"app": "setup"}}, "spec": {"containers": []}},
     }
 

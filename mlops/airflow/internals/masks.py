@@ -29,7 +29,7 @@ def mask_environment() -> None:
             masker.add_mask(form)
 
     def reset_and_mask(masker: OfTasks) -> None:
-        reset(masker)
+        reset(masker)  # type: ignore[no-untyped-call]
         mask(masker)
 
     OfTasks.reset_masker = reset_and_mask  # type: ignore[method-assign]
