@@ -44,7 +44,7 @@ def promise_no_addresses() -> None:
         return {**of_mlflow(), **dict.fromkeys(closed, False)}
 
     handlers.build_server_info_payload = build_server_info_payload
-    server_info_api.build_server_info_payload = build_server_info_payload
+    server_info_api.build_server_info_payload = build_server_info_payload  # type: ignore[attr-defined]
 
 
 def users() -> list[User]:

@@ -6,11 +6,14 @@ The chart says which entries of the environment are secret (MAESTRO_SECRETS).
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import structlog
 from airflow._shared.secrets_masker import SecretsMasker as OfCore
 from airflow._shared.secrets_masker import _secrets_masker as of_core
 from airflow.sdk._shared.secrets_masker import SecretsMasker as OfTasks
 from airflow.sdk._shared.secrets_masker import _secrets_masker as of_tasks
+from structlog.typing import EventDict
 
 from mlops.masking import secrets_of, spellings
 
@@ -35,3 +38,15 @@ def mask_environment() -> None:
     OfTasks.reset_masker = reset_and_mask  # type: ignore[method-assign]
     mask(of_core())
     mask(of_tasks())
+    _mask_own_log()
+
+
+def _mask_own_log() -> None:
+    """In the log of the process itself, where LocalExecutor has tasks' output go too, Airflow masks nothing."""
+
+    def masked(logger: Any, method: str, event: EventDict) -> EventDict:
+        redacted: EventDict = of_core().redact(event)
+        return redacted
+
+    processors = structlog.get_config()["processors"]
+    processors.insert(len(processors) - 1, masked)  # in place: loggers that were used already hold this list
