@@ -56,7 +56,7 @@ def tell_what_is_missing() -> None:
 
     def download_or_tell(self: S3ArtifactRepository, remote_file_path: str, local_path: str) -> None:
         try:
-            download(self, remote_file_path, local_path)
+            download(self, remote_file_path, local_path)  # type: ignore[no-untyped-call]
         except ClientError as error:
             if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 404:
                 raise

@@ -6,7 +6,7 @@ The chart says which entries of the environment are secret (MAESTRO_SECRETS).
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from airflow._shared.secrets_masker import SecretsMasker as OfCore
@@ -45,8 +45,7 @@ def _mask_own_log() -> None:
     """In the log of the process itself, where LocalExecutor has tasks' output go too, Airflow masks nothing."""
 
     def masked(logger: Any, method: str, event: EventDict) -> EventDict:
-        redacted: EventDict = of_core().redact(event)
-        return redacted
+        return cast("EventDict", of_core().redact(event))
 
     processors = structlog.get_config()["processors"]
     processors.insert(len(processors) - 1, masked)  # in place: loggers that were used already hold this list
