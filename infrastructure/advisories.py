@@ -2,11 +2,13 @@
 
 OSV_DATABASE names a folder as OSV exports it (https://google.github.io/osv.dev/data/): PyPI/all.zip, Go/all.zip and
 Debian:12/all.zip. Nothing is fetched, so that the check does the same wherever it runs. It ends with 1 where an
-advisory applies that infrastructure/advisories.toml does not accept, or where it accepts one that does not apply.
+advisory applies that infrastructure/advisories.toml does not accept, where it accepts one that does not apply, or where
+the database is an old one, which `--any-age` allows.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -16,7 +18,7 @@ import tomllib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import cache, cmp_to_key
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +27,7 @@ from packaging.version import InvalidVersion, Version
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEBIAN = "Debian:12"
+OLDEST = timedelta(days=7)  # of the newest advisory; each of the ecosystems has some every day
 ACCEPTED = REPOSITORY / "infrastructure/advisories.toml"
 # Go programs that no go.mod of ours names, and Go itself: module, where its version stands, and how.
 _PROGRAMS = (
@@ -131,6 +134,20 @@ def records(database: Path, ecosystem: str) -> Iterator[Mapping[str, Any]]:
             record = json.loads(files.read(name))
             if "withdrawn" not in record:
                 yield record
+
+
+def ensure_new(database: Path, ecosystems: Iterable[str], today: date) -> None:
+    """Raises Unusable where the newest advisory of one of them is older than OLDEST: nobody has fetched it since."""
+    since = (today - OLDEST).isoformat()
+    for ecosystem in ecosystems:
+        newest = ""
+        for record in records(database, ecosystem):
+            newest = max(newest, record.get("modified", ""))
+            if newest >= since:
+                break
+        else:
+            archive, last = database / ecosystem / "all.zip", f"newer than {newest[:10]}" if newest else "of any date"
+            raise Unusable(f"{archive} has nothing {last}: fetch OSV's export anew, or allow it by --any-age")
 
 
 def findings(pinned: Iterable[Pin], database: Path) -> list[Finding]:
@@ -258,6 +275,9 @@ def judged(found: Iterable[Finding], allowed: Iterable[Accepted], today: date) -
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Look what is pinned up in the OSV database OSV_DATABASE.")
+    parser.add_argument("--any-age", action="store_true", help=f"take a database without news of {OLDEST.days} days")
+    any_age = parser.parse_args().any_age
     folder = os.environ.get("OSV_DATABASE")
     if not folder:
         sys.exit(f"error: OSV_DATABASE is not set: name the folder with OSV's export (PyPI, Go, {DEBIAN})")
@@ -267,8 +287,11 @@ def main() -> None:
         pinned += debian_pins(status, f"image {image}")
     if not images:
         print("[advisories] no image is built here by buildah, so Debian's packages are not looked at: make images")
+    today = datetime.now(UTC).date()
     try:
-        wrong = judged(findings(pinned, Path(folder)), accepted(), datetime.now(UTC).date())
+        if not any_age:
+            ensure_new(Path(folder), sorted({pin.ecosystem for pin in pinned}), today)
+        wrong = judged(findings(pinned, Path(folder)), accepted(), today)
     except Unusable as error:
         sys.exit(f"error: {error}")
     print(f"[advisories] {len(set(pinned))} packages looked up, {len(wrong)} to see to", *wrong, sep="\n")

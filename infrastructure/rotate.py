@@ -2,11 +2,12 @@
 
 What can be rotated is a row of `ROTATIONS`. Each goes the same way, and can be run again wherever it was interrupted:
 
-1. The store takes the new value too, where it can know two.
+1. The store takes the new value too, where it can know two; or readers know both, and what they stored by the old one
+   is stored anew.
 2. The Secret holds the new one, and when it was rotated.
 3. The store is told of it, where it knows one.
-4. The pods that read it start anew, one after the other; those of tasks read it at their own start.
-5. The store forgets the old one.
+4. The pods that read it start anew, one after the other; those of tasks read it at their own start. Of what the Secret
+   holds on the way, too.
 
 No value is an argument of a process, is printed, or is written to a file.
 """
@@ -30,6 +31,8 @@ from infrastructure.release import RELEASE, NotInstalled, find, kubectl, object_
 ROTATED = "rotated.maestro/"  # annotation of a Secret, with the key behind it
 LABEL = "maestro/secrets"  # of pods; charts/common/templates/_rotation.tpl
 SECONDS = 600  # for the replacement of one workload's pods, and for a Job
+_AGAIN = "-again-"  # in the name of a Job that was run once more
+_KEPT = 24 * 60 * 60  # seconds that the log of one that failed can be read
 _LETTERS = string.ascii_letters + string.digits
 
 Object = dict[str, Any]
@@ -66,8 +69,10 @@ class Rotation:
     """How one value is replaced.
 
     secret: the component whose Secret holds it, below `key`.
-    also_accept, tell, forget: the steps 1, 3 and 5 of the module's text.
-    both: what the Secret holds while readers need the old value too, by the change.
+    also_accept, tell: the steps 1 and 3 of the module's text.
+    can_tell: asked before anything is changed; raises NotInstalled where the store could not be told.
+    between: what the Secret holds one after the other before it holds the new value alone, where readers need both.
+    store_anew: what was stored by the old value, once all readers know the new one.
     told: components that read it at their start and are told of it while they run, which need no new start.
     last: the store itself, where it is to start anew after its readers.
     """
@@ -77,8 +82,9 @@ class Rotation:
     make: Callable[[], str] = password
     also_accept: Callable[[Change], None] = _nothing
     tell: Callable[[Change], None] = _nothing
-    forget: Callable[[Change], None] = _nothing
-    both: Callable[[Change], str] | None = None
+    can_tell: Callable[[], object] = lambda: None
+    between: Callable[[Change], tuple[str, ...]] = lambda _: ()
+    store_anew: Callable[[Change], None] = _nothing
     told: tuple[str, ...] = ()
     last: str | None = None
 
@@ -139,10 +145,12 @@ def run_again(component: str) -> Callable[[Change], None]:
 
 
 def _newest_job(component: str) -> Object:
+    """Of those that a chart made: one that was run again, and failed, is no model for the next."""
     labels = f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component={component}"
-    found: list[Object] = json.loads(kubectl("get", "job", "-l", labels, "-o", "json"))["items"]
+    items: list[Object] = json.loads(kubectl("get", "job", "-l", labels, "-o", "json"))["items"]
+    found = [job for job in items if _AGAIN not in job["metadata"]["name"]]
     if not found:
-        raise NotInstalled(f"the Job of {component} is gone: 'make install' makes it anew, and tells the store as well")
+        raise NotInstalled(f"the Job of {component} is gone: 'make install' makes it anew, then run this again")
     return max(found, key=lambda job: str(job["metadata"]["creationTimestamp"]))
 
 
@@ -153,28 +161,51 @@ def another(job: Object) -> Object:
         k: v for k, v in template["metadata"]["labels"].items() if "controller-uid" not in k and "job-name" not in k
     }
     kept = {key: value for key, value in job["spec"].items() if key not in ("selector", "manualSelector")}
+    kept["ttlSecondsAfterFinished"] = _KEPT
     name = job["metadata"]["name"]
     owned = {key: job["metadata"]["labels"][key] for key in job["metadata"]["labels"] if "controller-uid" not in key}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"generateName": f"{name}-again-", "labels": owned},
+        "metadata": {"generateName": f"{name}{_AGAIN}", "labels": owned},
         "spec": {**kept, "template": {**template, "metadata": {"labels": labels}}},
     }
 
 
-def re_encrypt(_: Change) -> None:
-    """All that Airflow's database holds, with the first of its keys."""
-    _inside("airflow-scheduler", "airflow", "rotate-fernet-key", stdin="", container="scheduler")
+# As `airflow rotate-fernet-key`, which ends where a task waits: what the task's trigger is given is not encrypted.
+_RE_ENCRYPT = """
+from airflow.cli.commands.rotate_fernet_key_command import rotate_items_in_batches
+from airflow.models import Connection, Trigger, Variable
+from airflow.models.connection_test import ConnectionTestRequest
+from airflow.utils.session import create_session
+
+with create_session() as session:
+    for model in (Connection, ConnectionTestRequest):
+        rotate_items_in_batches(session, model, model.is_encrypted | model.is_extra_encrypted)
+    rotate_items_in_batches(session, Variable, Variable.is_encrypted)
+    rotate_items_in_batches(session, Trigger, Trigger.encrypted_kwargs.not_like("{%"))
+"""
+
+
+def re_encrypt(change: Change) -> None:
+    """All that Airflow's database holds encrypted, by the new key.
+
+    It is told the keys by its input, as the pod that kubectl finds may be one that ends and does not know the last.
+    """
+    keys = f"import os\nos.environ['AIRFLOW__CORE__FERNET_KEY'] = {old_and_new(change)[-1]!r}\n"
+    _inside("airflow-scheduler", "python", "-", stdin=keys + _RE_ENCRYPT, container="scheduler")
 
 
 def fernet_key() -> str:
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
-def new_before_old(change: Change) -> str:
-    """Airflow encrypts with the first key and decrypts with each; one of an interrupted rotation is kept."""
-    return f"{change.new},{change.old}"
+def old_and_new(change: Change) -> tuple[str, str]:
+    """Airflow encrypts with the first key and decrypts with each; one of an interrupted rotation is kept.
+
+    Pods start anew one after the other: all know the new key before the first of them encrypts by it.
+    """
+    return f"{change.old},{change.new}", f"{change.new},{change.old}"
 
 
 def _database(name: str) -> Rotation:
@@ -186,8 +217,12 @@ def _redis(user: str, key: str) -> Rotation:
     return Rotation("redis", key, also_accept=redis_accepts_both(user), last="redis")
 
 
+def _by_job(secret: str, key: str, component: str) -> Rotation:
+    return Rotation(secret, key, tell=run_again(component), can_tell=lambda: _newest_job(component))
+
+
 def _store_user(name: str) -> Rotation:
-    return Rotation(f"minio-{name}", "secret-key", tell=run_again("minio-buckets"))
+    return _by_job(f"minio-{name}", "secret-key", "minio-buckets")
 
 
 ROTATIONS: Mapping[str, Rotation] = {
@@ -202,11 +237,11 @@ ROTATIONS: Mapping[str, Rotation] = {
     **{f"minio-{user}": _store_user(user) for user in ("airflow", "mlflow", "feast", "serving", "tasks", "features")},
     **{f"mlflow-{user}": Rotation("mlflow", f"{user}-password") for user in ("writer", "reader")},
     "sensor-trainer": Rotation("sensor-trainer", "token"),
-    "airflow-admin": Rotation("airflow", "admin-password", tell=run_again("airflow-setup")),
-    "airflow-read-only": Rotation("airflow", "read-only-password", tell=run_again("airflow-setup")),
+    "airflow-admin": _by_job("airflow", "admin-password", "airflow-setup"),
+    "airflow-read-only": _by_job("airflow", "read-only-password", "airflow-setup"),
     "airflow-jwt": Rotation("airflow", "jwt-secret", signing_key),
     "airflow-api": Rotation("airflow", "api-secret-key", signing_key),
-    "airflow-fernet": Rotation("airflow", "fernet-key", fernet_key, both=new_before_old, forget=re_encrypt),
+    "airflow-fernet": Rotation("airflow", "fernet-key", fernet_key, between=old_and_new, store_anew=re_encrypt),
 }
 
 
@@ -221,16 +256,17 @@ def rotate(name: str) -> None:
             f"Secret {secret['metadata']['name']} is yours: change it and its store yourself, "
             "then 'make install' starts its readers anew"
         )
+    rotation.can_tell()
     change = Change(rotation.key, base64.b64decode(secret["data"][rotation.key]).decode(), rotation.make())
     _say(f"{name}: the store")
     rotation.also_accept(change)
-    _store(secret, change.key, rotation.both(change) if rotation.both else change.new)
+    for value in rotation.between(change):
+        _store(secret, change.key, value)
+        _restart(rotation, secret["metadata"]["name"], change.key)
+    rotation.store_anew(change)
+    _store(secret, change.key, change.new)
     rotation.tell(change)
     _restart(rotation, secret["metadata"]["name"], change.key)
-    rotation.forget(change)
-    if rotation.both:
-        _store(secret, change.key, change.new)
-        _restart(rotation, secret["metadata"]["name"], change.key)
     _say(f"{name}: done")
 
 

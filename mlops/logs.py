@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping
 
 from mlops.config import LogSettings, RunIdentity
 from mlops.log_lines import JSON_FORMAT, as_json
-from mlops.masking import Masks
+from mlops.masking import Masks, secrets_of
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -41,7 +42,7 @@ class JsonFormatter(logging.Formatter):
         super().__init__()
         self._about = about
         # A secret is masked before its quotes are escaped: mlops.masked, which sees the line, need not know how often.
-        self._masks = Masks.of_environment()
+        self._masks = Masks(secrets_of(os.environ))
 
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z"

@@ -23,7 +23,7 @@ from typing import NoReturn
 from mlops.config import LogSettings
 from mlops.log_lines import JSON_FORMAT, as_json, is_json
 from mlops.logs import about
-from mlops.masking import Masks
+from mlops.masking import Masks, secrets_of
 from mlops.result import TERMINATION_LOG
 
 _OURS = ["python", "-m", "mlops"]
@@ -32,7 +32,7 @@ _PIECE = 1 << 16  # bytes
 
 def main(command: Sequence[str]) -> int:
     """Runs the command and returns its exit code. Without a secret it takes this process's place."""
-    masks, whole_lines = Masks.of_environment(), LogSettings.from_environment().format == JSON_FORMAT
+    masks, whole_lines = Masks(secrets_of(os.environ)), LogSettings.from_environment().format == JSON_FORMAT
     if not masks and not whole_lines:
         _become(command)
     ours, theirs = zip(os.pipe(), os.pipe(), strict=True)

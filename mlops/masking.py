@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator
-from typing import Self
+from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import quote
 
-MASK = b"***"
 SECRETS = "MAESTRO_SECRETS"  # environment key: names of entries of the environment, with commas between them
+MASK = b"***"
 _SHORTEST = 5  # characters; a shorter text would be found in every other word. Airflow's own masker has the same.
 
 
@@ -19,14 +17,9 @@ class Masks:
     """The secrets of a process: as they are, and as they look in addresses, in JSON, in `repr` and in base64."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {form for secret in secrets if len(secret) >= _SHORTEST for form in _forms(secret)}
+        forms = {form for secret in secrets for form in spellings(secret)}
         self._forms = sorted(forms, key=len, reverse=True)  # of two that begin alike the longer one is looked for first
         self._pattern = re.compile(b"|".join(map(re.escape, self._forms)))
-
-    @classmethod
-    def of_environment(cls) -> Self:
-        """Of the entries of the environment that the operator says are secret."""
-        return cls(os.environ.get(name, "") for name in os.environ.get(SECRETS, "").split(","))
 
     def __bool__(self) -> bool:
         return bool(self._forms)
@@ -56,10 +49,21 @@ class Masks:
         return len(text)
 
 
-def _forms(secret: str) -> Iterator[bytes]:
+def secrets_of(environment: Mapping[str, str]) -> list[str]:
+    """The values that are secret; the environment names them itself."""
+    return [environment[name] for name in environment.get(SECRETS, "").split(",") if name in environment]
+
+
+def spellings(secret: str) -> Iterator[bytes]:
+    """All that is looked for because of a secret: nothing where it is too short."""
+    if len(secret) < _SHORTEST:
+        return
     raw = secret.encode(errors="surrogateescape")
     yield raw
     yield quote(raw, safe="").encode()
     yield json.dumps(secret)[1:-1].encode()
     yield repr(secret)[1:-1].encode(errors="backslashreplace")
     yield base64.b64encode(raw)
+    for offset in range(3):  # in base64, what stands before it and behind it changes its first and last characters only
+        coded = base64.b64encode(b"\0" * offset + raw)
+        yield coded[(0, 2, 3)[offset] : (offset + len(raw)) * 8 // 6]

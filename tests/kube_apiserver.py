@@ -85,10 +85,10 @@ class KubeApiserver:
             "users": [{"name": "test", "user": {"token": token}}],
         }
 
-    def namespace(self) -> Namespace:
-        """A new namespace, which takes no pod but those of Pod Security "restricted"."""
+    def namespace(self, pod_security: str = "restricted") -> Namespace:
+        """A new namespace, which takes no pod but those of this level of Pod Security."""
         namespace = Namespace(self, f"test-{uuid.uuid4().hex[:12]}")
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        labels = {"pod-security.kubernetes.io/enforce": pod_security}
         body = {"metadata": {"name": namespace.namespace, "labels": labels}}
         call(namespace.admin, "POST", "/api/v1/namespaces", body)
         # The work of a controller.

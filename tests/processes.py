@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+PATIENCE = 600  # seconds for a server to start: beside the end-to-end tests MLflow's once took more than 240
+
 # Where the kernel takes no port from for a connection (it does from 32,768 on): a client that asks a port of its range
 # again and again before the server listens is one day given that very port and talks to itself. The processes of one
 # run look in parts of their own, two runs meet by chance only.
@@ -75,7 +77,7 @@ class running:  # noqa: N801 - a context manager
                 self._command, stdout=log, stderr=log, env=self._environment, process_group=0
             )
         try:
-            eventually(lambda: self._process.poll() is not None or self._ready(), 240)
+            eventually(lambda: self._process.poll() is not None or self._ready(), PATIENCE)
             assert self._process.poll() is None
         except BaseException as error:
             said = self._log.read_text()[-3000:]

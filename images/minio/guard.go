@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/xml"
 	"net/http"
 	"slices"
@@ -14,7 +15,8 @@ const (
 )
 
 // Headers by which MinIO's servers tell each other what no client may say: encryption, times and states of replicas.
-var betweenServers = []string{"X-Minio-Replication-", "X-Minio-Source-", "X-Amz-Bucket-Replication-Status"}
+// MinIO reads those of a new object's metadata from the query as well.
+var betweenServers = []string{"X-Minio-Replication-", "X-Minio-Source-", "X-Amz-Replication-Status"}
 
 // Snowball, by which one archive becomes many objects.
 var snowball = []string{"X-Amz-Meta-Snowball-", "X-Amz-Meta-Minio-Snowball-"}
@@ -38,9 +40,10 @@ func refusal(request *http.Request) (int, string) {
 	header, query := request.Header, request.URL.Query()
 	signed := strings.HasPrefix(header.Get("Authorization"), algorithm)
 	switch {
-	case sent(header, betweenServers) != "":
+	case sent(header, betweenServers) != "" || sent(query, betweenServers) != "":
 		// GHSA-3rh2-v3gr-35p9 (CVE-2026-34204)
-		return http.StatusForbidden, sent(header, betweenServers) + " is for servers that replicate, and this one does not"
+		name := cmp.Or(sent(header, betweenServers), sent(query, betweenServers))
+		return http.StatusForbidden, name + " is for servers that replicate, and this one does not"
 	case sent(header, snowball) != "":
 		// GHSA-9c4q-hq6p-c237 (CVE-2026-40344)
 		return http.StatusNotImplemented, "an archive is not unpacked here: upload each object"
@@ -80,11 +83,11 @@ func unsigned(header http.Header, presigned string, signed bool) string {
 	return ""
 }
 
-// sent names a header that begins with one of the prefixes, or nothing.
-func sent(header http.Header, prefixes []string) string {
-	for name := range header {
+// sent names a header, or a parameter of the query, that begins with one of the prefixes; nothing where there is none.
+func sent(given map[string][]string, prefixes []string) string {
+	for name := range given {
 		for _, prefix := range prefixes {
-			if strings.HasPrefix(name, prefix) {
+			if strings.HasPrefix(http.CanonicalHeaderKey(name), prefix) {
 				return name
 			}
 		}

@@ -1,10 +1,10 @@
 """What Maestro adds to Airflow's processes.
 
 The api-server shows reports (`internals.reports`) and is guarded (`guard`). What clears tasks, and the scheduler, are
-patched (`internals.patches`). What has a loop tells the kubelet whether it goes round (`internals.liveness`). The
-processes that fork import the operator before they do: importing KubernetesPodOperator takes half a second, which each
-task and each parse of a DAG file would spend anew in its own forked process. Imported once in the parent, it costs them
-nothing.
+patched (`internals.patches`). What has a loop tells the kubelet whether it goes round (`internals.liveness`). No task
+logs a secret of the process that it runs in (`internals.masks`). The processes that fork import the operator before
+they do: importing KubernetesPodOperator takes half a second, which each task and each parse of a DAG file would spend
+anew in its own forked process. Imported once in the parent, it costs them nothing.
 That needs [core] lazy_load_plugins = False, which the chart sets: otherwise Airflow loads plugins only where something
 asks for one.
 """
@@ -37,12 +37,15 @@ _BEATING = ("scheduler", "dag-processor", "triggerer")
 
 
 class MaestroPlugin(AirflowPlugin):
-    """Shows reports, patches, preloads, and knows former names."""
+    """Masks, shows reports, patches, preloads, and knows former names."""
 
     name = "maestro"
 
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:
+        from mlops.airflow.internals import masks
+
+        masks.mask_environment()
         started = component(sys.argv)
         if started == "api-server":
             from mlops.airflow.guard import middlewares

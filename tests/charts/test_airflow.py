@@ -15,6 +15,7 @@ import yaml
 
 from mlops.airflow.guard import LIMITS
 from mlops.airflow.internals import liveness
+from mlops.masking import SECRETS
 from tests.charts.conftest import ROOT, Object, Refused, containers, environment, find, render
 from tests.charts.profiles import platform as platform_of
 
@@ -84,6 +85,17 @@ def test_airflow_is_told_addresses_from_the_one_place_that_holds_them() -> None:
     assert parser["core"]["execution_api_server_url"] == "http://flow:81/execution/"
     assert (parser["metrics"]["statsd_host"], parser["metrics"]["statsd_port"]) == ("stats", "82")
     assert parser["logging"]["remote_base_log_folder"] == "s3://elsewhere"
+
+
+def test_each_component_knows_which_entries_of_its_environment_are_secret() -> None:
+    """Those of values too, so that no task that runs in it prints one into its log."""
+    own = {"name": "OWN", "valueFrom": {"secretKeyRef": {"name": "mine", "key": "own"}}}
+    objects = airflow({**SLACK, "env": [own, {"name": "PLAIN", "value": "seen"}]})
+    for part in ("scheduler", "triggerer", "dag-processor", "api-server"):
+        told = environment(container(part, template_of(part, objects)["spec"]))
+        secret = [name for name, value in told.items() if "secretKeyRef" in value]
+        assert told[SECRETS].split(",") == secret
+        assert "OWN" in secret and "PGPASSWORD" in secret
 
 
 def test_no_password_stands_in_the_configuration_or_in_a_literal_of_the_environment() -> None:

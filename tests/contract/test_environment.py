@@ -10,8 +10,7 @@ import pytest
 import yaml
 from mlflow.cli import cli
 
-from mlops import masked, masking
-from mlops.airflow.pods.manifest import SECRETS
+from mlops import masked
 from mlops.cli import GROUPS, commands
 from mlops.config import (
     DatabaseSettings,
@@ -24,6 +23,7 @@ from mlops.config import (
     SensorWorkerSettings,
     ServedModelSettings,
 )
+from mlops.masking import SECRETS
 from mlops.needs import needs
 from mlops.result import Failure
 from tests.charts.conftest import ROOT, Loader, Object, containers, environment
@@ -141,7 +141,6 @@ def test_what_sends_a_message_holds_the_addresses_and_the_login_of_its_channels_
 def test_a_tasks_command_is_run_by_what_masks_the_secrets_that_the_operator_names() -> None:
     (base,) = task_pod(maestro("everything"))["spec"]["containers"]
     assert base["command"] == ["python", "-m", masked.__name__]
-    assert masking.SECRETS == SECRETS
 
 
 def test_a_task_pod_without_needs_is_told_who_it_is_and_nothing_else() -> None:

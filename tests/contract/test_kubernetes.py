@@ -140,8 +140,30 @@ OTHERS: dict[str, tuple[Callable[[Object, Object], object], str]] = {
     "the node's files": (volume(hostPath={"path": "/"}), "no volumes but|PodSecurity"),
     "the node's network": (lambda s, _: s.update(hostNetwork=True), "nothing of its node|PodSecurity"),
     "a node": (lambda s, _: s.update(nodeName="node"), "nothing of its node"),
-    "root": (lambda _, c: c["securityContext"].update(runAsUser=0), "restricted|PodSecurity"),
-    "privileges": (lambda _, c: c["securityContext"].pop("allowPrivilegeEscalation"), "restricted|PodSecurity"),
+}
+UNRESTRICTED: dict[str, tuple[Callable[[Object, Object], object], str]] = {
+    "root": (lambda _, c: c["securityContext"].update(runAsUser=0), "not root"),
+    "root of the pod": (lambda s, _: s["securityContext"].update(runAsUser=0), "not root"),
+    "who may be root": (lambda _, c: c["securityContext"].update(runAsNonRoot=False), "not root"),
+    "no rights said": (lambda s, _: s.pop("securityContext"), "not root"),
+    "no rights of the container said": (lambda _, c: c.pop("securityContext"), "not root"),
+    "privileges": (lambda _, c: c["securityContext"].pop("allowPrivilegeEscalation"), "no privileges"),
+    "all privileges": (lambda _, c: c["securityContext"].update(privileged=True), "no privileges|privileged"),
+    "the kernel's files": (lambda _, c: c["securityContext"].update(procMount="Unmasked"), "no privileges|procMount"),
+    "capabilities": (lambda _, c: c["securityContext"]["capabilities"].update(drop=["NET_RAW"]), "all capabilities"),
+    "a capability": (lambda _, c: c["securityContext"]["capabilities"].update(add=["SYS_ADMIN"]), "all capabilities"),
+    "no seccomp": (lambda s, _: s["securityContext"].pop("seccompProfile"), "seccomp"),
+    "its own seccomp": (lambda _, c: c["securityContext"].update(seccompProfile={"type": "Unconfined"}), "seccomp"),
+    "a setting of the kernel": (
+        lambda s, _: s["securityContext"].update(sysctls=[{"name": "kernel.shm_rmid_forced", "value": "1"}]),
+        "the kernel",
+    ),
+    "no AppArmor": (lambda _, c: c["securityContext"].update(appArmorProfile={"type": "Unconfined"}), "AppArmor"),
+    "SELinux": (lambda _, c: c["securityContext"].update(seLinuxOptions={"type": "spc_t"}), "SELinux"),
+    "a port of the node": (
+        lambda _, c: c.update(ports=[{"containerPort": 80}, {"containerPort": 81, "hostPort": 81}]),
+        "no port of its node",
+    ),
 }
 
 
@@ -155,6 +177,18 @@ def test_airflow_creates_pods_of_tasks_and_no_others(release: tuple[Namespace, l
     assert [asked_of_airflow(namespace, pod) for pod in asked] == [""] * len(asked)
     for what, (change, said) in OTHERS.items():
         assert re.search(said, asked_of_airflow(namespace, changed(asked[0], change))), what
+
+
+def test_airflow_creates_restricted_pods_only_where_the_namespace_takes_others(kube_apiserver: KubeApiserver) -> None:
+    """As where `helm install` was all, and nobody labelled the namespace."""
+    namespace = kube_apiserver.namespace("privileged")
+    objects = render("maestro", PROFILES["minikube"], namespace=namespace.namespace)
+    namespace.grant(objects)
+    pod = task_pod(objects)
+    eventually(lambda: "one of the images" in asked_of_airflow(namespace, changed(pod, OTHERS["another image"][0])), 60)
+    assert asked_of_airflow(namespace, changed(pod, lambda _, c: c.update(ports=[{"containerPort": 80}]))) == ""
+    said = {what: asked_of_airflow(namespace, changed(pod, change)) for what, (change, _) in UNRESTRICTED.items()}
+    assert {what: message for what, message in said.items() if not re.search(UNRESTRICTED[what][1], message)} == {}
 
 
 def test_a_task_pod_is_no_pod_of_a_service_and_airflow_deletes_no_other_one(

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Form, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from sqlalchemy.exc import DataError
 from starlette.testclient import TestClient
@@ -17,7 +17,7 @@ from mlops.airflow.guard import middlewares
 from mlops.airflow.guard.bodies import DEPTH, VALUES, Bodies
 from mlops.airflow.guard.crowd import Crowd
 from mlops.airflow.guard.headers import POLICY, Headers
-from mlops.airflow.guard.logins import Logins
+from mlops.airflow.guard.logins import FORGOTTEN, Logins
 from mlops.airflow.guard.passwords import Passwords
 
 RUNS = "/api/v2/dags/d/dagRuns"
@@ -41,6 +41,10 @@ def now() -> Now:
 
 @pytest.fixture
 def airflow(now: Now) -> TestClient:
+    return TestClient(guarded(now), raise_server_exceptions=False, follow_redirects=False)
+
+
+def guarded(now: Now, body: int = 50_000) -> FastAPI:
     """The guard around a server that says what it was asked, with the limits of the chart but for short bodies."""
     app = FastAPI()
 
@@ -49,8 +53,9 @@ def airflow(now: Now) -> TestClient:
         return JSONResponse({}, 201 if sent == RIGHT else 401)
 
     @app.post("/auth/login/")
-    def login(username: str = Form(), password: str = Form()) -> RedirectResponse:
-        right = {"username": username, "password": password} == RIGHT
+    async def login(request: Request) -> RedirectResponse:
+        sent = await request.form()
+        right = {name: sent.getlist(name)[0] for name in RIGHT} == RIGHT  # the first, as Airflow's forms take it
         return RedirectResponse("/" if right else "/auth/login/?next=", 302)
 
     @app.get("/huge")
@@ -67,9 +72,9 @@ def airflow(now: Now) -> TestClient:
 
     app.add_middleware(Passwords, minimum=12)
     app.add_middleware(Logins, failures=3, pause=60, now=now)
-    app.add_middleware(Bodies, conf=20_000, body=50_000)
+    app.add_middleware(Bodies, conf=20_000, body=body)
     app.add_middleware(Headers)
-    return TestClient(app, raise_server_exceptions=False, follow_redirects=False)
+    return app
 
 
 def run_with(conf: Any) -> bytes:
@@ -173,6 +178,73 @@ def test_what_is_no_login_counts_as_none(airflow: TestClient) -> None:
     assert airflow.post("/auth/token", json=RIGHT).status_code == 201
 
 
+FORM = "application/x-www-form-urlencoded"
+OTHER_READINGS = [
+    ({"Content-Type": FORM}, b"username=ada&username=%d&password=wrong"),
+    ({"Content-Type": f"{FORM}; x=json"}, b"username=ada&password=wrong&x=%d"),
+    (
+        {"Content-Type": "multipart/form-data; boundary=b"},
+        (
+            b'--b\r\nContent-Disposition: form-data; name="username"; filename="%d"\r\n\r\nfile\r\n'
+            b'--b\r\nContent-Disposition: form-data; name="username"\r\n\r\nada\r\n'
+            b'--b\r\nContent-Disposition: form-data; name="password"\r\n\r\nwrong\r\n--b--\r\n'
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("headers", "content"), OTHER_READINGS, ids=["twice", "type", "file"])
+def test_a_login_counts_for_the_name_that_the_page_reads(
+    airflow: TestClient, headers: dict[str, str], content: bytes
+) -> None:
+    answers = [airflow.post("/auth/login/", content=content % n, headers=headers).status_code for n in range(4)]
+    assert answers == [302] * 3 + [429]
+    assert airflow.post("/auth/token", json=RIGHT).status_code == 429
+
+
+@pytest.mark.parametrize("path", ["/auth/login/", "/auth/fab/v1/users"])
+def test_what_another_reader_could_read_otherwise_is_refused(airflow: TestClient, path: str) -> None:
+    two = [("Content-Type", "application/json"), ("Content-Type", FORM)]
+    for headers, content in (
+        (two, b"username=ada&password=x"),
+        ([("Content-Type", "text/plain; json")], b"username=ada&password=x"),
+        ([("Content-Type", FORM), ("Content-Type", "application/json")], b'{"username": "ada", "password": "x"}'),
+        ([("Content-Type", "application/json")], b"username=ada&password=x"),
+        ([("Content-Type", "multipart/form-data")], b"username=ada&password=x"),
+    ):
+        answer = airflow.post(path, content=content, headers=headers)
+        assert (answer.status_code, "JSON" in answer.json()["detail"]) == (422, True), headers
+
+
+def test_wrong_logins_at_once_are_counted_as_one_after_the_other(now: Now) -> None:
+    async def answers(fields: dict[str, str]) -> list[int]:
+        transport = httpx.ASGITransport(guarded(now))
+        async with httpx.AsyncClient(transport=transport, base_url="http://airflow") as client:
+            sent = [client.post("/auth/token", json=fields) for _ in range(20)]
+            return sorted(answer.status_code for answer in await asyncio.gather(*sent))
+
+    assert asyncio.run(answers(WRONG)) == [401] * 3 + [429] * 17
+    assert asyncio.run(answers(RIGHT)) == [201] * 20
+
+
+def test_wrong_logins_are_forgotten_a_day_after_the_last(airflow: TestClient, now: Now) -> None:
+    for _ in range(3):
+        airflow.post("/auth/token", json=WRONG)
+    now.seconds = FORGOTTEN + 1
+    assert [airflow.post("/auth/token", json=WRONG).status_code for _ in range(4)] == [401] * 3 + [429]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": f"{FORM}; x=json"}], ids=["form", "type"])
+def test_of_a_password_that_is_set_twice_the_one_that_counts_is_looked_at(
+    airflow: TestClient, headers: dict[str, str]
+) -> None:
+    def put(content: str) -> int:
+        sent = {"Content-Type": FORM, **headers}
+        return airflow.post("/auth/users/add", content=content, headers=sent).status_code
+
+    assert (put("password=short&password=long-and-longer"), put("password=long-and-longer")) == (422, 200)
+
+
 @pytest.mark.parametrize("form", ["json", "data", "files"])
 def test_a_short_password_is_refused_wherever_one_is_set(airflow: TestClient, form: str) -> None:
     def put(password: str) -> int:
@@ -182,6 +254,13 @@ def test_a_short_password_is_refused_wherever_one_is_set(airflow: TestClient, fo
         return airflow.post("/auth/fab/v1/users", **{form: fields}).status_code
 
     assert (put("x"), put("x" * 11), put("x" * 12)) == (422, 422, 200)
+
+
+def test_as_much_is_taken_in_as_values_allow_where_people_log_in_too(now: Now) -> None:
+    client = TestClient(guarded(now, body=3 << 20), follow_redirects=False)
+    filled = {"content": json.dumps(RIGHT) + " " * (2 << 20), "headers": {"Content-Type": "application/json"}}
+    assert client.post("/auth/token", **filled).status_code == 201
+    assert client.post("/auth/fab/v1/users", **filled).status_code == 200
 
 
 def test_pages_say_what_a_browser_may_do_with_them(airflow: TestClient) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlops.airflow.internals import liveness
+from mlops.masking import SECRETS
 from tests.conftest import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,10 @@ def test_the_triggerer_finds_what_the_database_of_an_earlier_release_names(
 
 def printed(code: str, installed: Path, home: Path) -> str:
     """The last line that a process prints in which Airflow loads its plugins."""
+    return all_printed(code, installed, home).splitlines()[-1]
+
+
+def all_printed(code: str, installed: Path, home: Path) -> str:
     env = {
         **os.environ,
         "PYTHONPATH": f"{installed}{os.pathsep}{ROOT}",
@@ -79,7 +84,7 @@ def printed(code: str, installed: Path, home: Path) -> str:
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert "Failed to" not in done.stdout + done.stderr
     assert not done.returncode, done.stderr
-    return done.stdout.strip().splitlines()[-1]
+    return done.stdout.strip()
 
 
 def test_airflows_own_server_stands_behind_the_guard(installed: Path, tmp_path: Path) -> None:
@@ -116,3 +121,64 @@ def test_a_component_that_has_a_loop_says_whether_it_goes_round(
         "print(before, alive())"
     )
     assert printed(code, installed, tmp_path) == "503 200"
+
+
+LEAKS = """
+import json, os
+from airflow.sdk import dag, task
+
+print("parsed with", dict(os.environ))
+
+
+@dag
+def leaks():
+    @task
+    def prints():
+        print(os.environ)
+        print(json.dumps(dict(os.environ)))
+        os.system("env")
+
+    prints()
+
+
+leaks()
+"""
+SUPERVISED = """
+import sys; sys.argv = ["airflow", "scheduler"]
+from uuid import uuid4
+import airflow, httpx
+from airflow.sdk.api.client import Client
+from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance
+from airflow.sdk.execution_time.supervisor import supervise_task
+
+task = {"dag_id": "leaks", "task_id": "prints", "run_id": "r", "try_number": 1}
+moments = ("logical_date", "start_date", "run_after", "data_interval_start", "data_interval_end")
+times = dict.fromkeys(moments, "2026-01-01T00:00:00Z")
+none = dict.fromkeys(("end_date", "partition_key"))
+run = {"dag_id": "leaks", "run_id": "r", "run_type": "manual", "state": "running", "consumed_asset_events": []}
+answer = httpx.Response(200, json={"dag_run": {**run, **times, **none}, "max_tries": 0, "should_retry": False})
+code = supervise_task(
+    ti=TaskInstance(id=uuid4(), dag_version_id=uuid4(), queue="default", **task),
+    bundle_info=BundleInfo(name="dags-folder"), dag_rel_path="leaks.py", token="", log_path="task.log",
+    client=Client(base_url=None, dry_run=True, token="", transport=httpx.MockTransport(lambda _: answer)),
+    subprocess_logs_to_stdout=True,
+)
+assert code == 0
+"""
+
+
+def test_a_task_that_airflow_itself_runs_shows_no_secret_of_its_environment(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of it the chart says is secret, in each form in which it is printed."""
+    told = {"PGPASSWORD": "of-the-database", "OWN": "quoted \"and' long", "PLAIN": "of no secret"}
+    for name, value in {**told, SECRETS: "PGPASSWORD,OWN,UNSET"}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "leaks.py").write_text(LEAKS)
+    of_the_process = all_printed(SUPERVISED, installed, tmp_path)
+    for log in ((tmp_path / "logs" / "task.log").read_text(), of_the_process):
+        assert log.count("of no secret") == 4, "the environment was printed"
+        assert log.count("***") == 8
+        assert "of-the-database" not in log
+        assert "and' long" not in log and "and\\' long" not in log

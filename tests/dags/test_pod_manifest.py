@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops.airflow.platform import Platform
-from mlops.airflow.pods.manifest import SECRETS, TRY, TaskTry, label_value, make_pod
+from mlops.airflow.pods.manifest import TRY, TaskTry, label_value, make_pod
 from mlops.config import RunIdentity
+from mlops.masking import SECRETS
 from tests.dags.conftest import NAMESPACE, PLATFORM, PLATFORM_ENVIRONMENTS, POD_TEMPLATE
 
 DNS_1123_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")

@@ -6,6 +6,7 @@ import os
 import subprocess
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import boto3
 import pandas as pd
@@ -18,6 +19,9 @@ from infrastructure.release import NAMESPACE, kubectl, object_name, selector, wa
 from infrastructure.services import mlflow_writer, object_store_keys, port_forward
 from tests.e2e import features
 from tests.e2e.runs import finished
+
+# In names of what a test makes: the release may keep that of an earlier session.
+SESSION = uuid4().hex[:8]
 
 # Set before MLflow is imported by a fixture: a stopped server is told within seconds.
 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "2"
@@ -37,6 +41,7 @@ GROUPS = {
     "model_training": "features and training",
     "data_validation": "sensors and validation",
     "security_api": "operator and node",
+    "security_mlflow": "pipeline",  # which takes the alias production away from the same model
 }
 
 

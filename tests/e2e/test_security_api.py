@@ -9,30 +9,41 @@ import requests
 
 from infrastructure.release import NAMESPACE, kubectl, selector, wait_until
 from infrastructure.services import admin, port_forward
-from tests.e2e.conftest import placed_dags
+from tests.e2e.conftest import SESSION, placed_dags
 from tests.e2e.runs import kubernetes
 
-CROWD = "security_crowd"
+CROWD, GONE = "security_crowd", "security_gone"
 DAGS = f"""
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
 
-with DAG(dag_id="{CROWD}", schedule=None, is_paused_upon_creation=False, max_active_runs=1, tags=["e2e"]):
-    EmptyOperator(task_id="work")
+for dag_id in ("{CROWD}", "{GONE}"):
+    with DAG(dag_id=dag_id, schedule=None, is_paused_upon_creation=False, max_active_runs=1, tags=["e2e"]):
+        EmptyOperator(task_id="work")
 """
 PARTS = ("airflow-api-server", "airflow-scheduler", "airflow-triggerer", "airflow-dag-processor", "postgresql")
 TRIGGERS = 100
-P99_SECONDS = 60  # on two cores, all asked at once; the crowd is let in ten at a time
+P99_SECONDS = 20  # on two cores, all asked at once; it takes 2.3 where nothing else runs
 BUSY_MINUTES = 10
 THREADS_A_CORE = 10
 
 
 @pytest.fixture(scope="module")
 def crowd(services):
-    with placed_dags(services, [CROWD], DAGS):
+    with placed_dags(services, [CROWD, GONE], DAGS):
         yield
-        for run in services.airflow.call("GET", f"/dags/{CROWD}/dagRuns?limit=1000")["dag_runs"]:
-            services.airflow.call("PATCH", f"/dags/{CROWD}/dagRuns/{run['dag_run_id']}", json={"state": "failed"})
+        for dag_id in (CROWD, GONE):
+            wait_until(lambda dag_id=dag_id: deleted(services, dag_id), 300, f"the end of the runs of {dag_id}", 1)
+
+
+def deleted(services, dag_id):
+    """Whether no run is left, after those that could be deleted are; Airflow gives a page of them at once."""
+    runs = services.airflow.call("GET", f"/dags/{dag_id}/dagRuns?limit=1000")["dag_runs"]
+    for run in runs:
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run['dag_run_id']}"
+        asked(services, "PATCH", path, json={"state": "failed"})
+        asked(services, "DELETE", path)
+    return not runs
 
 
 def restarts():
@@ -53,7 +64,7 @@ def asked(services, method, path, **arguments):
 def trigger(services, number):
     """Seconds until the answer, and its status."""
     begun = time.monotonic()
-    sent = {"logical_date": None, "dag_run_id": f"crowd_{number}", "conf": {"number": number}}
+    sent = {"logical_date": None, "dag_run_id": f"crowd_{SESSION}_{number}", "conf": {"number": number}}
     answer = asked(services, "POST", f"/api/v2/dags/{CROWD}/dagRuns", json=sent)
     return time.monotonic() - begun, answer.status_code
 
@@ -66,8 +77,8 @@ def test_of_a_hundred_triggers_at_once_none_is_lost(services, crowd, record_prop
     p99 = answers[int(TRIGGERS * 0.99) - 1][0]
     record_property("seconds", {"p50": round(answers[TRIGGERS // 2][0], 1), "p99": round(p99, 1)})
     assert {status for _, status in answers} == {200}
-    runs = services.airflow.call("GET", f"/dags/{CROWD}/dagRuns?limit=1000")["dag_runs"]
-    assert {run["dag_run_id"] for run in runs} >= {f"crowd_{number}" for number in range(TRIGGERS)}
+    runs = services.airflow.call("GET", f"/dags/{CROWD}/dagRuns?limit=1000&order_by=-id")["dag_runs"]
+    assert {run["dag_run_id"] for run in runs} >= {f"crowd_{SESSION}_{number}" for number in range(TRIGGERS)}
     assert p99 < P99_SECONDS, f"p99 {p99:.1f} s"
     assert restarts() == before
 
@@ -76,16 +87,15 @@ def test_of_a_hundred_triggers_at_once_none_is_lost(services, crowd, record_prop
 def test_a_scheduler_whose_runs_are_deleted_goes_on(services, crowd):
     before = restarts()
     for number in range(20):
-        services.airflow.call(
-            "POST", f"/dags/{CROWD}/dagRuns", json={"logical_date": None, "dag_run_id": f"gone_{number}", "conf": {}}
-        )
+        run = {"logical_date": None, "dag_run_id": f"gone_{SESSION}_{number}", "conf": {}}
+        services.airflow.call("POST", f"/dags/{GONE}/dagRuns", json=run)
     for number in range(20):
-        path = f"/api/v2/dags/{CROWD}/dagRuns/gone_{number}"
+        path = f"/api/v2/dags/{GONE}/dagRuns/gone_{SESSION}_{number}"
         asked(services, "PATCH", path, json={"state": "queued"})
         # One that runs by now is refused, and one that the scheduler holds is waited for.
         assert asked(services, "DELETE", path).status_code in (204, 409)
-    run_id = services.airflow.trigger(CROWD)
-    wait_until(lambda: services.airflow.run(CROWD, run_id)["state"] == "success", 600, "a run after all of them", 1)
+    run_id = services.airflow.trigger(GONE)
+    wait_until(lambda: services.airflow.run(GONE, run_id)["state"] == "success", 600, "a run after all of them", 1)
     assert restarts() == before
 
 
@@ -97,7 +107,9 @@ def test_a_node_that_is_merely_busy_restarts_nothing(crowd):
     # At the node's own priority, in a pod without a limit of processors: that of the scheduler itself.
     one = f"timeout {BUSY_MINUTES * 60} sh -c 'while :; do :; done'"
     burn = f"for i in $(seq $(( $(nproc) * {THREADS_A_CORE} ))); do {one} & done; wait"
-    kubectl("exec", scheduler, "-c", "scheduler", "--", "sh", "-c", burn, check=False)
+    begun = time.monotonic()
+    kubectl("exec", scheduler, "-c", "scheduler", "--", "sh", "-c", burn)
+    assert time.monotonic() - begun > BUSY_MINUTES * 60 - 30, "the node was not kept busy"
     assert restarts() == before
 
 
@@ -145,7 +157,7 @@ def test_pages_say_what_a_browser_may_do_with_them(services):
 def test_passwords_cannot_be_tried_out(services):
     """Of a user that there is not: nobody's login is held up."""
     with port_forward("airflow-api-server") as url:
-        guess = {"username": "nobody_at_all", "password": "x"}
+        guess = {"username": f"nobody_{SESSION}", "password": "x"}
         statuses = [requests.post(f"{url}/auth/token", json=guess, timeout=60).status_code for _ in range(8)]
         assert statuses == [401] * 5 + [429] * 3
         username, password = admin()

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from infrastructure.release import NAMESPACE, RELEASE, find, kubectl, object_name, wait_until
+from tests.e2e.conftest import SESSION
 
 AIRFLOW, DEPLOYER = (f"system:serviceaccount:{NAMESPACE}:{RELEASE}-{name}" for name in ("airflow", "deployer"))
 AS_AIRFLOW = ("--as", AIRFLOW)
@@ -125,16 +126,17 @@ from rq.serializers import JSONSerializer
 from mlops.config import RedisSettings
 from mlops.sensor_trainer.store.queue import _client
 queue = Queue("training", connection=_client(RedisSettings.from_environment()), serializer=JSONSerializer)
-queue.enqueue_call("os.system", args=("touch /tmp/made-by-the-queue",), job_id="made-by-the-queue")
+queue.enqueue_call("os.system", args=("touch /tmp/{made}",), job_id="{made}")
 """
 
 
 def test_with_the_password_of_the_queue_no_function_can_be_enqueued():
-    python("sensor-trainer", "api", ENQUEUES)
+    made = f"made-by-the-queue-{SESSION}"
+    python("sensor-trainer", "api", ENQUEUES.replace("{made}", made))
     worker = object_name("deployment", "sensor-trainer-worker")
-    told = "'made-by-the-queue' in Redis' queue is no training job and does not run"
+    told = f"'{made}' in Redis' queue is no training job and does not run"
     wait_until(lambda: told in kubectl("logs", worker, "--since=10m"), 60, "the worker's word of it")
-    assert "made-by-the-queue" not in kubectl("exec", worker, "-c", "worker", "--", "ls", "/tmp")  # noqa: S108
+    assert made not in kubectl("exec", worker, "-c", "worker", "--", "ls", "/tmp")  # noqa: S108
 
 
 def test_no_list_of_processes_shows_a_password_of_redis():

@@ -1,19 +1,24 @@
 """Attacks on the running platform: from pods that should reach nothing, with known secrets, and by bad inputs."""
 
-import http.client
+import base64
 import json
 import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import boto3
+import psycopg
 import pytest
+import requests
+from botocore.exceptions import ClientError
+from cryptography.fernet import Fernet, InvalidToken
 
 from infrastructure import rotate, sensors
 from infrastructure.airflow import Airflow
 from infrastructure.release import NAMESPACE, RELEASE, NotInstalled, find, kubectl, object_name, wait_until
-from infrastructure.services import port_forward, service
+from infrastructure.services import mlflow_writer, port_forward, service
 from tests.e2e.asking import TASK, asking_pod, elsewhere
-from tests.e2e.conftest import placed_dags
+from tests.e2e.conftest import SESSION, placed_dags
 from tests.e2e.runs import finished
 from tests.security import access, canaries, inputs
 
@@ -80,46 +85,31 @@ def test_nothing_is_open_that_the_note_does_not_state(asking):
 # Bad inputs
 
 
-def send(url, request, headers):
-    """Status and text of an answer. As it stands: a client would make `..` and NUL of a path good."""
-    address = urlsplit(url)
-    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
-    try:
-        connection.putrequest(request.method, request.path, skip_accept_encoding=True)
-        for name, value in {**headers, "Content-Type": "application/json", "Connection": "close"}.items():
-            connection.putheader(name, value)
-        connection.putheader("Content-Length", str(len(request.body or b"")))
-        connection.endheaders(request.body)
-        answer = connection.getresponse()
-        return answer.status, answer.read(400).decode(errors="replace")
-    finally:
-        connection.close()
-
-
-def sent(url, requests, headers):
-    return inputs.faults([(request, *send(url, request, headers)) for request in requests])
+def faults(url, requests, headers):
+    return inputs.faults(inputs.sent(url, requests, headers))
 
 
 @pytest.mark.parametrize("made", [inputs.airflow, inputs.reports], ids=["api", "reports"])
 def test_airflow_breaks_on_no_bad_input_and_takes_none(made):
     with port_forward("airflow-api-server") as url:
         token = str(Airflow(url).session.headers["Authorization"])
-        assert sent(url, made(), {"Authorization": token}) == []
+        assert faults(url, made(), {"Authorization": token}) == []
 
 
 def test_mlflow_breaks_on_no_bad_input_and_takes_none():
     with port_forward("mlflow") as url:
-        assert sent(url, inputs.mlflow(), {"Host": f"localhost:{urlsplit(url).port}"}) == []
+        token = base64.b64encode(":".join(mlflow_writer()).encode()).decode()
+        assert faults(url, inputs.mlflow(), {"Authorization": f"Basic {token}"}) == []
 
 
 def test_the_trainer_breaks_on_no_bad_input_and_takes_none():
     with port_forward(sensors.COMPONENT) as url:
-        assert sent(url, inputs.sensor_trainer(), {"Authorization": f"Bearer {sensors.token()}"}) == []
+        assert faults(url, inputs.sensor_trainer(), {"Authorization": f"Bearer {sensors.token()}"}) == []
 
 
 def test_the_model_server_breaks_on_no_bad_input_and_takes_none():
     with port_forward("model-server") as url:
-        assert sent(url, inputs.model_server(), {}) == []
+        assert faults(url, inputs.model_server(), {}) == []
 
 
 # Canaries
@@ -280,26 +270,112 @@ def test_no_secret_is_in_a_dump_of_a_database(secrets):
 # Rotation
 
 
+KEPT = f"e2e_kept_{SESSION}"  # a variable of Airflow's
+READ_ONLY = "monitoring"  # as global.airflow.readOnlyUser has it
+
+
+def opens_redis(user):
+    def opens(value):
+        said = rotate._inside("redis", "redis-cli", stdin=f"AUTH {user} {value}\n", kind="statefulset")
+        assert ("OK" in said) is not ("WRONGPASS" in said), said[:80]
+        return "OK" in said
+
+    return opens
+
+
+def opens_store(value):
+    with port_forward("minio", "api") as url:
+        keys = find("secret", "minio-tasks")["data"]
+        client = boto3.client(
+            "s3",
+            endpoint_url=url,
+            aws_access_key_id=base64.b64decode(keys["access-key"]).decode(),
+            aws_secret_access_key=value,
+            region_name="us-east-1",
+        )
+        try:
+            return bool(client.list_objects_v2(Bucket="data", MaxKeys=1))
+        except ClientError as refused:
+            assert refused.response["Error"]["Code"] in ("SignatureDoesNotMatch", "InvalidAccessKeyId")
+            return False
+
+
+def opens_page(component, path, ask):
+    """ask: what requests is told of the value."""
+
+    def opens(value):
+        with port_forward(component) as url:
+            sent = ask(value)
+            method = "POST" if "json" in sent else "GET"
+            status = requests.request(method, f"{url}{path}", timeout=60, **sent).status_code
+            assert status in (200, 201, 401), status
+            return status != 401
+
+    return opens
+
+
+def opens_database(value):
+    with port_forward("postgresql", "postgresql") as url:
+        address = urlsplit(url)
+        where = {"host": address.hostname, "port": address.port, "dbname": "mlflow", "user": "mlflow"}
+        try:
+            psycopg.connect(**where, password=value, connect_timeout=30).close()
+        except psycopg.OperationalError as refused:
+            assert "password authentication failed" in str(refused)
+            return False
+        return True
+
+
+def opens_variable(value):
+    psql = ("psql", "--host=/tmp", "--username=postgres", "--dbname=airflow", "-At", f"--set=key={KEPT}")
+    asked = "SELECT val FROM variable WHERE key = :'key'"
+    stored = rotate._inside("postgresql", *psql, stdin=asked, kind="statefulset").strip()
+    try:
+        return Fernet(value).decrypt(stored.encode()) == b"kept"
+    except InvalidToken:
+        return False
+
+
+@pytest.fixture
+def kept(services):
+    services.airflow.call("POST", "/variables", json={"key": KEPT, "value": "kept"})
+    yield
+    services.connect()
+    services.airflow.call("DELETE", f"/variables/{KEPT}")
+
+
+def stored_in(name):
+    """The value that the release has now."""
+    rotation = rotate.ROTATIONS[name]
+    return base64.b64decode(find("secret", rotation.secret)["data"][rotation.key]).decode()
+
+
+# Whether a value opens what it is for.
+OPENS = {
+    "redis": opens_redis("default"),
+    "redis-queue": opens_redis("queue"),
+    "minio-tasks": opens_store,
+    "mlflow-writer": opens_page("mlflow", "/version", lambda value: {"auth": ("writer", value)}),
+    "postgresql-mlflow": opens_database,
+    "sensor-trainer": opens_page(
+        sensors.COMPONENT, "/readings?limit=1", lambda value: {"headers": {"Authorization": f"Bearer {value}"}}
+    ),
+    "airflow-read-only": opens_page(
+        "airflow-api-server", "/auth/token", lambda value: {"json": {"username": READ_ONLY, "password": value}}
+    ),
+    "airflow-fernet": opens_variable,
+}
+
+
 @pytest.mark.full
 @pytest.mark.alone
-@pytest.mark.parametrize(
-    "name",
-    [
-        "redis",
-        "redis-queue",
-        "minio-tasks",
-        "mlflow-writer",
-        "postgresql-mlflow",
-        "sensor-trainer",
-        "airflow-read-only",
-        "airflow-fernet",
-    ],
-)
-def test_after_a_rotation_everything_works_and_the_old_value_opens_nothing(services, name):
-    rotation = rotate.ROTATIONS[name]
-    before = find("secret", rotation.secret)["data"][rotation.key]
+@pytest.mark.parametrize("name", OPENS)
+def test_after_a_rotation_everything_works_and_the_old_value_opens_nothing(services, kept, name):
+    old = stored_in(name)
+    assert OPENS[name](old), "this asks what the value is for"
     rotate.rotate(name)
-    assert find("secret", rotation.secret)["data"][rotation.key] != before
+    assert OPENS[name](stored_in(name))
+    assert not OPENS[name](old)
     services.connect()
     check = ["make", "check", f"NAMESPACE={NAMESPACE}", f"RELEASE={RELEASE}"]
     done = subprocess.run(check, capture_output=True, text=True)

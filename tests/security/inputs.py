@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 # What stands in place of a name.
 NAMES = (
@@ -121,12 +122,34 @@ def command_lines() -> Iterator[list[str]]:
         yield [*deliver, f"--rows={number}"]
 
 
-def faults(answers: list[tuple[Request, int, str]]) -> list[str]:
-    """The requests that a server broke on, or that it took for good ones."""
+def sent(url: str, requests: Iterable[Request], headers: Mapping[str, str]) -> list[tuple[Request, int, str]]:
+    """Each request with status and text of its answer."""
+    return [(request, *_send(url, request, headers)) for request in requests]
+
+
+def _send(url: str, request: Request, headers: Mapping[str, str]) -> tuple[int, str]:
+    """As it stands: a client would make `..` and NUL of a path good."""
+    address = urlsplit(url)
+    assert address.hostname
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
+    try:
+        connection.putrequest(request.method, request.path, skip_accept_encoding=True)
+        for name, value in {**headers, "Content-Type": "application/json", "Connection": "close"}.items():
+            connection.putheader(name, value)
+        connection.putheader("Content-Length", str(len(request.body or b"")))
+        connection.endheaders(request.body)
+        answer = connection.getresponse()
+        return answer.status, answer.read(400).decode(errors="replace")
+    finally:
+        connection.close()
+
+
+def faults(answers: Iterable[tuple[Request, int, str]]) -> list[str]:
+    """The requests that a server broke on, that it took for good ones, or that it never read for want of a login."""
     return [
         f"{request}: {status} {said[:120]}"
         for request, status, said in answers
-        if status >= 500 or (status < 300 and not request.accepted)
+        if status >= 500 or status == http.HTTPStatus.UNAUTHORIZED or (status < 300 and not request.accepted)
     ]
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
@@ -28,7 +28,13 @@ TODAY = date(2026, 12, 1)
 
 def record(called, name, ecosystem="PyPI", events=({"introduced": "0"},), kind="ECOSYSTEM", **more):
     ranges = [{"type": kind, "events": list(events)}]
-    return {"id": called, "affected": [{"package": {"ecosystem": ecosystem, "name": name}, "ranges": ranges}], **more}
+    affected = [{"package": {"ecosystem": ecosystem, "name": name}, "ranges": ranges}]
+    return {"id": called, "affected": affected, "modified": ago(0), **more}
+
+
+def ago(days):
+    """As OSV writes a time."""
+    return (datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%S.123456Z")
 
 
 @pytest.fixture
@@ -163,18 +169,18 @@ def test_each_that_is_accepted_is_pinned_and_has_a_reason():
         assert len(entry.reason) > 20
 
 
-def run(**environment):
-    command = [sys.executable, "-m", "infrastructure.advisories"]
+def run(*options, **environment):
+    command = [sys.executable, "-m", "infrastructure.advisories", *options]
     kept = {key: value for key, value in os.environ.items() if key != "OSV_DATABASE"}
     return subprocess.run(command, cwd=ROOT, env={**kept, **environment}, capture_output=True, text=True)
 
 
 def test_the_program_ends_with_what_is_to_be_seen_to(database):
     minio = [record(each.id, each.package, "Go", kind="SEMVER") for each in accepted()]
-    for name, records in {"Go": minio, DEBIAN: []}.items():
+    for name, records in {"Go": minio, DEBIAN: [record("DSA-1", "another", DEBIAN)]}.items():
         folder = database(*records, ecosystem=name)
     assert run(OSV_DATABASE=str(folder)).stderr.endswith("PyPI/all.zip is missing: put OSV's export of PyPI there\n")
-    database(ecosystem="PyPI")
+    database(record("GHSA-o", "another"), ecosystem="PyPI")
     clean = run(OSV_DATABASE=str(folder))
     assert clean.returncode == 0, clean.stdout
     with zipfile.ZipFile(folder / "PyPI/all.zip", "a") as files:
@@ -183,6 +189,19 @@ def test_the_program_ends_with_what_is_to_be_seen_to(database):
     assert told.returncode == 1
     assert "numpy" in told.stdout
     assert "GHSA-n: not mended yet. New." in told.stdout
+
+
+@pytest.mark.parametrize(("days", "code"), [(6, 0), (8, 1)])
+def test_a_database_in_which_nothing_is_newer_than_a_week_is_refused_unless_that_is_allowed(database, days, code):
+    minio = [record(each.id, each.package, "Go", kind="SEMVER") for each in accepted()]
+    old = [record(f"GHSA-{age}", "another", modified=ago(age)) for age in (days + 1000, days, days + 1)]
+    for name, records in {"PyPI": old, "Go": minio, DEBIAN: [record("DSA-1", "another", DEBIAN)]}.items():
+        folder = database(*records, ecosystem=name)
+    told = run(OSV_DATABASE=str(folder))
+    assert told.returncode == code, told.stderr
+    said = f"PyPI/all.zip has nothing newer than {ago(days)[:10]}: fetch OSV's export anew, or allow it by --any-age"
+    assert (said in told.stderr) is bool(code)
+    assert run("--any-age", OSV_DATABASE=str(folder)).returncode == 0
 
 
 def test_without_a_database_the_program_says_what_to_do():

@@ -66,6 +66,16 @@ def test_a_secret_is_found_as_it_looks_in_an_address_and_in_base64() -> None:
     assert out == "('http://u:***@host', '***')\n"
 
 
+@pytest.mark.parametrize("user", ["", "u", "us", "use", "writer:"])
+def test_a_secret_is_found_in_base64_wherever_it_stands_in_what_was_coded(user: str) -> None:
+    """As in a header that says who one is."""
+    for secret in (SECRET, TOKEN):
+        coded = base64.b64encode(f"{user}{secret}@{user}".encode())
+        masked = Masks([secret]).masked(coded)
+        assert MASK in masked
+        assert len(masked) - len(MASK) <= len(coded) - len(secret.encode()) * 4 // 3 + 2
+
+
 def test_a_command_of_the_platform_that_fails_hands_its_cause_back_without_a_secret(tmp_path: Path) -> None:
     result = tmp_path / "result"
     code, _, err = run("python", "-m", "mlops", "datasets", "propose", f"/{TOKEN}", result=result)

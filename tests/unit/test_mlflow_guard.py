@@ -10,6 +10,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import mlflow
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops.stores.object_store import bucket
+from tests.security import inputs
 from tests.servers import ACCESS_KEY, MLFLOW_PLUGIN, REGION, SECRET_KEY, MLflow
 
 sys.path.insert(0, str(MLFLOW_PLUGIN))
@@ -319,6 +321,23 @@ def test_no_input_is_a_fault_of_the_server(mlflow_uri, method, path):
     for said in QUERIES if method == "GET" else BODIES:
         answer = asked(f"{place}?{said}", WRITER) if method == "GET" else asked(place, WRITER, said, method)
         assert answer[0] < 500, (said[:80], answer)
+
+
+def test_what_the_running_platform_is_asked_is_taken_for_bad_and_is_no_fault_of_the_server(on_s3):
+    writer = basic(WRITER["MLFLOW_TRACKING_USERNAME"], WRITER["MLFLOW_TRACKING_PASSWORD"])
+    assert inputs.faults(inputs.sent(on_s3, inputs.mlflow(), {"Authorization": writer})) == []
+
+
+def test_an_artifact_that_is_not_there_is_told_as_such(on_s3):
+    status, told = asked(f"{on_s3}/api/2.0/mlflow-artifacts/artifacts/1/none/model.bin", READER)
+    assert (status, json.loads(told)["error_code"]) == (404, "RESOURCE_DOES_NOT_EXIST")
+    assert "there is no artifact" in told
+
+
+@pytest.mark.parametrize(("path", "status"), [("a" * 256, 400), ("a" * 255, 404), ("ä" * 128, 400)])
+def test_an_artifact_whose_name_no_file_can_have_is_refused(on_s3, path, status):
+    found, told = asked(f"{on_s3}/api/2.0/mlflow-artifacts/artifacts/{quote(path)}", READER)
+    assert found == status, told
 
 
 @pytest.mark.parametrize("path", ["/gateway/mlflow/v1/models", "/gateway/proxy/x/y", "/v1/traces"])

@@ -1,6 +1,7 @@
 """`make rotate`: what stores are told, by real ones; who starts anew; and that charts and tool agree on their label."""
 
 import base64
+import itertools
 import json
 import subprocess
 from typing import Any
@@ -28,6 +29,7 @@ class Cluster:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: list[str] = []
+        self.jobs: list[Object] = []
         self.secret: Object = {
             "metadata": {"name": "maestro-redis", "annotations": dict(KEEP)},
             "data": {"redis-password": encoded("before")},
@@ -50,6 +52,11 @@ class Cluster:
         match arguments:
             case ("get", "deployments,statefulsets", *_):
                 return json.dumps({"items": self.workloads})
+            case ("get", "job", *_):
+                return json.dumps({"items": self.jobs})
+            case ("create", *_):
+                self.done.append(json.loads(stdin or "")["metadata"]["generateName"])
+                return json.dumps({"metadata": {"name": "made"}})
             case ("get", "secrets", *_):
                 return json.dumps({"items": [self.secret]})
             case ("patch", "secret", *_):
@@ -161,28 +168,58 @@ def test_redis_takes_both_passwords_until_it_starts_anew(tmp_path: Any) -> None:
             redis.Redis(port=server.port, password="neither").ping()
 
 
-def test_what_the_old_fernet_key_encrypted_can_be_read_at_each_moment_of_its_rotation() -> None:
-    old = rotate.fernet_key()
-    told = Fernet(old.encode()).encrypt(b"told")
-    keys = rotate.new_before_old(Change("fernet-key", old, rotate.fernet_key())).split(",")
-    both = MultiFernet([Fernet(key.encode()) for key in keys])
-    assert both.decrypt(told) == b"told"
-    assert Fernet(keys[0].encode()).decrypt(both.rotate(told)) == b"told"
+def test_at_each_moment_of_a_rotation_each_pod_reads_what_each_other_encrypted() -> None:
+    """While pods start anew, some know what the Secret held before and some what it holds."""
+    change = Change("fernet-key", rotate.fernet_key(), rotate.fernet_key())
+    held = [change.old, *rotate.old_and_new(change), change.new]
+    pods = [MultiFernet([Fernet(key.encode()) for key in keys.split(",")]) for keys in held]
+    for before, after in itertools.pairwise(pods):
+        assert before.decrypt(after.encrypt(b"told")) == after.decrypt(before.encrypt(b"told")) == b"told"
 
 
-def test_the_fernet_key_is_two_then_one_and_all_is_encrypted_anew_in_between(
+def test_the_fernet_key_is_two_until_all_is_encrypted_by_the_new_one(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.secret = {
         "metadata": {"name": "maestro-airflow", "annotations": dict(KEEP)},
         "data": {"fernet-key": encoded("before")},
     }
-    cluster.workloads = [workload("Deployment", "airflow-scheduler", ("maestro-airflow", "fernet-key"))]
-    held: list[int] = []
-    monkeypatch.setattr(rotate, "_restart", lambda *_: held.append(cluster.value.count(",")))
+    held: list[list[str]] = []
+    monkeypatch.setattr(rotate, "_restart", lambda *_: held.append(cluster.value.split(",")))
     rotate.rotate("airflow-fernet")
-    assert held == [1, 0]
-    assert cluster.done == ["secret", "exec deployment/maestro-airflow-scheduler", "secret"]
+    new = cluster.value
+    assert held == [["before", new], [new, "before"], [new]]
+    assert cluster.done == ["secret", "secret", "exec deployment/maestro-airflow-scheduler", "secret"]
+
+
+@pytest.fixture
+def store_user(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """A cluster in which a Job tells the store of a password."""
+    metadata = {"name": "maestro-minio-mlflow", "annotations": dict(KEEP)}
+    cluster.secret = {"metadata": metadata, "data": {"secret-key": encoded("before")}}
+    cluster.workloads = []
+    monkeypatch.setattr(rotate, "succeeded", lambda *_: True)
+    return cluster
+
+
+def job_called(name: str, created: str) -> Object:
+    metadata = {"name": name, "labels": {}, "creationTimestamp": created}
+    return {"metadata": metadata, "spec": {"template": {"metadata": {"labels": {}}, "spec": {}}}}
+
+
+def test_where_the_job_that_tells_the_store_is_gone_nothing_is_changed(store_user: Cluster) -> None:
+    with pytest.raises(NotInstalled, match="minio-buckets is gone"):
+        rotate.rotate("minio-mlflow")
+    assert (store_user.done, store_user.value) == ([], "before")
+
+
+def test_one_that_was_run_again_and_failed_is_no_model_for_the_next(store_user: Cluster) -> None:
+    store_user.jobs = [job_called("buckets-1", "2026-01-01"), job_called("buckets-1-again-x", "2026-01-02")]
+    rotate.rotate("minio-mlflow")
+    assert store_user.done == ["secret", "buckets-1-again-"]
+    store_user.jobs = store_user.jobs[1:]
+    with pytest.raises(NotInstalled, match="is gone"):
+        rotate.rotate("minio-mlflow")
 
 
 def test_a_job_is_made_once_more_without_what_kubernetes_wrote_into_the_first() -> None:
@@ -200,6 +237,7 @@ def test_a_job_is_made_once_more_without_what_kubernetes_wrote_into_the_first() 
     assert made["metadata"] == {"generateName": "a-again-", "labels": {"app": "setup"}}
     assert made["spec"] == {
         "backoffLimit": 10,
+        "ttlSecondsAfterFinished": 86400,
         "template": {"metadata": {"labels": {"app": "setup"}}, "spec": {"containers": []}},
     }
 

@@ -156,10 +156,10 @@ def test_there_are_two_hundred_bad_inputs_and_each_can_be_sent() -> None:
             assert " " not in request.path
 
 
-def test_a_server_that_breaks_or_takes_what_is_bad_is_named() -> None:
+def test_a_server_that_breaks_takes_what_is_bad_or_reads_nothing_is_named() -> None:
     good, bad = inputs.Request("GET", "/x?limit=-1", accepted=True), inputs.Request("POST", "/x", b"{")
     assert inputs.faults([(good, 200, ""), (bad, 422, "")]) == []
-    assert len(inputs.faults([(bad, 200, ""), (bad, 500, ""), (good, 503, "")])) == 3
+    assert len(inputs.faults([(bad, 200, ""), (bad, 500, ""), (good, 503, ""), (bad, 401, "")])) == 4
 
 
 def test_the_command_line_breaks_on_no_bad_input_and_takes_none(

@@ -166,21 +166,36 @@ def test_a_signed_address_to_write_to_copies_nothing_that_its_bearer_may_not_rea
 # Who may write
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        "X-Minio-Replication-Server-Side-Encryption-Sealed-Key",
-        "X-Minio-Source-Mtime",
-        "X-Amz-Bucket-Replication-Status",
-    ],
+BETWEEN_SERVERS = (
+    "X-Minio-Replication-Server-Side-Encryption-Sealed-Key",
+    "X-Minio-Source-Mtime",
+    "X-Amz-Replication-Status",
 )
+
+
+@pytest.mark.parametrize("header", BETWEEN_SERVERS)
 def test_who_may_write_cannot_pass_for_another_server(client, bucket, header):
     def add(request, **_):
         request.headers.add_header(header, "REPLICA")
 
     client.meta.events.register("before-sign.s3.PutObject", add)
-    with pytest.raises(ClientError, match="AccessDenied"):
+    with pytest.raises(ClientError, match="is for servers that replicate"):
         client.put_object(Bucket=bucket, Key="key", Body=b"content")
+
+
+@pytest.mark.parametrize("spelt", [str, str.lower])
+@pytest.mark.parametrize("header", [*BETWEEN_SERVERS, "X-Minio-Replication-Server-Side-Encryption-Iv"])
+def test_nor_by_what_it_says_in_the_query(client, bucket, header, spelt):
+    def add(request, **_):
+        request.url += "&" if "?" in request.url else "?"
+        request.url += urlencode({spelt(header): "REPLICA"})
+
+    client.meta.events.register("before-sign.s3.PutObject", add)
+    with pytest.raises(ClientError, match="is for servers that replicate"):
+        client.put_object(Bucket=bucket, Key="key", Body=b"content")
+    address = client.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "key"})
+    assert ask("PUT", address, body=b"content").status == 403
+    assert keys_in(client, bucket) == []
 
 
 def test_fields_of_a_form_do_not_pass_for_headers(client, bucket):

@@ -19,8 +19,8 @@ One entry of the environment, from a Secret.
 {{- end -}}
 
 {{/*
-What each container opens beside Airflow's database, whose secrets all of them read: connections, variables and the
-arguments of triggers are encrypted in it. As YAML, by the container:
+What each container opens beside Airflow's database, whose secrets all of them read: connections and variables are
+encrypted in it. As YAML, by the container:
   tokens         it signs or checks the tokens of Airflow's APIs: who has this secret is whoever he says he is. The executor
                  signs those of tasks, in the scheduler
   logs           it serves the logs of what still runs, or asks for them
@@ -37,10 +37,29 @@ test: [s3, notifications]
 {{- end -}}
 
 {{/*
-The environment of an Airflow container: where the configuration lies, and what is secret of what it opens.
+The environment of an Airflow container: where the configuration lies, what is secret of what it opens, and which of its
+entries are, so that none of them is seen in a log.
   (dict "root" $ "name" "triggerer")
 */}}
 {{- define "airflow.env" -}}
+{{- $entries := include "airflow.opened" . -}}
+{{ $entries }}
+- name: MAESTRO_SECRETS
+  value: {{ include "airflow.secretNames" $entries | quote }}
+{{- end -}}
+
+{{/* The names of those of these entries, as YAML, that come from Secrets, with commas between them. */}}
+{{- define "airflow.secretNames" -}}
+{{- $names := list -}}
+{{- range fromYamlArray . -}}
+{{- if dig "valueFrom" "secretKeyRef" "" . -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- end -}}
+{{- join "," $names -}}
+{{- end -}}
+
+{{- define "airflow.opened" -}}
 {{- $opens := get (include "airflow.opens" . | fromYaml) .name -}}
 {{- $root := .root -}}
 - name: HOME

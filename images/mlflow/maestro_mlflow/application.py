@@ -20,6 +20,7 @@ def application() -> ASGIApp:
     from mlflow.server.fastapi_app import app as served
 
     inputs.limit(app)
+    inputs.tell_what_is_missing()
     locations.limit(app, os.environ[ARTIFACTS_DESTINATION_ENV_VAR])
     promise_no_addresses()
     return Guard(served, users())

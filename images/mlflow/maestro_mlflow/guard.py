@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _CHALLENGE = (b"www-authenticate", b'Basic realm="MLflow", charset="UTF-8"')
 # What a proxy, Starlette or Flask may read as another path than the one that was looked up.
 _AMBIGUOUS = re.compile(r"//|\\|[\x00-\x1f\x7f]|(?:^|/)\.{1,2}(?:/|$)")
+_LONGEST_PART = 255  # bytes, as of a file's name: artifacts pass the server's disk
 
 
 class User(NamedTuple):
@@ -66,6 +67,8 @@ class Guard:
             )
         if _AMBIGUOUS.search(path):
             return Refusal(400, "BAD_REQUEST", "the path has an empty part, a '.', a '..' or a character of no address")
+        if max(len(part.encode(errors="replace")) for part in path.split("/")) > _LONGEST_PART:
+            return Refusal(400, "BAD_REQUEST", f"a part of the path has more than {_LONGEST_PART} bytes")
         return _forbidden(user, method, path)
 
     def _user(self, credentials: Sequence[bytes]) -> User | None:

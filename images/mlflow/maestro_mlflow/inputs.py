@@ -45,6 +45,27 @@ def fault(path: str, body: bytes, query: dict[str, list[str]]) -> str | None:
     return next(_faults({**query, "body": told}, "", 0), None)
 
 
+def tell_what_is_missing() -> None:
+    """Has MLflow answer 404 for an artifact that its bucket has not. Of itself it answers 500, and is asked again."""
+    from botocore.exceptions import ClientError
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+    from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
+
+    download = S3ArtifactRepository._download_file  # noqa: SLF001 - where the store's own error is still known
+
+    def download_or_tell(self: S3ArtifactRepository, remote_file_path: str, local_path: str) -> None:
+        try:
+            download(self, remote_file_path, local_path)  # type: ignore[no-untyped-call]
+        except ClientError as error:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 404:
+                raise
+            told = f"there is no artifact {remote_file_path!r}"
+            raise MlflowException(told, error_code=RESOURCE_DOES_NOT_EXIST) from error
+
+    S3ArtifactRepository._download_file = download_or_tell  # type: ignore[method-assign]  # noqa: SLF001
+
+
 def _faults(value: Any, key: str, depth: int) -> Iterator[str]:
     if depth > _DEEPEST:
         yield "it is nested too deeply"

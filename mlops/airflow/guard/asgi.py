@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -21,8 +22,11 @@ def path_of(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path", ""))
 
 
-async def whole(receive: Receive, limit: int, patience: float) -> bytes:
-    """The body. Raises TooLarge beyond `limit` bytes, and TimeoutError where it is not in after `patience` seconds."""
+async def whole(receive: Receive, limit: float = math.inf, patience: float | None = None) -> bytes:
+    """The body. Raises TooLarge beyond `limit` bytes, and TimeoutError where it is not in after `patience` seconds.
+
+    Bodies has limited it already for all that is nearer to the application.
+    """
     parts, size, more = [], 0, True
     async with asyncio.timeout(patience):
         while more:

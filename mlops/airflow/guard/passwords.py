@@ -7,10 +7,8 @@ from http import HTTPStatus
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlops.airflow.guard.asgi import again, path_of, refusal, whole
-from mlops.airflow.guard.bodies import PATIENCE
-from mlops.airflow.guard.logins import PATHS, fields
-
-_BODY = 1 << 20  # bytes; Bodies has looked at it
+from mlops.airflow.guard.fields import Unreadable, fields
+from mlops.airflow.guard.logins import PATHS
 
 
 class Passwords:
@@ -27,8 +25,12 @@ class Passwords:
         if not sets:
             await self._app(scope, receive, send)
             return
-        body = await whole(receive, _BODY, PATIENCE)
-        password = (await fields(scope, body, receive)).get("password")
+        body = await whole(receive)
+        try:
+            password = (await fields(scope, body, receive)).get("password")
+        except Unreadable as error:
+            await refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))(scope, receive, send)
+            return
         if isinstance(password, str) and len(password) < self._minimum:
             detail = f"a password has to have {self._minimum} characters (minimum_password_length): choose a longer one"
             await refusal(HTTPStatus.UNPROCESSABLE_ENTITY, detail)(scope, receive, send)

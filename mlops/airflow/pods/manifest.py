@@ -14,13 +14,13 @@ from airflow.sdk.exceptions import AirflowException
 
 from mlops.airflow.platform import Platform
 from mlops.kubelet import literal
+from mlops.masking import SECRETS
 
 CONTAINER = "base"  # the container of the template that does the work
 TASK_INSTANCE = (
     "maestro/task-instance"  # label, the same for every try of a task instance: finds what earlier tries left
 )
 TRY = "maestro/try"  # label, the UUID of one try: every pod of the platform has it, so the shared watch selects on it
-SECRETS = "MAESTRO_SECRETS"  # environment key of mlops.masked: which entries of the environment are secret
 SIZE = "maestro/size"  # label, for the advice after an out-of-memory kill
 OPENS = "maestro/opens-"  # label with a need behind it, by which the chart's NetworkPolicies let the pod go there
 

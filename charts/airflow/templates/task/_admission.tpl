@@ -55,6 +55,19 @@ What a task pod is: a list of expressions in CEL, each with what is said where i
   message: a task pod has no volumes but empty ones and the token of its service account
 - expression: "!has(variables.spec.nodeName) && !(has(variables.spec.hostNetwork) && variables.spec.hostNetwork) && !(has(variables.spec.hostPID) && variables.spec.hostPID) && !(has(variables.spec.hostIPC) && variables.spec.hostIPC)"
   message: a task pod shares nothing of its node and does not choose it
-- expression: has(variables.spec.securityContext) && has(variables.spec.securityContext.runAsNonRoot) && variables.spec.securityContext.runAsNonRoot && has(variables.container.securityContext) && has(variables.container.securityContext.allowPrivilegeEscalation) && !variables.container.securityContext.allowPrivilegeEscalation && !(has(variables.container.securityContext.privileged) && variables.container.securityContext.privileged) && !(has(variables.container.securityContext.runAsUser) && variables.container.securityContext.runAsUser == 0) && has(variables.container.securityContext.capabilities) && !has(variables.container.securityContext.capabilities.add)
-  message: a task pod has the rights of Pod Security "restricted"
+- expression: "!has(variables.container.ports) || variables.container.ports.all(p, !has(p.hostPort))"
+  message: a task pod has no port of its node
+# Pod Security "restricted", which holds so in a namespace without its label as well.
+- expression: has(variables.spec.securityContext) && has(variables.container.securityContext) && has(variables.rights.runAsNonRoot) && variables.rights.runAsNonRoot && (!has(variables.own.runAsNonRoot) || variables.own.runAsNonRoot)
+  message: a task pod is not root (runAsNonRoot)
+- expression: "!(has(variables.rights.runAsUser) && variables.rights.runAsUser == 0) && !(has(variables.own.runAsUser) && variables.own.runAsUser == 0)"
+  message: a task pod is not root (runAsUser)
+- expression: has(variables.own.allowPrivilegeEscalation) && !variables.own.allowPrivilegeEscalation && !(has(variables.own.privileged) && variables.own.privileged) && !has(variables.own.procMount)
+  message: a task pod has no privileges and gets none
+- expression: has(variables.own.capabilities) && has(variables.own.capabilities.drop) && "ALL" in variables.own.capabilities.drop && !has(variables.own.capabilities.add)
+  message: a task pod gives up all capabilities
+- expression: has(variables.rights.seccompProfile) && variables.rights.seccompProfile.type == "RuntimeDefault" && !has(variables.own.seccompProfile)
+  message: a task pod has the runtime's seccomp profile
+- expression: "!has(variables.rights.appArmorProfile) && !has(variables.own.appArmorProfile) && !has(variables.rights.seLinuxOptions) && !has(variables.own.seLinuxOptions) && !has(variables.rights.sysctls)"
+  message: a task pod sets nothing of AppArmor, SELinux and the kernel
 {{- end -}}
