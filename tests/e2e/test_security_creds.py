@@ -17,8 +17,8 @@ RESTRICTED = {
     "capabilities": {"drop": ["ALL"]},
     "runAsNonRoot": True,
     "runAsUser": 10001,
-    "seccompProfile": {"type": "RuntimeDefault"},
 }
+POD = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
 def refused(*arguments, stdin=None):
@@ -37,7 +37,7 @@ def create(*options, **spec):
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "creds", "labels": labels},
-        "spec": {"securityContext": {"runAsNonRoot": True}, "containers": [container], **spec},
+        "spec": {"securityContext": POD, "containers": [container], **spec},
     }
     return refused("create", *options, "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
 
