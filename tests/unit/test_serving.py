@@ -101,7 +101,7 @@ def test_without_a_model_the_server_is_ready_and_says_what_to_do(platform, tmp_p
         for path in ("/", "/health", "/version", "/invocations", "/predict", "/ping/of/another"):
             assert request(f"{address}{path}")[0] == 503, "only /ping is well without a model"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(240) == 0
 
 
 def metrics(address: str) -> dict[str, float]:
@@ -112,7 +112,7 @@ def metrics(address: str) -> dict[str, float]:
 
 def metrics_once(address: str, name: str, value: float) -> dict[str, float]:
     """All of them, once one has this value: a request is counted a moment after the caller has its answer."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while (found := metrics(address)).get(name) != value and time.monotonic() < deadline:
         pass
     return found
@@ -363,7 +363,7 @@ def test_a_request_under_way_is_answered_when_the_server_is_told_to_stop(module_
             lines = list(iter(answer.readline, b""))
         assert b"200 OK" in lines[1]
         assert len(json.loads(lines[-1])["predictions"]) == len(rows)
-        process.wait(60)
+        process.wait(240)
 
 
 def test_the_scoring_server_is_the_process_itself(production):
