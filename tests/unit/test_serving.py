@@ -129,6 +129,7 @@ def test_predictions_are_counted_by_their_status_and_timed_and_probes_are_not(pr
     assert answering(f"{address}/ping")
     assert request(f"{address}/invocations", b'{"dataframe_records": [{"f1": 50}]}')[0] == 400
     seconds = "maestro_model_server_request_seconds"
+    # A request is counted a moment after the caller has its answer.
     count = f'{seconds}_count{{model="sensor-failure"}}'
     after = metrics_once(address, count, before[count] + 1)
     changed = {name for name in after if after[name] != before.get(name) and not name.endswith("_created")}
