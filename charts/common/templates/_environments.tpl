@@ -54,6 +54,9 @@ them.
     secretKeyRef:
       name: {{ include "common.postgresql.secretName" . }}
       key: feast-password
+{{- with include "common.postgresql.tlsEnv" . }}
+{{ . }}
+{{- end }}
 {{- end -}}
 
 {{/* MLflow as the user who may write there, and as the one who may only read; who is told of both is the former. */}}

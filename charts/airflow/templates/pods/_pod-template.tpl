@@ -26,6 +26,9 @@ spec:
       env:
         - name: HOME
           value: /tmp
+        {{- with include "common.tls.env" (dict "root" .) }}
+        {{- . | nindent 8 }}
+        {{- end }}
         {{- with .Values.taskPods.env }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
