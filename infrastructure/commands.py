@@ -51,7 +51,7 @@ def make_job(config_map: Mapping[str, Any], group: str, command: str, options: S
     (container,) = job["spec"]["template"]["spec"]["containers"]
     container["args"] = ["python", "-m", "mlops", group, command, *map(literal, options)]
     opened = needs(group, command)
-    container["env"] = [entry for need in opened for entry in environments[need] or ()]
+    container["env"] = [*container.get("env", ()), *(entry for need in opened for entry in environments[need] or ())]
     # By which NetworkPolicies let the pod go there, as they do one of a task (mlops/airflow/pods/manifest.py).
     job["spec"]["template"]["metadata"]["labels"] |= {f"maestro/opens-{need}": "true" for need in opened}
     owner = {key: config_map["metadata"][key] for key in ("name", "uid")}

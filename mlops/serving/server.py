@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import ssl
 import tempfile
 import threading
 import time
@@ -11,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
 
-from mlops.config import MLflowSettings, ServedModelSettings
+from mlops.config import CertificateSettings, MLflowSettings, ServedModelSettings
 from mlops.registry.aliases import PRODUCTION, production
 from mlops.retry import once_started
 from mlops.serving import answers
@@ -26,28 +27,30 @@ log = logging.getLogger(__name__)
 
 def serve(settings: ServedModelSettings, host: str, port: int, patience: float) -> None:
     """Serves until it is told to stop. patience: seconds to wait for MLflow, which may start at the same time."""
-    mlflow, model = MLflowSettings.from_environment(), settings.model
+    mlflow, model, tls = MLflowSettings.from_environment(), settings.model, CertificateSettings.from_environment()
     once_started(health_check(mlflow), time.monotonic() + patience)
     tracking = Tracking(mlflow)
     version = settings.version or production(tracking, model)
     if version is None:
-        wait_for_a_model(host, port, model)
+        wait_for_a_model(host, port, model, tls)
     else:
         family = families.name_of(tracking.run(tracking.made_by(model, version)).data.params)
         folder = Path(tempfile.mkdtemp(prefix="model-"))
         known = families.get(family)
         path = tracking.download_model(f"models:/{model}/{version}", folder, known.LAYOUT)
         load_through(path, known.FILE, answers.__name__, {"family": family}, answers.PROBABILITIES)
-        run_scoring_server(path, host, port)
+        run_scoring_server(path, host, port, tls)
 
 
-def run_scoring_server(model: Path, host: str, port: int) -> None:
+def run_scoring_server(model: Path, host: str, port: int, tls: CertificateSettings) -> None:
     """Becomes MLflow's scoring server, the process that `mlflow models serve --env-manager local` starts.
 
     `mlflow models serve` itself would stay as its parent and end at SIGTERM before the requests under way are done,
     and it takes 180 MB.
     """
     command, environment = scoring_command(model, host, port, APPLICATION)
+    if tls.certificate:
+        command += [f"--ssl-certfile={tls.certificate}", f"--ssl-keyfile={tls.key}"]
     log.info("serving %s: %s", model, " ".join(command))
     # A request holds few rows: several threads would only wait for each other.
     told = {"OMP_NUM_THREADS": "1", **environment}
@@ -55,7 +58,7 @@ def run_scoring_server(model: Path, host: str, port: int) -> None:
     os.execvpe(command[0], command, told)
 
 
-def wait_for_a_model(host: str, port: int, model: str) -> None:
+def wait_for_a_model(host: str, port: int, model: str, tls: CertificateSettings) -> None:
     """Answers /ping with 200, so that a fresh installation is ready, and all else with 503 and the remedy.
 
     /metrics has nothing to show, which is no fault.
@@ -86,6 +89,11 @@ def wait_for_a_model(host: str, port: int, model: str) -> None:
             log.debug(format, *values)
 
     server = ThreadingHTTPServer((host, port), Waiting)
+    if tls.certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls.certificate, tls.key)
+        # Each handshake in its own thread: a client that says nothing keeps nobody waiting.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
         threading.Thread(target=server.shutdown).start()
