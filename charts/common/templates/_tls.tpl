@@ -22,12 +22,8 @@ Whether a component speaks TLS: "yes" or nothing. A store elsewhere is not ours 
 {{- $store := get .root.Values.global (eq .component "minio" | ternary "s3" .component) | default dict -}}
 {{- $elsewhere := dig "external" "enabled" false $store -}}
 {{- if and .root.Values.global.tls.enabled $ports (not $elsewhere) -}}
-{{- if or (not .port) (has (int .port) (include "common.tls.portNumbers" (dict "ports" $ports) | fromJsonArray)) -}}yes{{- end -}}
+{{- if or (not .port) (has (toString .port) (splitList "," (join "," $ports))) -}}yes{{- end -}}
 {{- end -}}
-{{- end -}}
-
-{{- define "common.tls.portNumbers" -}}
-{{- toJson .ports -}}
 {{- end -}}
 
 {{/*
