@@ -130,7 +130,7 @@ class RedisSettings(FromEnvironment):
 
     @property
     def tls(self) -> dict[str, Any]:
-        """What redis-py's client takes beside the address, so that it speaks TLS and verifies the server and its name."""
+        """What redis-py's client takes beside the address to speak TLS and to verify the server and its name."""
         return {"ssl": True, "ssl_ca_certs": self.ca, "ssl_check_hostname": True} if self.ca else {}
 
 

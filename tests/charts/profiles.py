@@ -17,7 +17,11 @@ from tests.charts.conftest import ROOT, Object, find, render
 
 # Values that switch on what the defaults leave out, so that it is rendered too.
 EVERYTHING: dict[str, Any] = {
-    "global": {"notifications": {"slackWebhookSecret": "slack"}, "images": {"pullSecrets": ["registry"]}},
+    "global": {
+        "notifications": {"slackWebhookSecret": "slack"},
+        "images": {"pullSecrets": ["registry"]},
+        "tls": {"enabled": True},
+    },
     "mlflow": {"replicas": 2},
     "modelServer": {"replicas": 2},
     "sensorTrainer": {"worker": {"autoscaling": {"minReplicas": 2, "metricSelector": {"release": "maestro"}}}},

@@ -142,7 +142,11 @@ def test_only_a_server_has_its_key(objects: list[Object]) -> None:
 
 
 def test_minio_finds_its_files_by_the_names_that_it_wants(objects: list[Object]) -> None:
-    (volume,) = (v for v in find(objects, "StatefulSet", "maestro-minio")["spec"]["template"]["spec"]["volumes"] if v["name"] == "tls")
+    (volume,) = (
+        v
+        for v in find(objects, "StatefulSet", "maestro-minio")["spec"]["template"]["spec"]["volumes"]
+        if v["name"] == "tls"
+    )
     assert {entry["key"]: entry["path"] for entry in volume["secret"]["items"]} == {
         "tls.crt": "public.crt",
         "tls.key": "private.key",
