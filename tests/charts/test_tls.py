@@ -1,7 +1,7 @@
 """TLS by values: every server has a certificate and speaks nothing else, and every client of one verifies it.
 
-An evaluator over all rendered objects. What is neither in common.tls.ports nor in PLAIN, and what is told of a server in
-a way that it does not know, is a fault.
+An evaluator over all rendered objects. What is neither in common.tls.ports nor in PLAIN, and what is told of a server
+in a way that it does not know, is a fault.
 """
 
 import base64

@@ -102,8 +102,12 @@ A label of the pods of a workload that is another one where its certificate, or 
 {{- if .root.Values.global.tls.enabled -}}
 {{- $trusted := eq (include "common.tls.source" .) "authority" | ternary "authority" "ca" -}}
 {{- $stamps := list (include "common.tls.state" (dict "root" .root "component" $trusted) | fromYaml).stamp -}}
-{{- range list .component (eq .component "airflow-scheduler" | ternary "airflow-api-server" "") -}}
-{{- if and . (include "common.tls.speaks" (dict "root" $.root "component" .)) -}}
+{{- $shown := list .component -}}
+{{- if eq .component "airflow-scheduler" -}}
+{{- $shown = .root.Values.scheduler.withApiServer | ternary (list "airflow-api-server") (list) -}}
+{{- end -}}
+{{- range $shown -}}
+{{- if include "common.tls.speaks" (dict "root" $.root "component" .) -}}
 {{- $stamps = append $stamps (include "common.tls.state" (dict "root" $.root "component" .) | fromYaml).stamp -}}
 {{- end -}}
 {{- end -}}
