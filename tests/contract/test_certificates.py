@@ -63,19 +63,25 @@ def release(kube_apiserver: KubeApiserver, tmp_path: Path) -> Release:
 
 
 def test_an_upgrade_makes_those_anew_that_end_soon_and_restarts_who_shows_them(release: Release) -> None:
-    everything, everybody = release.upgrade()
-    assert {"authority", "ca", "mlflow", "postgresql"} <= everything
+    made, _ = release.upgrade()
+    assert {"authority", "ca", "mlflow", "postgresql"} <= made
     assert release.upgrade() == (set(), set()), "the first upgrade restarts nothing"
     release.ends_in("mlflow", 31)
+    release.ends_in("airflow-api-server", 29)
+    assert release.upgrade() == ({"airflow-api-server"}, {"airflow-api-server"})
+    release.certificate("airflow-api-server").verify_directly_issued_by(release.certificate("ca", "ca.crt"))
     assert release.upgrade() == (set(), set())
-    authority = release.certificate("ca", "ca.crt")
-    for component in ("mlflow", "airflow-api-server"):
-        release.ends_in(component, 29)
-        assert release.upgrade() == ({component}, {component})
-        release.certificate(component).verify_directly_issued_by(authority)
-        assert release.upgrade() == (set(), set())
-    assert release.upgrade(mlflow={"name": "tracking"})[0] == {"mlflow"}
+
+
+def test_another_name_of_a_service_makes_its_certificate_anew_and_another_authority_all_of_them(
+    release: Release,
+) -> None:
+    made, workloads = release.upgrade()
+    tracking, authority = {"mlflow": {"name": "tracking"}}, release.certificate("ca", "ca.crt")
+    others, anew = release.upgrade(**tracking)
+    assert others == {"mlflow"}
+    assert "mlflow" in anew
     release.ends_in("authority", 29)
-    assert release.upgrade(mlflow={"name": "tracking"}) == (everything, everybody)
-    release.certificate("mlflow").verify_directly_issued_by(release.certificate("ca", "ca.crt"))
+    assert release.upgrade(**tracking) == (made, workloads)
     assert release.certificate("ca", "ca.crt") != authority
+    release.certificate("mlflow").verify_directly_issued_by(release.certificate("ca", "ca.crt"))
