@@ -73,7 +73,7 @@ def test_an_upgrade_makes_those_anew_that_end_soon_and_restarts_who_shows_them(r
     assert release.upgrade() == (set(), set())
 
 
-def test_another_name_of_a_service_makes_its_certificate_anew_and_another_authority_all_of_them(
+def test_another_name_makes_a_certificate_anew_and_another_authority_all_of_them(
     release: Release,
 ) -> None:
     made, workloads = release.upgrade()
