@@ -201,8 +201,9 @@ class PushGateway(Server):
 
     def prepared(self) -> tuple[list[str], str]:
         (port,) = free_ports(1)
-        command = ["prometheus-pushgateway", f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
-        return command, f"http://127.0.0.1:{port}"
+        # Debian's would keep what it has after five minutes in a file that the next one reads.
+        alone = (f"--web.listen-address=127.0.0.1:{port}", "--persistence.file=", "--log.level=error")
+        return ["prometheus-pushgateway", *alone], f"http://127.0.0.1:{port}"
 
     def is_ready(self) -> bool:
         return is_healthy(f"{self.url}/-/ready")

@@ -148,7 +148,7 @@ class FakeKubernetes:
             self.generation += 1
             self.changed.notify_all()
 
-    def wait_for(self, condition: Any, timeout: float = 60.0) -> None:
+    def wait_for(self, condition: Any, timeout: float = 240.0) -> None:
         with self.changed:
             assert self.changed.wait_for(condition, timeout), "the API server did not come to the awaited state"
 

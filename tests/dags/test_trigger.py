@@ -57,7 +57,7 @@ class Run:
     async def _collect(self) -> list[TriggerEvent]:
         return [event async for event in self.trigger.run()]
 
-    async def event(self, timeout: float = 60.0) -> TriggerEvent:
+    async def event(self, timeout: float = 240.0) -> TriggerEvent:
         events = await asyncio.wait_for(self.task, timeout)
         assert len(events) == 1
         return events[0]
@@ -298,7 +298,7 @@ def test_a_log_that_cannot_be_read_is_told_and_its_pod_kept(
 
 def test_a_task_past_its_deadline_fails_and_its_pod_is_stopped(kubernetes: FakeKubernetes, scenario: Any) -> None:
     async def story(start: Start) -> None:
-        async with start(deadline=time.time() + 0.5) as run:
+        async with start(deadline=time.time() + 5) as run:
             kubernetes.run(POD, log=numbered(0, 2))
             assert "execution timeout" in await run.failed()
             assert run.log.from_pod() == numbered(0, 2)
@@ -311,7 +311,7 @@ def test_a_pod_that_is_not_scheduled_in_time_fails_with_the_schedulers_words(
     kubernetes: FakeKubernetes, scenario: Any
 ) -> None:
     async def story(start: Start) -> None:
-        async with start(start_by=time.time() + 0.5) as run:
+        async with start(start_by=time.time() + 5) as run:
             message = "0/1 nodes are available: 1 Insufficient memory."
             kubernetes.status(
                 POD,

@@ -141,7 +141,8 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, 
 
 @pytest.fixture
 def gateway(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PushGateway]:
-    """A push gateway, of which commands are told."""
+    """A push gateway, of which commands are told, and for which they wait as long as it takes on a busy machine."""
+    monkeypatch.setattr("mlops.stores.metrics.PATIENCE", 240.0)
     with PushGateway(run_folder) as server:
         host, _, port = server.url.removeprefix("http://").partition(":")
         monkeypatch.setenv("MAESTRO_PUSHGATEWAY_HOST", host)

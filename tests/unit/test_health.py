@@ -317,7 +317,7 @@ def test_an_api_that_is_slow_costs_what_it_does_not_say_and_nothing_that_it_does
     monitoring.once()
     monitoring.told()
     airflow.hangs = {"dagRuns/~/taskInstances", "dags/sound/dagRuns"}
-    report = monitoring.once("--timeout=3", "--patience=60")
+    report = monitoring.once("--timeout=10", "--patience=60")
     assert report["checks"] == {"runs": "partial", "failures": "partial", "components": "complete"}
     assert {row["dag"] for row in report["findings"]["runs"]["dags"]} == {"broken", "sound"}
     assert "4 runs in a row failed" in report["incidents"][0]["text"]

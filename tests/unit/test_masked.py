@@ -132,7 +132,7 @@ def test_a_command_that_waits_for_sigterm_gets_it_and_one_that_does_not_goes_on(
             process.terminate()
             if not trap:
                 go.touch()
-            assert process.wait(60) == end
+            assert process.wait(240) == end
         assert ("told" if trap else "went") in log.read_text()
 
 

@@ -720,11 +720,11 @@ def test_work_that_is_asked_for_while_it_is_done_is_done_again_at_once():
     def work() -> None:
         calls.append(len(calls))
         begun.set()
-        go_on.wait(60)
+        go_on.wait(240)
 
     repeated = PeriodicTask("work", 3600.0, work)
     repeated.start()
-    assert begun.wait(60)
+    assert begun.wait(240)
     repeated.wake()
     go_on.set()
     eventually(lambda: len(calls) == 2, 240)
@@ -736,7 +736,7 @@ def test_a_call_that_takes_too_long_is_given_up_and_so_is_one_that_finds_no_plac
 
     def work() -> None:
         calls.append(len(calls))
-        go_on.wait(60)
+        go_on.wait(240)
 
     async def scenario() -> None:
         asked = BlockingCalls(1, patience=0.1)
@@ -755,7 +755,7 @@ def test_a_server_that_hangs_is_not_asked_again_before_its_answer():
 
     def hangs() -> None:
         asked.append(len(asked))
-        go_on.wait(60)
+        go_on.wait(240)
 
     async def scenario() -> None:
         readiness = Readiness({"slow": hangs}, limit=0.1)

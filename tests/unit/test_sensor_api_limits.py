@@ -131,7 +131,7 @@ def test_a_server_that_is_told_to_stop_finishes_what_it_does(tmp_path):
         eventually(lambda: under_way(port) == 2, 240)  # that one, and the question itself
         os.kill(process.pid, signal.SIGTERM)
         assert connection.getresponse().status == 503
-        assert process.wait(60) in (0, -signal.SIGTERM)
+        assert process.wait(240) in (0, -signal.SIGTERM)
 
 
 class Application:
@@ -213,7 +213,10 @@ def test_connections_whose_request_does_not_begin_do_not_stay_open(server: Serve
 def test_a_second_request_of_a_connection_has_to_begin_in_time_too(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=240) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        first = b""
+        while not first.endswith(b"}"):  # its head and its body may come one after the other
+            first += connection.recv(1000)
+        assert first.startswith(b"HTTP/1.1 200")
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ")
         assert b"408" in connection.recv(1000)
 

@@ -416,7 +416,7 @@ def test_sigterm_lets_the_job_come_to_its_end(trainer):
     trainer.trains(job_id)
     process.terminate()
     trainer.let_go()
-    assert process.wait(60) == 0
+    assert process.wait(240) == 0
     job = trainer.jobs.get(job_id)
     assert (job.state, job.attempt) == ("succeeded", 1)
 
@@ -427,7 +427,7 @@ def test_a_worker_without_redis_waits_for_it_and_ends_at_sigterm(trainer):
     log = trainer.folder / "worker.log"
     eventually(lambda: "the worker waits for Redis" in log.read_text(), 240)
     process.terminate()
-    assert process.wait(60) == 0
+    assert process.wait(240) == 0
     trainer.redis.start()
 
 

@@ -23,7 +23,7 @@ def test_a_shared_server_outlives_the_process_that_started_it_and_ends_with_the_
     held = fork.Event()
     run = fork.Process(target=hold, args=(tmp_path, held))
     run.start()
-    assert held.wait(60)
+    assert held.wait(240)
     first = fork.Process(target=shared, args=(tmp_path, Redis))
     first.start()
     first.join(60)

@@ -23,7 +23,7 @@ from mlops.training.columns import features_of, signature_of
 from mlops.training.families import sklearn
 from mlops.training.hyperparameters import Hyperparameters
 from tests.conftest import answers as answering
-from tests.conftest import cleaned, free_ports, running
+from tests.conftest import cleaned, eventually, free_ports, running
 from tests.servers import MLflow
 from tests.unit import small_models, trainer_api
 from tests.unit.kinds import HOUSES, houses
@@ -93,7 +93,7 @@ def test_without_a_model_the_server_is_ready_and_says_what_to_do(platform, tmp_p
         for path in ("/", "/health", "/version", "/invocations", "/predict", "/ping/of/another"):
             assert request(f"{address}{path}")[0] == 503, "only /ping is well without a model"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(240) == 0
 
 
 def metrics(address: str) -> dict[str, float]:
@@ -112,9 +112,11 @@ def test_predictions_are_counted_by_their_status_and_timed_and_probes_are_not(pr
     before = metrics(address)
     assert answering(f"{address}/ping")
     assert request(f"{address}/invocations", b'{"dataframe_records": [{"f1": 50}]}')[0] == 400
+    seconds = "maestro_model_server_request_seconds"
+    # A request is counted a moment after the caller has its answer.
+    eventually(lambda: metrics(address)[f"{seconds}_count"] > before[f"{seconds}_count"], 240)
     after = metrics(address)
     changed = {name for name in after if after[name] != before.get(name) and not name.endswith("_created")}
-    seconds = "maestro_model_server_request_seconds"
     assert 'maestro_model_server_requests_total{status="400"}' in changed
     assert {name for name in changed if "_requests_total" in name} == {
         'maestro_model_server_requests_total{status="400"}'
@@ -219,7 +221,7 @@ def test_a_request_under_way_is_answered_when_the_server_is_told_to_stop(module_
             lines = list(iter(answer.readline, b""))
         assert b"200 OK" in lines[1]
         assert len(json.loads(lines[-1])["predictions"]) == len(rows)
-        process.wait(60)
+        process.wait(240)
 
 
 def test_the_scoring_server_is_the_process_itself(production):

@@ -13,7 +13,11 @@ from starlette.types import Message, Receive, Scope
 
 
 class TooLarge(Exception):
-    """A body has more bytes than it may."""
+    """A body has more bytes than it may. more: whether some of them are still to come."""
+
+    def __init__(self, *, more: bool) -> None:
+        super().__init__()
+        self.more = more
 
 
 def path_of(scope: Scope) -> str:
@@ -35,9 +39,9 @@ async def whole(receive: Receive, limit: float = math.inf, patience: float | Non
                 break
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-            if size > limit:
-                raise TooLarge
             more = message.get("more_body", False)
+            if size > limit:
+                raise TooLarge(more=more)
     return b"".join(parts)
 
 

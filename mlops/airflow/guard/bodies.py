@@ -59,12 +59,13 @@ class Bodies:
         try:
             announced = Headers(scope=scope).get("content-length", "")
             if announced.isdecimal() and int(announced) > limit:
-                raise TooLarge
+                raise TooLarge(more=True)
             body = await whole(receive, limit, self._patience)
             if not path.startswith("/execution/"):
                 _check(body, makes_runs=makes_runs)
-        except TooLarge:
-            await drop(receive, DROPPED, self._patience)
+        except TooLarge as error:
+            if error.more:
+                await drop(receive, DROPPED, self._patience)
             answer = refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(limit, makes_runs=makes_runs))
         except TimeoutError:
             detail = f"the body was not in after {self._patience:.0f} s: send it again"
