@@ -93,8 +93,8 @@ class running:  # noqa: N801 - a context manager
             self._process.wait()
 
 
-def eventually(condition: Callable[[], bool], timeout: float) -> None:
-    """Waits until the condition holds; fails after `timeout` seconds."""
+def eventually(condition: Callable[[], bool], timeout: float = 240) -> None:
+    """Waits until the condition holds; fails after `timeout` seconds, by default more than a busy machine needs."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not so after {timeout} s"

@@ -39,11 +39,11 @@ func guard(next http.Handler) http.Handler {
 func refusal(request *http.Request) (int, string) {
 	header, query := request.Header, request.URL.Query()
 	signed := strings.HasPrefix(header.Get("Authorization"), algorithm)
+	between := cmp.Or(sent(header, betweenServers), sent(query, betweenServers))
 	switch {
-	case sent(header, betweenServers) != "" || sent(query, betweenServers) != "":
+	case between != "":
 		// GHSA-3rh2-v3gr-35p9 (CVE-2026-34204)
-		name := cmp.Or(sent(header, betweenServers), sent(query, betweenServers))
-		return http.StatusForbidden, name + " is for servers that replicate, and this one does not"
+		return http.StatusForbidden, between + " is for servers that replicate, and this one does not"
 	case sent(header, snowball) != "":
 		// GHSA-9c4q-hq6p-c237 (CVE-2026-40344)
 		return http.StatusNotImplemented, "an archive is not unpacked here: upload each object"

@@ -123,7 +123,7 @@ def running(folder: Path, values: dict[str, Any] | None = None, end: int = signa
     )
     client = redis.Redis("127.0.0.1", port, password=PASSWORD)
     try:
-        eventually(lambda: process.poll() is not None or probe("readinessProbe", port), 240)
+        eventually(lambda: process.poll() is not None or probe("readinessProbe", port))
         assert process.poll() is None
         yield client
     finally:
@@ -194,7 +194,7 @@ def test_a_server_in_a_long_script_is_not_ready_and_is_left_alive(tmp_path: Path
             stdout=subprocess.DEVNULL,
         ) as script:
             try:
-                eventually(lambda: not probe("readinessProbe", port), 240)
+                eventually(lambda: not probe("readinessProbe", port))
                 assert probe("livenessProbe", port)
             finally:
                 client.script_kill()

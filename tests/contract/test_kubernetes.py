@@ -91,7 +91,7 @@ def test_nobody_but_airflow_the_deployer_and_who_lists_pods_has_rights(release: 
     names = [entry["metadata"]["name"] for entry in objects if entry["kind"] == "ServiceAccount"]
     theirs = {"maestro-airflow", "maestro-deployer", *({"maestro-pod-states"} & set(names))}
     # A server that was just started still makes its own roles, which count for all.
-    eventually(lambda: {name for name in names if rights(name) != rights("default")} == theirs, 240)
+    eventually(lambda: {name for name in names if rights(name) != rights("default")} == theirs)
 
 
 # What Airflow's identity may create, with which DAG code can do what it likes
@@ -203,7 +203,7 @@ def test_a_task_pod_is_no_pod_of_a_service_and_airflow_deletes_no_other_one(
     namespace, objects = release
     pod = task_pod(objects)
     pod["metadata"]["labels"].update({"app.kubernetes.io/name": "mlflow", "app.kubernetes.io/component": "mlflow"})
-    eventually(lambda: "task pods only" in asked_of_airflow(namespace, pod), 240)
+    eventually(lambda: "task pods only" in asked_of_airflow(namespace, pod))
     airflow = namespace.client("maestro-airflow")
     for name, refused in (("task", False), ("mlflow", True)):
         pod["metadata"].update(name=name, labels={"app.kubernetes.io/component": name})
@@ -292,7 +292,7 @@ def test_of_its_deployment_the_deployer_changes_the_version_and_nothing_else(
 ) -> None:
     deployer, path = model_server.client("maestro-deployer"), model_server.path(f"deployments/{SERVER}", "apps/v1")
 
-    eventually(lambda: "changes nothing else" in said_to(deployer, path, patch), 240)
+    eventually(lambda: "changes nothing else" in said_to(deployer, path, patch))
     version = {"metadata": {"annotations": {VERSION_ANNOTATION: "7", MODEL_ANNOTATION: "m"}}}
     assert said_to(deployer, path, {"spec": {"template": version}}) == ""
 
@@ -302,7 +302,7 @@ def test_its_deployments_containers_are_not_the_deployers_to_change(model_server
     containers_of = call(model_server.admin, "GET", path)["spec"]["template"]["spec"]["containers"]
     for change in ({"image": "docker.io/library/busybox"}, {"args": ["sh"]}, {"env": [told_of("maestro-minio", "x")]}):
         body = {"spec": {"template": {"spec": {"containers": [{**containers_of[0], **change}]}}}}
-        eventually(lambda body=body: "changes nothing else" in said_to(deployer, path, body), 240)
+        eventually(lambda body=body: "changes nothing else" in said_to(deployer, path, body))
 
 
 def test_another_deployment_is_not_the_deployers_to_touch(model_server: Namespace) -> None:

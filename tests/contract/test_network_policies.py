@@ -36,7 +36,7 @@ class Node:
         environment = {**os.environ, "PATH": f"{self.bridge.programs()}:{os.environ['PATH']}"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        eventually(lambda: "MAESTRO-POLICY" in self.bridge.inside("iptables", "-t", "mangle", "-S", "INPUT"), 240)
+        eventually(lambda: "MAESTRO-POLICY" in self.bridge.inside("iptables", "-t", "mangle", "-S", "INPUT"))
 
     def stop(self) -> None:
         if self._process:
@@ -60,7 +60,7 @@ class Node:
 
     def reaches(self, pod: str, to: str, port: int, whether: bool) -> None:
         """Raises where it does not become so within some seconds."""
-        eventually(lambda: self.bridge.connects(pod, to, port) is whether, 240)
+        eventually(lambda: self.bridge.connects(pod, to, port) is whether)
 
 
 def pod(name: str, labels: dict[str, str]) -> Object:
@@ -187,8 +187,8 @@ def test_what_holds_goes_on_to_hold_while_the_program_is_away_and_after_it_came_
     node.reaches("client", "store", 8080, True)
     node.remove("out")
     node.remove("more")
-    eventually(lambda: "mp-" not in node.bridge.inside("iptables-save", "-t", "mangle"), 240)
-    eventually(lambda: "mp-" not in node.bridge.inside("ipset", "list", "-n"), 240)
+    eventually(lambda: "mp-" not in node.bridge.inside("iptables-save", "-t", "mangle"))
+    eventually(lambda: "mp-" not in node.bridge.inside("ipset", "list", "-n"))
 
 
 def test_the_policies_of_the_platform_hold_between_pods_of_its_labels(node: Node) -> None:

@@ -91,4 +91,4 @@ def test_nothing_that_a_group_started_outlives_it(
     monkeypatch.setitem(groups, "cli", Group(6, [sys.executable, "-c", program], ("mlops/cli.py",)))
     assert full.run("cli")[0] == "passed"
     sleeper = Path("/proc", (tmp_path / "pid").read_text(), "cmdline")
-    eventually(lambda: not sleeper.exists() or not sleeper.read_bytes(), 240)  # gone, or not yet buried
+    eventually(lambda: not sleeper.exists() or not sleeper.read_bytes())  # gone, or not yet buried

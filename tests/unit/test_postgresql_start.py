@@ -66,7 +66,7 @@ def server(volume, **environment):
     process = subprocess.Popen(words, env={**fixed, **environment}, start_new_session=True, **UNPRIVILEGED)
     try:
         password = environment["POSTGRES_PASSWORD"]
-        eventually(lambda: process.poll() is not None or answers(port, "postgres", password), 240)
+        eventually(lambda: process.poll() is not None or answers(port, "postgres", password))
         assert process.poll() is None, "postgresql-start has ended"
         yield port
     finally:

@@ -90,7 +90,7 @@ def test_a_user_may_what_it_is_for_and_nothing_else(tmp_path, user):
 def test_the_data_is_kept_in_its_folder(tmp_path):
     with server(tmp_path) as (client, _):
         client.set("kept", 42)
-        eventually(lambda: any(b"kept" in path.read_bytes() for path in tmp_path.rglob("*.aof")), 240)
+        eventually(lambda: any(b"kept" in path.read_bytes() for path in tmp_path.rglob("*.aof")))
     with server(tmp_path) as (client, _):
         assert client.get("kept") == b"42"
 

@@ -147,7 +147,7 @@ def test_old_readings_are_removed_beside_the_requests(client, servers, database_
         pass
     assert rows(database_url, kept) == [("old",), ("new",)]
     with client_of(sensor_settings(**servers, retention_days="29")):
-        eventually(lambda: rows(database_url, kept) == [("new",)], 240)
+        eventually(lambda: rows(database_url, kept) == [("new",)])
 
 
 def test_a_batch_that_is_sent_again_changes_nothing(client, database_url):
@@ -369,7 +369,7 @@ def test_a_training_is_handed_over_at_once_and_taken_back_when_it_is_cancelled(c
     monkeypatch.setattr(app, "_SWEEP", 3600.0)
     with client_of(sensor_settings(**servers)) as fresh:
         job_id = train(fresh, "run-1").json()["job_id"]
-        eventually(lambda: "maestro_training_jobs_waiting 1.0" in fresh.get("/metrics").text, 240)
+        eventually(lambda: "maestro_training_jobs_waiting 1.0" in fresh.get("/metrics").text)
         fresh.post(f"/jobs/{job_id}/cancel")
     assert JobQueue(sensor_settings(**servers).redis).waiting() == 0
 
@@ -536,7 +536,7 @@ def test_without_redis_a_training_is_taken_and_handed_over_later(client, servers
         assert (answer.status_code, answer.json()["state"]) == (202, "queued")
         assert alone.post(f"/jobs/{uuid.uuid4()}/cancel").status_code == 404
     # Another API, whose Redis is there.
-    eventually(lambda: "maestro_training_jobs_waiting 1.0" in client.get("/metrics").text, 240)
+    eventually(lambda: "maestro_training_jobs_waiting 1.0" in client.get("/metrics").text)
 
 
 def test_a_queued_job_is_cancelled_without_redis(client, servers):
@@ -567,14 +567,14 @@ def readiness_says(client: TestClient, words: str, *of: str) -> None:
         problem = problem_of(client.get("/ready"), 503)
         return all(words in problem[each] for each in of)
 
-    eventually(says, 240)
+    eventually(says)
 
 
 def test_ready_says_which_server_is_away_and_why(servers, mlflow_uri):
     with client_of(sensor_settings(**servers, mlflow_tracking_uri=mlflow_uri)) as client:
         well = {"redis": "ok", "postgresql": "ok", "mlflow": "ok"}
-        eventually(lambda: client.get("/ready").json() == well, 240)  # a busy machine may need several tries
-        eventually(lambda: client.get("/ready").status_code == 200, 240)
+        eventually(lambda: client.get("/ready").json() == well)  # a busy machine may need several tries
+        eventually(lambda: client.get("/ready").status_code == 200)
     with client_of(sensor_settings(**servers)) as client:
         readiness_says(client, "ok", "redis", "postgresql")
         readiness_says(client, f"MLflow at {NOWHERE} refuses the connection", "mlflow")
@@ -627,7 +627,7 @@ def test_metrics_count_readings_requests_and_jobs(servers, client):
         fresh.get("/somewhere")
         TestClient(fresh.app).get("/status/x")
         train(fresh, "run-1")
-        eventually(lambda: numbers(fresh)["maestro_training_jobs_waiting",] == 1, 240)
+        eventually(lambda: numbers(fresh)["maestro_training_jobs_waiting",] == 1)
         found = numbers(fresh)
 
         assert found["maestro_sensor_readings_total", "accepted"] == 2
@@ -707,7 +707,7 @@ def test_work_that_failed_is_tried_again():
 
     repeated = PeriodicTask("work", 0.01, work)
     repeated.start()
-    eventually(lambda: len(calls) > 3, 240)
+    eventually(lambda: len(calls) > 3)
     repeated.stop(5)
     stopped_at = len(calls)
     repeated.wake()
@@ -727,7 +727,7 @@ def test_work_that_is_asked_for_while_it_is_done_is_done_again_at_once():
     assert begun.wait(240)
     repeated.wake()
     go_on.set()
-    eventually(lambda: len(calls) == 2, 240)
+    eventually(lambda: len(calls) == 2)
     repeated.stop(5)
 
 

@@ -128,7 +128,7 @@ def test_a_server_that_is_told_to_stop_finishes_what_it_does(tmp_path):
     with running(command, tmp_path / "log", lambda: answers(f"http://127.0.0.1:{port}/health"), environment) as process:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=240)
         connection.request("POST", "/readings", json.dumps({"readings": [reading()]}), HEADERS)
-        eventually(lambda: under_way(port) == 2, 240)  # that one, and the question itself
+        eventually(lambda: under_way(port) == 2)  # that one, and the question itself
         os.kill(process.pid, signal.SIGTERM)
         assert connection.getresponse().status == 503
         assert process.wait(240) in (0, -signal.SIGTERM)

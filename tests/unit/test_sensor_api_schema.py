@@ -62,7 +62,7 @@ def document(postgresql: str, mlflow_server: str, redis: Redis) -> Iterator[sche
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         try:
-            eventually(lambda: server.started, 240)
+            eventually(lambda: server.started)
             yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
         finally:
             server.should_exit = True

@@ -80,7 +80,7 @@ def expire(config, monkeypatch):
 
     def expire(job):
         with psycopg.connect(config.url, autocommit=True) as connection:
-            eventually(lambda: connection.execute(up).fetchone()[0], 240)
+            eventually(lambda: connection.execute(up).fetchone()[0])
             back = "update sensors.training_jobs set heartbeat = now() - interval '1 hour' where id = %s"
             connection.execute(back, (job.id,))
 
@@ -358,10 +358,10 @@ def test_the_heartbeat_keeps_the_lease_over_a_restart_of_postgresql(jobs, config
 
     with Heartbeat(config, attempt, every=0.05):
         before = beaten_at()
-        eventually(lambda: beaten_at() > before, 240)
+        eventually(lambda: beaten_at() > before)
         server.restart()
         before = beaten_at()
-        eventually(lambda: beaten_at() > before, 240)
+        eventually(lambda: beaten_at() > before)
     last = beaten_at()
     with lease_over():
         assert jobs.to_hand_over() == [attempt.job.id]
@@ -374,7 +374,7 @@ def test_the_heartbeat_tells_the_work_that_another_attempt_has_taken_over(jobs, 
     jobs.to_hand_over()
     assert jobs.claim(first.job.id) is not None
     with Heartbeat(config, first, every=0.01) as heartbeat:
-        eventually(lambda: not heartbeat._thread.is_alive(), 240)
+        eventually(lambda: not heartbeat._thread.is_alive())
         with pytest.raises(Superseded):
             first.report("fitting", 0.5)
 
@@ -399,14 +399,14 @@ def test_what_is_handed_over_survives_a_redis_that_is_killed(jobs, queue, redis)
     jobs.submit(MODEL, "key", {})
     hand_over(jobs, queue)
     # While a slow disk syncs, Redis answers before it has written; what it then loses the sweep hands over again.
-    eventually(lambda: redis.client.info("persistence")["aof_buffer_length"] == 0, 240)
+    eventually(lambda: redis.client.info("persistence")["aof_buffer_length"] == 0)
     redis.kill()
     for ask in (queue.waiting, queue.ping, lambda: queue.enqueue(uuid4(), 0), lambda: queue.stop(uuid4())):
         with pytest.raises(Unavailable, match=r"global\.services\.redis") as away:
             ask()
         assert away.value.service == "redis"
     redis.start()
-    eventually(lambda: _answers(queue), 240)
+    eventually(lambda: _answers(queue))
     assert queue.waiting() == 1
 
 

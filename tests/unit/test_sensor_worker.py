@@ -97,7 +97,7 @@ class Trainer:
         """
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(of_jobs, "LEASE", 0.0)
-            eventually(lambda: job_id in self.jobs.to_hand_over() or self.jobs.get(job_id).state == "failed", 240)
+            eventually(lambda: job_id in self.jobs.to_hand_over() or self.jobs.get(job_id).state == "failed")
 
     def becomes(self, job_id, *states, timeout=240):
         """The job, when it is in one of these states; meanwhile the sweep goes on."""
@@ -124,7 +124,7 @@ class Trainer:
             return (found.attempt, found.step) == (attempt, "waiting") and (self.folder / "training").exists()
 
         try:
-            eventually(begun, 240)
+            eventually(begun)
         except AssertionError:
             pytest.fail(f"{self.jobs.get(job_id)}\n{(self.folder / 'worker.log').read_text()[-5000:]}")
         return int((self.folder / "training").read_text())
@@ -296,7 +296,7 @@ def test_a_worker_runs_the_one_function_whatever_is_put_into_the_queue_and_says_
     trainer.start_worker()
     assert trainer.becomes(job_id, "succeeded", "failed").state == "succeeded"
     said = (trainer.folder / "worker.log").read_text()
-    eventually(lambda: queue.count == 0, 240)
+    eventually(lambda: queue.count == 0)
     assert not made.exists()
     assert said.count("is no training job and does not run") >= 4
     assert "os.system" in said and "change it" in said
@@ -319,7 +319,7 @@ def test_postgresql_restarted_while_a_job_publishes_makes_one_version(trainer):
     job_id = trainer.submit()
     (trainer.folder / "hold").touch()
     trainer.let_go()
-    eventually(lambda: bool(trainer.versions), 240)
+    eventually(lambda: bool(trainer.versions))
     trainer.postgresql.restart()
     (trainer.folder / "hold").unlink()
     job = trainer.becomes(job_id, "succeeded", "failed")
@@ -334,7 +334,7 @@ def test_a_worker_killed_while_it_publishes_makes_one_version(trainer):
     training = trainer.trains(job_id)
     (trainer.folder / "hold").touch()
     trainer.let_go()
-    eventually(lambda: bool(trainer.versions), 240)
+    eventually(lambda: bool(trainer.versions))
     first.kill()
     os.kill(training, signal.SIGKILL)
     (trainer.folder / "hold").unlink()
@@ -354,14 +354,14 @@ def test_of_two_workers_one_runs_the_job(trainer):
     trainer.queue.enqueue(job_id, 1)
     trainer.queue.enqueue(job_id, 2)
     trainer.trains(job_id)
-    eventually(lambda: trainer.queue.waiting() == 0, 240)
+    eventually(lambda: trainer.queue.waiting() == 0)
     with pytest.raises(AnotherRuns):
         trainer.submit("another")
     # Work that has nothing to report is still its worker's, who says so again and again.
     (trainer.folder / "quiet").touch()
     for _ in range(2):
         last = trainer.heard_of(job_id)
-        eventually(lambda last=last: trainer.heard_of(job_id) > last, 240)
+        eventually(lambda last=last: trainer.heard_of(job_id) > last)
     trainer.let_go()
     assert trainer.becomes(job_id, "succeeded", "failed").attempt == 1
     assert trainer.published == [str(job_id)]
@@ -391,7 +391,7 @@ def test_a_failure_that_may_pass_is_tried_again(trainer):
     trainer.start_worker()
     (trainer.folder / "fail").write_text("MLflow is away")
     job_id = trainer.submit()
-    eventually(lambda: trainer.jobs.get(job_id).error == "MLflow is away", 240)
+    eventually(lambda: trainer.jobs.get(job_id).error == "MLflow is away")
     trainer.lease_ends(job_id)
     trainer.trains(job_id, attempt=2)
     trainer.let_go()
@@ -425,7 +425,7 @@ def test_a_worker_without_redis_waits_for_it_and_ends_at_sigterm(trainer):
     trainer.redis.kill()
     process = trainer.start_worker()
     log = trainer.folder / "worker.log"
-    eventually(lambda: "the worker waits for Redis" in log.read_text(), 240)
+    eventually(lambda: "the worker waits for Redis" in log.read_text())
     process.terminate()
     assert process.wait(240) == 0
     trainer.redis.start()

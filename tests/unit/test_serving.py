@@ -114,7 +114,7 @@ def test_predictions_are_counted_by_their_status_and_timed_and_probes_are_not(pr
     assert request(f"{address}/invocations", b'{"dataframe_records": [{"f1": 50}]}')[0] == 400
     seconds = "maestro_model_server_request_seconds"
     # A request is counted a moment after the caller has its answer.
-    eventually(lambda: metrics(address)[f"{seconds}_count"] > before[f"{seconds}_count"], 240)
+    eventually(lambda: metrics(address)[f"{seconds}_count"] > before[f"{seconds}_count"])
     after = metrics(address)
     changed = {name for name in after if after[name] != before.get(name) and not name.endswith("_created")}
     assert 'maestro_model_server_requests_total{status="400"}' in changed

@@ -70,7 +70,7 @@ class Program:
         return [(int(match[1]), match[2], match[3]) for match in found if match]
 
     def has_forwarded(self, count: int) -> None:
-        eventually(lambda: len(self.forwards) >= count or self._process.poll() is not None, 240)
+        eventually(lambda: len(self.forwards) >= count or self._process.poll() is not None)
         assert len(self.forwards) == count
 
     def ends(self, by: signal.Signals | None = None) -> tuple[int, str, str]:
@@ -137,7 +137,7 @@ def test_each_page_is_forwarded_again_when_its_pod_is_replaced(program):
 def test_no_forward_outlives_the_program(program, by):
     program.has_forwarded(len(ui.PAGES))
     assert program.ends(by)[0] == 0
-    eventually(lambda: not any(runs(pid) for pid, *_ in program.forwards), 240)
+    eventually(lambda: not any(runs(pid) for pid, *_ in program.forwards))
 
 
 @pytest.fixture
