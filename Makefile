@@ -162,7 +162,7 @@ lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell, char
 	for folder in charts docs images infrastructure/local; do MYPYPATH=$$folder $(VENV)/bin/mypy --cache-dir $(CACHE)/mypy $$folder/*.py; done
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/hadolint images/*/Dockerfile infrastructure/local/node/Dockerfile
-	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/redis/redis-start images/builder/*-*
+	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/redis/redis-start images/redis/redis-cli images/builder/*-*
 	$(PYTHON) charts/values.py --check
 	$(PYTHON) charts/dashboards.py --check
 	$(PYTHON) docs/links.py

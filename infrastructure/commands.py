@@ -51,7 +51,7 @@ def make_job(config_map: Mapping[str, Any], group: str, command: str, options: S
     (container,) = job["spec"]["template"]["spec"]["containers"]
     container["args"] = ["python", "-m", "mlops", group, command, *map(literal, options)]
     opened = needs(group, command)
-    container["env"] = [entry for need in opened for entry in environments[need] or ()]
+    container["env"] = [*container.get("env", ()), *(entry for need in opened for entry in environments[need] or ())]
     for need, account in yaml.safe_load(config_map["data"]["identities.yaml"]).items():
         if need in opened:
             pod = job["spec"]["template"]["spec"]

@@ -62,10 +62,12 @@ def installed() -> list[Page]:
 
 def addresses(*, logins: bool = True) -> list[str]:
     """A line for each page: its address while `make ui` runs, and what to log in with where that is to be shown."""
-    return [
-        f"{page.title:<14} http://127.0.0.1:{page.local}{page.path}   {page.login() if logins else ''}".rstrip()
-        for page in installed()
-    ]
+
+    def line(page: Page) -> str:
+        address = f"{service(page.component).scheme}://127.0.0.1:{page.local}{page.path}"
+        return f"{page.title:<14} {address}   {page.login() if logins else ''}".rstrip()
+
+    return [line(page) for page in installed()]
 
 
 def _taken(port: int) -> bool:

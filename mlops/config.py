@@ -127,6 +127,13 @@ class RedisSettings(FromEnvironment):
     port: str = _from("MAESTRO_REDIS_PORT", "global.services.redis or global.redis.external")
     username: str = _from("MAESTRO_REDIS_USERNAME", "global.redis.external.users")
     password: str = _from("MAESTRO_REDIS_PASSWORD", "the Secret global.redis.existingSecret", repr=False)
+    # The file with the authority's certificate where Redis speaks TLS; None where it does not.
+    ca: str | None = _from("MAESTRO_REDIS_CA", "global.tls.enabled", default=None)
+
+    @property
+    def tls(self) -> dict[str, Any]:
+        """What redis-py's client takes beside the address to speak TLS and to verify the server and its name."""
+        return {"ssl": True, "ssl_ca_certs": self.ca, "ssl_check_hostname": True} if self.ca else {}
 
 
 @dataclass(frozen=True)
@@ -265,6 +272,14 @@ class ServedModelSettings(FromEnvironment):
         Annotations outlive a change of modelServer.modelName. Releases that wrote no name of a model had one model.
         """
         return self.rolled_out if self.rolled_out_of in (None, self.model) else None
+
+
+@dataclass(frozen=True)
+class CertificateSettings(FromEnvironment):
+    """The files by which a server of ours speaks TLS; without them it speaks HTTP in the clear."""
+
+    certificate: str | None = _from("MAESTRO_TLS_CERTIFICATE", "global.tls.enabled", default=None)
+    key: str | None = _from("MAESTRO_TLS_KEY", "global.tls.enabled", default=None)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from feast.errors import FeastObjectNotFoundException
 from feast.feature_server import GetOnlineFeaturesRequest, get_app
 from starlette.responses import JSONResponse
 
+from mlops.config import CertificateSettings
 from mlops.features.build_record import find_build_record
 from mlops.features.repository import datasets_with_features
 from mlops.result import Failure
@@ -51,7 +52,16 @@ def run(port: int, metrics_port: int | None) -> None:
     if metrics_port is not None:
         feast_metrics.start_metrics_server(store, port=metrics_port)
     refresh.start()
-    uvicorn.run(application(store, refresh.shifts), host="0.0.0.0", port=port, access_log=False, log_level="warning")  # noqa: S104
+    tls = CertificateSettings.from_environment()
+    uvicorn.run(
+        application(store, refresh.shifts),
+        host="0.0.0.0",  # noqa: S104
+        port=port,
+        ssl_certfile=tls.certificate,
+        ssl_keyfile=tls.key,
+        access_log=False,
+        log_level="warning",
+    )
 
 
 def application(store: FeatureStore, shifts: Mapping[str, int]) -> FastAPI:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import ssl
 import tempfile
 import threading
 import time
@@ -11,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
 
-from mlops.config import MLflowSettings, ServedModelSettings
+from mlops.config import CertificateSettings, MLflowSettings, ServedModelSettings
 from mlops.registry.aliases import PRODUCTION
 from mlops.registry.record import FEATURE_SERVICE
 from mlops.result import JSON
@@ -28,12 +29,12 @@ log = logging.getLogger(__name__)
 
 def serve(settings: ServedModelSettings, host: str, port: int, patience: float) -> None:
     """Serves until it is told to stop. patience: seconds to wait for MLflow, which may start at the same time."""
-    mlflow, model = MLflowSettings.from_environment(), settings.model
+    mlflow, model, tls = MLflowSettings.from_environment(), settings.model, CertificateSettings.from_environment()
     once_started(health_check(mlflow), time.monotonic() + patience)
     tracking = Tracking(mlflow)
     version = settings.version or tracking.aliased(model, settings.alias)
     if version is None:
-        wait_for_a_model(host, port, model, settings.alias)
+        wait_for_a_model(host, port, model, settings.alias, tls)
     else:
         run = tracking.run(tracking.made_by(model, version)).data
         family = families.name_of(run.params)
@@ -43,16 +44,18 @@ def serve(settings: ServedModelSettings, host: str, port: int, patience: float) 
         told: dict[str, JSON] = {"family": family, "model": model, "version": version}
         told["feature_service"] = run.tags.get(FEATURE_SERVICE)
         load_through(path, known.FILE, answers.__name__, told, answers.PROBABILITIES)
-        run_scoring_server(path, host, port)
+        run_scoring_server(path, host, port, tls)
 
 
-def run_scoring_server(model: Path, host: str, port: int) -> None:
+def run_scoring_server(model: Path, host: str, port: int, tls: CertificateSettings) -> None:
     """Becomes MLflow's scoring server, the process that `mlflow models serve --env-manager local` starts.
 
     `mlflow models serve` itself would stay as its parent and end at SIGTERM before the requests under way are done,
     and it takes 180 MB.
     """
     command, environment = scoring_command(model, host, port, APPLICATION)
+    if tls.certificate:
+        command += [f"--ssl-certfile={tls.certificate}", f"--ssl-keyfile={tls.key}"]
     log.info("serving %s: %s", model, " ".join(command))
     # A request holds few rows: several threads would only wait for each other.
     told = {"OMP_NUM_THREADS": "1", **environment}
@@ -60,7 +63,7 @@ def run_scoring_server(model: Path, host: str, port: int) -> None:
     os.execvpe(command[0], command, told)
 
 
-def wait_for_a_model(host: str, port: int, model: str, alias: str) -> None:
+def wait_for_a_model(host: str, port: int, model: str, alias: str, tls: CertificateSettings) -> None:
     """Answers /ping with 200, so that a fresh installation is ready, and all else with 503 and the remedy.
 
     /metrics has nothing to show, which is no fault.
@@ -91,6 +94,11 @@ def wait_for_a_model(host: str, port: int, model: str, alias: str) -> None:
             log.debug(format, *values)
 
     server = ThreadingHTTPServer((host, port), Waiting)
+    if tls.certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls.certificate, tls.key)
+        # Each handshake in its own thread: a client that says nothing keeps nobody waiting.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
         threading.Thread(target=server.shutdown).start()

@@ -144,6 +144,7 @@ def check_online() -> None:
             port=int(settings.port),
             username=settings.username,
             password=settings.password,
+            **settings.tls,
             socket_connect_timeout=_CONNECT_SECONDS,
             socket_timeout=_CONNECT_SECONDS,
         ).ping()
@@ -167,8 +168,9 @@ def _connection_string(settings: RedisSettings) -> str:
     As a JSON string a password of digits stays a text, and its commas can be escaped.
     """
     password = json.dumps(settings.password).replace(",", "\\u002c")
-    timeouts = f"socket_connect_timeout={_CONNECT_SECONDS},socket_timeout=30"
-    return f"{settings.host}:{settings.port},username={json.dumps(settings.username)},password={password},{timeouts}"
+    options = {"socket_connect_timeout": _CONNECT_SECONDS, "socket_timeout": 30, **settings.tls}
+    told = ",".join(f"{name}={json.dumps(value)}" for name, value in options.items())
+    return f"{settings.host}:{settings.port},username={json.dumps(settings.username)},password={password},{told}"
 
 
 def _first_line(error: Exception) -> str:

@@ -304,6 +304,7 @@ def _client(settings: RedisSettings) -> Redis:
         port=int(settings.port),
         username=settings.username,
         password=settings.password,
+        **settings.tls,
         socket_connect_timeout=5,
         socket_timeout=30,
         retry=Retry(NoBackoff(), 0),  # here it is known what may be sent again

@@ -24,6 +24,7 @@ EVERYTHING: dict[str, Any] = {
             "addresses": {"airflow": "https://airflow.example.com", "mlflow": "https://mlflow.example.com"},
         },
         "images": {"pullSecrets": ["registry"]},
+        "tls": {"enabled": True},
     },
     "mlflow": {"replicas": 2},
     "modelServer": {

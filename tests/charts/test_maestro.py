@@ -240,7 +240,7 @@ def test_values_hold_no_secret() -> None:
 
 
 @pytest.mark.parametrize("path", [(), *((key,) for key in SUBCHARTS), ("global",), *(("global", key) for key in (
-    "images", "services", "buckets", "postgresql", "redis", "sensorTrainer", "s3", "notifications",
+    "images", "services", "buckets", "postgresql", "redis", "sensorTrainer", "s3", "notifications", "tls",
 ))], ids=".".join)  # fmt: skip
 def test_unknown_keys_are_errors(path: tuple[str, ...]) -> None:
     with pytest.raises(Refused, match="notAKey"):
@@ -311,6 +311,10 @@ OTHER: dict[str, Callable[[str], Any]] = {
     },
     "global.notifications.mail.security": lambda _: "tls",
     **{f"global.notifications.addresses.{page}": lambda mark: f"https://{mark}" for page in ("airflow", "mlflow")},
+    **{
+        f"global.tls.{what}": lambda _: None  # tests/charts/test_tls.py and tests/contract/test_certificates.py
+        for what in ("days", "renewDays", "certManager.issuerRef.name", "certManager.issuerRef.kind", "existingSecrets")
+    },
     "postgresql.conf.max_connections": lambda mark: ROOMY + int(mark[1:]),
     "postgresql.reservedConnections": lambda _: None,  # nothing is rendered of it
     "airflow.executor": lambda _: None,  # has one value so far

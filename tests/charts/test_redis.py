@@ -223,7 +223,7 @@ def test_what_is_missing_is_said_before_anything_starts(told: dict[str, str], re
 
 def check(port: int, password: str = PASSWORD) -> "subprocess.CompletedProcess[str]":
     settings = RedisSettings("127.0.0.1", str(port), "features", password)
-    told = {f"MAESTRO_REDIS_{key}".upper(): value for key, value in vars(settings).items()}
+    told = {f"MAESTRO_REDIS_{key}".upper(): value for key, value in vars(settings).items() if value is not None}
     return subprocess.run(
         [sys.executable, ROOT / "charts/redis/files/check-store.py"],
         env={**os.environ, **told},

@@ -13,6 +13,7 @@ from mlflow.cli import cli
 from mlops import masked
 from mlops.cli import GROUPS, commands
 from mlops.config import (
+    CertificateSettings,
     DatabaseSettings,
     FromEnvironment,
     LogSettings,
@@ -32,6 +33,9 @@ from tests.charts.profiles import command_job, maestro, platform, pods, task_pod
 AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))
 # What the libraries read that the commands use, and in the case of the last the release gate.
 LIBRARIES = {"HOME", "PGPASSWORD", "PGCONNECT_TIMEOUT", "MLFLOW_DISABLE_TELEMETRY"}
+# By which they verify servers; tests/charts/test_tls.py says who is told of which.
+LIBRARIES |= {"PGSSLMODE", "PGSSLROOTCERT", "SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_CA_BUNDLE"}
+LIBRARIES |= {"MLFLOW_TRACKING_SERVER_CERT_PATH"}
 RELEASE_GATE = {"DATABASE_URL"}
 
 
@@ -57,11 +61,14 @@ COMMANDS = {
 # What commands read beside what mlops/needs.py says of them: of services that are told it by their own charts.
 OWN = {
     "feast-apply apply": RELEASE_GATE,
-    "model-server model-server": ServedModelSettings.keys(),
-    "model-server-trial model-server": ServedModelSettings.keys(),
+    "feast feast": CertificateSettings.keys(),
+    "model-server model-server": ServedModelSettings.keys() | CertificateSettings.keys(),
+    "model-server-trial model-server": ServedModelSettings.keys() | CertificateSettings.keys(),
     # One that reads features of ids and logs what it predicts.
-    "model-server-clicks model-server": ServedModelSettings.keys() | RedisSettings.keys() | S3Settings.keys(),
-    "sensor-trainer api": SensorApiSettings.keys(),
+    "model-server-clicks model-server": (
+        ServedModelSettings.keys() | CertificateSettings.keys() | RedisSettings.keys() | S3Settings.keys()
+    ),
+    "sensor-trainer api": SensorApiSettings.keys() | CertificateSettings.keys(),
     "sensor-trainer-worker worker": SensorWorkerSettings.keys(),
     "sensor-trainer-migrate migrate": DatabaseSettings.keys(),
 }
@@ -105,7 +112,7 @@ def test_a_command_is_told_every_setting_that_it_reads_and_nothing_else(name: st
 
 def test_a_task_pod_is_told_of_each_need_what_is_read_for_it() -> None:
     environments = platform(maestro("everything")).environments
-    assert {need: {entry["name"] for entry in entries} for need, entries in environments.items()} == {
+    assert {need: {entry["name"] for entry in entries} - LIBRARIES for need, entries in environments.items()} == {
         need: record.keys() for need, record in NEEDS.items()
     }
 
@@ -113,7 +120,9 @@ def test_a_task_pod_is_told_of_each_need_what_is_read_for_it() -> None:
 @pytest.mark.parametrize(("group", "command"), sorted(COMMANDS))
 def test_a_command_that_a_person_runs_is_told_what_it_opens_and_nothing_else(group: str, command: str) -> None:
     (container,) = command_job(maestro("everything"), group, command)["spec"]["template"]["spec"]["containers"]
-    assert set(environment(container)) == set().union(*(NEEDS[need].keys() for need in needs(group, command)))
+    assert set(environment(container)) - LIBRARIES == set().union(
+        *(NEEDS[need].keys() for need in needs(group, command))
+    )
 
 
 @pytest.mark.parametrize(("group", "command"), sorted(COMMANDS))

@@ -136,6 +136,12 @@ OTHERS: dict[str, tuple[Callable[[Object, Object], object], str]] = {
     "Redis' admin": (lambda _, c: c["env"].append(told_of("maestro-redis", "redis-password")), "mlops/needs.py"),
     "a Secret as a volume": (volume(secret={"secretName": "maestro-airflow"}), "no volumes but"),
     "a projected Secret": (volume(projected={"sources": [{"secret": {"name": "maestro-airflow"}}]}), "no volumes but"),
+    "a server's key": (volume(secret={"secretName": "maestro-tls-mlflow"}), "no volumes but"),
+    "all of the authority's Secret": (volume(secret={"secretName": "maestro-tls-ca"}), "no volumes but"),
+    "another key of the authority's Secret": (
+        volume(secret={"secretName": "maestro-tls-ca", "items": [{"key": "tls.key", "path": "x"}]}),
+        "no volumes but",
+    ),
     "somebody's volume": (volume(persistentVolumeClaim={"claimName": "data-maestro-minio-0"}), "no volumes but"),
     "the node's files": (volume(hostPath={"path": "/"}), "no volumes but|PodSecurity"),
     "the node's network": (lambda s, _: s.update(hostNetwork=True), "nothing of its node|PodSecurity"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from tests.certificates import Authority
 from tests.conftest import eventually, free_ports
 
 SCRIPTS = Path(__file__).parents[2] / "images/postgresql"
@@ -178,6 +179,32 @@ def test_who_watches_sees_sizes_and_activity_and_what_an_owner_lets_it_read(volu
                 ask(port, "SELECT secret FROM t", **watch)
             with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
                 ask(port, "CREATE TABLE u ()", **watch)
+
+
+def test_with_a_certificate_nobody_comes_in_without_tls_and_clients_can_verify_the_server(volume, tmp_path):
+    authority, other = Authority(tmp_path / "ours"), Authority(tmp_path / "others")
+    folder = authority.certificate(volume / "tls", "localhost")
+    if os.geteuid() == 0:
+        for path in (folder, *folder.iterdir()):
+            shutil.chown(path, "nobody", "nogroup")
+
+    def said_by(host, **options):
+        """What libpq says of the server; nothing where it lets it in."""
+        user = {"user": "airflow", "dbname": "airflow", "password": PASSWORDS["AIRFLOW_PASSWORD"]}
+        try:
+            psycopg2.connect(host=host, hostaddr="127.0.0.1", port=port, connect_timeout=5, **user, **options).close()
+        except psycopg2.OperationalError as error:
+            return str(error)
+        return ""
+
+    with server(volume, POSTGRES_DATABASES="airflow", POSTGRES_TLS=str(folder), **PASSWORDS) as port:
+        verified = {"sslmode": "verify-full", "sslrootcert": str(authority.ca)}
+        assert said_by("localhost", **verified) == ""
+        assert "no encryption" in said_by("localhost", sslmode="disable")
+        assert "certificate verify failed" in said_by("localhost", **{**verified, "sslrootcert": str(other.ca)})
+        assert "does not match host name" in said_by("elsewhere", **verified)
+        probe = [f"{PROGRAMS}/pg_isready", "--host=127.0.0.1", f"--port={port}", "--username=postgres"]
+        assert subprocess.run(probe, stdout=subprocess.DEVNULL).returncode == 0
 
 
 def test_an_interrupted_initdb_is_done_again(volume):

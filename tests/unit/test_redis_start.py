@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from mlops.config import RedisSettings
+from mlops.stores import online_store
+from tests.certificates import Authority
 from tests.conftest import ROOT, eventually, free_ports, running
 from tests.servers import REDIS_PASSWORDS
 
@@ -105,3 +108,41 @@ def test_what_is_missing_is_said(environment, said):
     started = subprocess.run([SCRIPT], env={"PATH": "/usr/bin:/bin", **environment}, capture_output=True, text=True)
     assert started.returncode == 1
     assert said in started.stderr
+
+
+def test_with_a_certificate_only_those_come_in_who_speak_tls_and_each_of_ours_verifies_the_server(tmp_path):
+    authority, other = Authority(tmp_path / "ours"), Authority(tmp_path / "others")
+    folder = authority.certificate(tmp_path / "tls", "localhost")
+    (port,) = free_ports(1)
+    # As the chart's arguments.
+    told = {"port": "0", "tls-port": str(port), "tls-auth-clients": "no", "tls-ca-cert-file": str(authority.ca)}
+    told |= {"tls-cert-file": f"{folder}/tls.crt", "tls-key-file": f"{folder}/tls.key", "bind": "127.0.0.1 ::1"}
+    command = [str(SCRIPT), *(word for name, value in told.items() for word in (f"--{name}", value))]
+
+    def settings(host="localhost", ca=authority.ca):
+        return RedisSettings(host, str(port), "features", PASSWORDS["FEATURES_PASSWORD"], ca and str(ca))
+
+    def said_to(settings):
+        try:
+            return str(online_store._client(settings).ping())
+        except redis.ConnectionError as error:
+            return str(error)
+
+    ready = ["--tls", "--cacert", str(authority.ca), "-p", str(port), "-a", PASSWORD, "ping"]
+    environment = {"REDIS_DATA": str(tmp_path), **PASSWORDS}
+    with running(
+        command,
+        tmp_path / "log",
+        lambda: "PONG" in subprocess.run(["redis-cli", *ready], capture_output=True, text=True).stdout,
+        environment,
+    ):
+        assert said_to(settings()) == "True"
+        assert "CERTIFICATE_VERIFY_FAILED" in said_to(settings(ca=other.ca))
+        assert "match" in said_to(settings("127.0.0.1")), "it is verified for another name"
+        assert said_to(settings(ca=None)) != "True"
+        # What the image puts before Debian's, for probes, `make rotate` and people.
+        for ca, answer in ((authority.ca, "PONG"), (None, "")):
+            asked = [str(ROOT / "images/redis/redis-cli"), "-p", str(port), "ping"]
+            environment = {"PATH": "/usr/bin:/bin", "REDISCLI_CA": str(ca or ""), "REDISCLI_AUTH": PASSWORD}
+            done = subprocess.run(asked, capture_output=True, text=True, env=environment)
+            assert done.stdout.strip() == answer

@@ -1,5 +1,6 @@
 """The release's Services by a stand-in for kubectl, which says what kubectl says."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from infrastructure import sensors
 from infrastructure.release import NotInstalled, wait_until
 from infrastructure.services import (
+    CA_SECRET,
     SECRET_NAME,
     USERNAME,
     admin,
@@ -24,7 +26,7 @@ case "$*" in
   *port-forward*) {forward};;
   {services}
   *" get secret ours "*) echo '{{"data": {{"admin-password": "YQ==", "root-user": "Yg==", "root-password": "Yw==",
-    "token": "ZA==", "writer-password": "ZQ=="}}}}';;
+    "token": "ZA==", "writer-password": "ZQ==", "ca.crt": "Y2E="}}}}';;
   *" get secret empty "*) echo '{{}}';;
   *) echo "kubectl is not asked for $*" >&2; exit 1;;
 esac
@@ -140,3 +142,18 @@ def test_a_forward_that_is_refused_says_why(kubectl, tmp_path):
     kubectl(REFUSES)
     with pytest.raises(NotInstalled, match=r"service our-mlflow: error: .* not running"), port_forward("mlflow"):
         pass
+
+
+def test_what_speaks_tls_is_forwarded_as_that_and_trusted_by_all_libraries_as_long_as_it_is(
+    kubectl, tmp_path, monkeypatch
+):
+    put_service(tmp_path, "mlflow", {"http": 5000}, {CA_SECRET: "ours"})
+    kubectl()
+    monkeypatch.setenv("SSL_CERT_FILE", "before")
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    names = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "AWS_CA_BUNDLE", "MLFLOW_TRACKING_SERVER_CERT_PATH")
+    with port_forward("mlflow") as url:
+        assert url == "https://127.0.0.1:4711"
+        assert {Path(os.environ[name]).read_text() for name in names} == {"ca"}
+    assert os.environ["SSL_CERT_FILE"] == "before"
+    assert "REQUESTS_CA_BUNDLE" not in os.environ

@@ -39,6 +39,6 @@ loop: whether its loop is probed, with airflow.livenessPort among its ports and 
     {{- end }}
   resources:
     {{- toYaml .values.resources | nindent 4 }}
-  {{- include "common.containerDefaults" . | nindent 2 }}
+  {{- include "common.containerDefaults" (dict "root" .root "certificate" (printf "airflow-%s" .name)) | nindent 2 }}
     {{- include "airflow.volumeMounts" . | nindent 4 }}
 {{- end -}}

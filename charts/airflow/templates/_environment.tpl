@@ -64,6 +64,9 @@ entries are, so that none of them is seen in a log.
 {{- $root := .root -}}
 - name: HOME
   value: /tmp
+{{- with include "common.tls.env" (dict "root" $root) }}
+{{ . }}
+{{- end }}
 - name: AIRFLOW_CONFIG
   value: /etc/airflow/airflow.cfg
 - name: MAESTRO_POD_CONFIG
@@ -72,6 +75,17 @@ entries are, so that none of them is seen in a log.
 {{ include "common.postgresql.env" (dict "root" $root "database" "airflow") }}
 {{- if has "tokens" $opens }}
 {{ include "airflow.secretEnv" (dict "root" $root "name" "AIRFLOW__API_AUTH__JWT_SECRET" "existing" $root.Values.jwtSecretName "key" "jwt-secret") }}
+{{- end }}
+{{- if include "common.tls.speaks" (dict "root" $root "component" "airflow-api-server") }}
+# By which those who run tasks verify the API that these report to.
+- name: AIRFLOW__API__SSL_CA_FILE
+  value: {{ include "common.tls.ca" . }}
+{{- if eq .name "api-server" }}
+- name: AIRFLOW__API__SSL_CERT
+  value: /etc/tls/tls.crt
+- name: AIRFLOW__API__SSL_KEY
+  value: /etc/tls/tls.key
+{{- end }}
 {{- end }}
 {{- if has "logs" $opens }}
 {{ include "airflow.secretEnv" (dict "root" $root "name" "AIRFLOW__API__SECRET_KEY" "existing" $root.Values.apiSecretKeySecretName "key" "api-secret-key") }}

@@ -19,7 +19,8 @@ capabilities:
 
 {{/*
 The end of a container: its rights and what it can write to. More mounts may follow. Its pod has common.volumes.
-  (dict "data" "/data"), the folder of a store's volume, or nothing
+  (dict "root" $ "data" "/data" "certificate" "redis"), the folder of a store's volume, and the component whose certificate it
+shows, where it is a server; or $ itself
 */}}
 {{- define "common.containerDefaults" -}}
 securityContext:
@@ -31,6 +32,9 @@ volumeMounts:
   {{- end }}
   - name: tmp
     mountPath: /tmp
+  {{- with include "common.tls.mounts" (dict "root" (.root | default .) "certificate" .certificate) }}
+  {{- . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 
 {{/*

@@ -54,6 +54,9 @@ them.
     secretKeyRef:
       name: {{ include "common.postgresql.secretName" . }}
       key: feast-password
+{{- with include "common.postgresql.tlsEnv" . }}
+{{ . }}
+{{- end }}
 {{- end -}}
 
 {{/* The ledger of promotions, as the user who adds to it. */}}

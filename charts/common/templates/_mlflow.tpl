@@ -24,4 +24,8 @@ for no password: pods start without the Secret.
       optional: true
 - name: MAESTRO_REQUIRE_MODEL_DIGESTS
   value: {{ .root.Values.global.mlflow.requireDigests | quote }}
+{{- if include "common.tls.speaks" (dict "root" .root "component" "mlflow") }}
+- name: MLFLOW_TRACKING_SERVER_CERT_PATH
+  value: {{ include "common.tls.ca" . }}
+{{- end }}
 {{- end -}}

@@ -43,11 +43,15 @@ securityContext:
 
 {{/*
 The volumes of a pod whose containers have common.containerDefaults. More may follow.
+  (dict "root" $ "certificate" "redis"), and what common.tls.volumes takes; or $ itself
 */}}
 {{- define "common.volumes" -}}
 volumes:
   - name: tmp
     emptyDir: {}
+  {{- with include "common.tls.volumes" (dict "root" (.root | default .) "certificate" .certificate "names" .names) }}
+  {{- . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 
 {{/*

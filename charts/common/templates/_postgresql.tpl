@@ -45,9 +45,9 @@ argument or log shows it. A database belongs to the user of the same name.
 {{- end -}}
 
 {{/*
-Entries of a container's environment: DATABASE_URL, PGPASSWORD, and how many seconds libpq waits for a connection: to a
-server that has just been replaced, the kernel would go on trying for two minutes.
-  (dict "root" $ "database" "mlflow")
+Entries of a container's environment: DATABASE_URL, PGPASSWORD, how many seconds libpq waits for a connection: to a
+server that has just been replaced, the kernel would go on trying for two minutes; and how it verifies the server.
+  (dict "root" $ "database" "mlflow" "verified" true), the last where common.postgresql.tlsEnv is there already
 */}}
 {{- define "common.postgresql.env" -}}
 - name: DATABASE_URL
@@ -59,4 +59,23 @@ server that has just been replaced, the kernel would go on trying for two minute
     secretKeyRef:
       name: {{ include "common.postgresql.secretName" . }}
       key: {{ .database }}-password
+{{- if not .verified }}
+{{- with include "common.postgresql.tlsEnv" . }}
+{{ . }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/*
+How libpq, and asyncpg, verify our own PostgreSQL; nothing where it speaks no TLS. Not in the address: asyncpg does not know
+libpq's options there.
+  (dict "root" $)
+*/}}
+{{- define "common.postgresql.tlsEnv" -}}
+{{- if include "common.tls.speaks" (dict "root" .root "component" "postgresql") -}}
+- name: PGSSLMODE
+  value: verify-full
+- name: PGSSLROOTCERT
+  value: {{ include "common.tls.ca" . }}
+{{- end -}}
 {{- end -}}

@@ -68,4 +68,8 @@ fields of mlops.config.RedisSettings.
     secretKeyRef:
       name: {{ include "common.redis.secretName" . }}
       key: {{ include "common.redis.passwordKey" . }}
+{{- if include "common.tls.speaks" (dict "root" .root "component" "redis") }}
+- name: MAESTRO_REDIS_CA
+  value: {{ include "common.tls.ca" . }}
+{{- end }}
 {{- end -}}

@@ -62,4 +62,8 @@ Entries of a container's environment that boto3 reads: the address, the region a
     secretKeyRef:
       name: {{ $keys.secret }}
       key: {{ $keys.secretKey }}
+{{- if include "common.tls.speaks" (dict "root" .root "component" "minio") }}
+- name: AWS_CA_BUNDLE
+  value: {{ include "common.tls.ca" . }}
+{{- end }}
 {{- end -}}

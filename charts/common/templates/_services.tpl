@@ -34,11 +34,16 @@ The port of a Service.
 {{- end -}}
 
 {{/*
-http://<host>:<port> of a Service.
+http://<host>:<port> of a Service, https:// where it speaks TLS.
   (dict "root" $ "service" "mlflow")
 */}}
 {{- define "common.serviceUrl" -}}
-http://{{ include "common.serviceHost" . }}:{{ include "common.servicePort" . }}
+{{ include "common.serviceScheme" . }}://{{ include "common.serviceHost" . }}:{{ include "common.servicePort" . }}
+{{- end -}}
+
+{{- define "common.serviceScheme" -}}
+{{- $component := get (include "common.serviceComponents" . | fromYaml) .service -}}
+http{{ if include "common.tls.speaks" (dict "root" .root "component" $component) }}s{{ end }}
 {{- end -}}
 
 {{/*
@@ -54,7 +59,13 @@ apiVersion: v1
 kind: Service
 metadata:
   {{- include "common.metadata" (dict "root" .root "component" $component "role" .role "name" $name) | nindent 2 }}
-  {{- with .annotations }}
+  {{- $annotations := .annotations | default dict }}
+  {{- $speaks := include "common.tls.speaks" (dict "root" .root "component" $own) }}
+  {{- if $speaks }}
+  {{- /* By which who asks the cluster, as `make ui` does, knows that it speaks TLS, and what verifies it. */}}
+  {{- $annotations = merge (dict "maestro/ca-secret" (include "common.tls.secretName" (dict "root" .root "component" "ca"))) $annotations }}
+  {{- end }}
+  {{- with $annotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}

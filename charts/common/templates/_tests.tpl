@@ -18,6 +18,9 @@ spec:
       env:
         - name: HOME
           value: /tmp
+        {{- with include "common.tls.env" (dict "root" .root) }}
+        {{- . | nindent 8 }}
+        {{- end }}
         {{- with .env }}
         {{- . | nindent 8 }}
         {{- end }}

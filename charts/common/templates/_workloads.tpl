@@ -33,6 +33,9 @@ spec:
         {{- with include "common.secretsLabel" . }}
         {{- . | nindent 8 }}
         {{- end }}
+        {{- with include "common.tls.label" . }}
+        {{- . | nindent 8 }}
+        {{- end }}
 {{- end -}}
 
 {{/*
@@ -72,6 +75,9 @@ spec:
       labels:
         {{- include "common.labels" . | nindent 8 }}
         {{- with include "common.secretsLabel" . }}
+        {{- . | nindent 8 }}
+        {{- end }}
+        {{- with include "common.tls.label" . }}
         {{- . | nindent 8 }}
         {{- end }}
 {{- end -}}

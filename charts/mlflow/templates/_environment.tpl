@@ -4,6 +4,9 @@ The environment of the server and of the migration: where the tables lie.
 {{- define "mlflow.databaseEnv" -}}
 - name: HOME
   value: /tmp
+{{- with include "common.tls.env" (dict "root" .) }}
+{{ . }}
+{{- end }}
 - name: MLFLOW_BACKEND_STORE_URI
   value: {{ include "common.postgresql.url" (dict "root" . "database" "mlflow" "scheme" "postgresql+psycopg2") | quote }}
 {{ include "common.postgresql.env" (dict "root" . "database" "mlflow") }}

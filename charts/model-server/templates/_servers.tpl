@@ -63,6 +63,6 @@ The address of a server.
 {{- if eq .component "model-server" -}}
 {{- include "common.serviceUrl" (dict "root" .root "service" "modelServer") -}}
 {{- else -}}
-http://{{ include "common.fullname" . }}:{{ include "common.servicePort" (dict "root" .root "service" "modelServer") }}
+{{ include "common.serviceScheme" (dict "root" .root "service" "modelServer") }}://{{ include "common.fullname" . }}:{{ include "common.servicePort" (dict "root" .root "service" "modelServer") }}
 {{- end -}}
 {{- end -}}

@@ -62,6 +62,28 @@ The name of the Service that leads to each pod of a component.
 {{- end -}}
 
 {{/*
+The name in the certificate of a target that is asked by https, as its address is a pod's; nothing where it is asked in the
+clear.
+  (dict "root" $ "component" "mlflow" "port" 5000)
+*/}}
+{{- define "monitoring.targetServerName" -}}
+{{- if include "common.tls.speaks" . -}}
+{{- include "common.tls.names" . | fromJsonArray | first -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+How PostgreSQL's exporter connects: our own server as all do, another as values say.
+*/}}
+{{- define "monitoring.postgresqlTLS" -}}
+{{- if include "common.tls.speaks" (dict "root" . "component" "postgresql") -}}
+verify-full&sslrootcert={{ include "common.tls.ca" . }}
+{{- else -}}
+{{ .Values.postgresqlExporter.sslmode }}
+{{- end -}}
+{{- end -}}
+
+{{/*
 The rules by file, as YAML, with the addresses of their pages.
 */}}
 {{- define "monitoring.rules" -}}

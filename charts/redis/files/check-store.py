@@ -8,12 +8,14 @@ import uuid
 
 import redis
 
+ca = os.environ.get("MAESTRO_REDIS_CA")
 where = f"{os.environ['MAESTRO_REDIS_HOST']}:{os.environ['MAESTRO_REDIS_PORT']}"
 store = redis.Redis(
     os.environ["MAESTRO_REDIS_HOST"],
     int(os.environ["MAESTRO_REDIS_PORT"]),
     username=os.environ["MAESTRO_REDIS_USERNAME"],
     password=os.environ["MAESTRO_REDIS_PASSWORD"],
+    **({"ssl": True, "ssl_ca_certs": ca, "ssl_check_hostname": True} if ca else {}),
 )
 key, content = f"helm-test/{uuid.uuid4()}/maestro", uuid.uuid4().bytes
 try:

@@ -1,6 +1,9 @@
 {{- define "sensor-trainer.databaseEnv" -}}
 - name: HOME
   value: /tmp
+{{- with include "common.tls.env" (dict "root" .) }}
+{{ . }}
+{{- end }}
 {{ include "common.postgresql.env" (dict "root" . "database" "sensors") }}
 {{- end -}}
 

@@ -17,7 +17,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
 from mlops import datasets
-from mlops.config import SensorApiSettings
+from mlops.config import CertificateSettings, SensorApiSettings
 from mlops.result import Failure
 from mlops.sensor_trainer.api import docs, errors, schemas
 from mlops.sensor_trainer.api.access import OPEN, Access
@@ -77,12 +77,14 @@ class Services:
 
 def serve(settings: SensorApiSettings, host: str, port: int) -> None:
     """Serves until it is told to stop."""
-    services = Services.of(settings)
+    services, tls = Services.of(settings), CertificateSettings.from_environment()
     try:
         uvicorn.run(
             application(services),
             host=host,
             port=port,
+            ssl_certfile=tls.certificate,
+            ssl_keyfile=tls.key,
             http=HeadInTime,
             access_log=False,
             log_level="warning",

@@ -220,6 +220,7 @@ def _client(settings: RedisSettings) -> Redis:
         db=_DATABASE,
         username=settings.username,
         password=settings.password,
+        **settings.tls,
         socket_connect_timeout=2,
         socket_timeout=2,
         socket_keepalive=True,

@@ -28,6 +28,9 @@ spec:
           value: /tmp
         - name: MAESTRO_LOG_FORMAT
           value: {{ .Values.logs.format }}
+        {{- with include "common.tls.env" (dict "root" .) }}
+        {{- . | nindent 8 }}
+        {{- end }}
         {{- with .Values.taskPods.env }}
         {{- toYaml . | nindent 8 }}
         {{- end }}

@@ -36,6 +36,14 @@ Of which images.
 {{- end -}}
 
 {{/*
+That a volume is the authority's certificate, and nothing else of its Secret, where there is TLS.
+*/}}
+{{- define "airflow.taskCA" -}}
+{{- if .Values.global.tls.enabled }} || (has(v.secret) && v.secret.secretName == '{{ include "common.tls.secretName" (dict "root" . "component" "ca") }}' && has(v.secret.items) && v.secret.items.all(i, i.key == 'ca.crt'))
+{{- end -}}
+{{- end -}}
+
+{{/*
 What a task pod is: a list of expressions in CEL, each with what is said where it does not hold.
 */}}
 {{- define "airflow.taskPodRules" -}}
@@ -51,8 +59,8 @@ What a task pod is: a list of expressions in CEL, each with what is said where i
   message: a task pod is told of no whole Secret or ConfigMap (envFrom)
 - expression: variables.env.all(e, !has(e.valueFrom) || !has(e.valueFrom.secretKeyRef) || (e.valueFrom.secretKeyRef.name + "/" + e.valueFrom.secretKeyRef.key) in {{ include "airflow.taskSecrets" . }})
   message: a task pod is told of those Secrets only that a need of mlops/needs.py or airflow.taskPods.env names
-- expression: "!has(variables.spec.volumes) || variables.spec.volumes.all(v, has(v.emptyDir) || (has(v.projected) && v.projected.sources.all(s, !has(s.secret) && (!has(s.configMap) || s.configMap.name == 'kube-root-ca.crt'))))"
-  message: a task pod has no volumes but empty ones and the token of its service account
+- expression: "!has(variables.spec.volumes) || variables.spec.volumes.all(v, has(v.emptyDir) || (has(v.projected) && v.projected.sources.all(s, !has(s.secret) && (!has(s.configMap) || s.configMap.name == 'kube-root-ca.crt'))){{ include "airflow.taskCA" . }})"
+  message: a task pod has no volumes but empty ones, the token of its service account, and the certificate by which it verifies servers
 - expression: "!has(variables.spec.nodeName) && !(has(variables.spec.hostNetwork) && variables.spec.hostNetwork) && !(has(variables.spec.hostPID) && variables.spec.hostPID) && !(has(variables.spec.hostIPC) && variables.spec.hostIPC)"
   message: a task pod shares nothing of its node and does not choose it
 - expression: "!has(variables.container.ports) || variables.container.ports.all(p, !has(p.hostPort))"

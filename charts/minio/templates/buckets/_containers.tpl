@@ -3,6 +3,9 @@
 {{- include "common.containerImage" (dict "root" . "image" "task") }}
 env:
   {{- include "common.env" (dict "root" . "user" "root" "needs" (list "s3")) | trim | nindent 2 }}
+  {{- with include "common.tls.env" (dict "root" .) }}
+  {{- . | nindent 2 }}
+  {{- end }}
 resources:
   requests: {cpu: 30m, memory: 128Mi}
   limits: {memory: 512Mi}
