@@ -65,9 +65,12 @@ VERIFIED = {
     "FEAST_URL": {"SSL_CERT_FILE": CA},
     "MODEL_SERVER_URL": {"SSL_CERT_FILE": CA},
     "SENSOR_TRAINER_URL": {"SSL_CERT_FILE": CA},
-    "DATA_SOURCE_URI": {},  # verified by the address itself, see below
+    # Verified by the address itself, see below.
+    "MAESTRO_LEDGER": {},
+    "DATA_SOURCE_URI": {},
     "REDIS_ADDR": {},
 }
+BY_ADDRESS = f"/ledger?sslmode=verify-full&sslrootcert={CA}"
 
 
 @cache
@@ -97,10 +100,14 @@ def objects(request: pytest.FixtureRequest) -> list[Object]:
     return made({**more, "global": {**more.get("global", {}), **TLS["global"]}})
 
 
+def owner_of(name: str, component: str) -> str:
+    """Whose certificate the container `name` of the pod `component` shows, if one; all model servers have the same."""
+    return {"api-server": "airflow-api-server", "model-server": "model-server"}.get(name, component)
+
+
 def of(name: str, component: str) -> list[int]:
-    """The ports of this component that speak TLS in the container `name` of the pod `component`."""
-    owner = "airflow-api-server" if name == "api-server" else component
-    return speaking().get(owner, []) if name != "scheduler" else []
+    """The ports that speak TLS in the container `name` of the pod `component`."""
+    return speaking().get(owner_of(name, component), []) if name != "scheduler" else []
 
 
 def test_each_port_that_something_asks_speaks_tls_or_is_listed_as_plain() -> None:
@@ -116,7 +123,7 @@ def test_each_server_is_told_of_its_certificate_and_key(objects: list[Object]) -
             ports = {port["containerPort"] for port in container.get("ports", ())}
             if not (speaks := ports & set(of(container["name"], component))):
                 continue
-            owner = "airflow-api-server" if container["name"] == "api-server" else component
+            owner = owner_of(container["name"], component)
             assert speaks == set(speaking()[owner]), f"{owner} has a port more or less than its list"
             found.add(owner)
             mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
@@ -136,7 +143,7 @@ def test_only_a_server_has_its_key(objects: list[Object]) -> None:
     for name, pod in pods(objects).items():
         for container in containers(pod["spec"]):
             mounts = [mount["name"] for mount in container.get("volumeMounts", ())]
-            owner = "airflow-api-server" if container["name"] == "api-server" else name
+            owner = owner_of(container["name"], name)
             main = container["name"] not in ("release-gate", "dags-from-image", "scheduler")
             assert ("tls" in mounts) == (owner in speaking() and main), (name, container["name"])
 
@@ -193,6 +200,7 @@ def test_every_client_verifies_what_it_is_told_of(objects: list[Object]) -> None
             assert clients <= VERIFIED.keys(), f"{name}: how does it verify that?"
             for key in clients:
                 assert VERIFIED[key].items() <= told.items(), f"{name}/{container['name']}: {key}"
+            assert told.get("MAESTRO_LEDGER", BY_ADDRESS).endswith(BY_ADDRESS)
             if clients or any(CA in text for text in strings(container.get("args", []))):
                 mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
                 assert mounts["tls-ca"]["mountPath"] == "/etc/tls-ca"
@@ -256,6 +264,22 @@ def test_a_certificate_has_the_names_of_its_service_and_is_signed_by_what_client
         ends = datetime.fromtimestamp(int(secret["metadata"]["annotations"]["maestro/ends"]), UTC)
         assert abs(ends - certificate.not_valid_after_utc) < timedelta(minutes=10)
         assert abs(ends - datetime.now(UTC) - timedelta(days=100)) < timedelta(hours=1)
+
+
+def test_all_model_servers_are_in_one_certificate() -> None:
+    objects = made({**EVERYTHING, "global": TLS["global"]})
+    secret = find(objects, "Secret", "maestro-tls-model-server")
+    certificate = x509.load_pem_x509_certificate(base64.b64decode(secret["data"]["tls.crt"]))
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    servers = {entry["metadata"]["name"] for entry in objects if entry["kind"] == "Service"} & set(
+        names.get_values_for_type(x509.DNSName)
+    )
+    assert servers == {"maestro-model-server", "maestro-model-server-clicks", "maestro-model-server-trial"}
+    labels = {
+        find(objects, "Deployment", server)["spec"]["template"]["metadata"]["labels"]["maestro/certificates"]
+        for server in servers
+    }
+    assert len(labels) == 1, "a new certificate replaces the pods of all of them"
 
 
 def test_cert_manager_makes_the_same_secrets() -> None:

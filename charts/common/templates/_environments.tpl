@@ -59,10 +59,11 @@ them.
 {{- end }}
 {{- end -}}
 
-{{/* The ledger of promotions, as the user who adds to it. */}}
+{{/* The ledger of promotions, as the user who adds to it. It is verified by its address: a pod may open a database beside it. */}}
 {{- define "common.env.ledger" -}}
+{{- $verified := eq "yes" (include "common.tls.speaks" (dict "root" .root "component" "postgresql")) | ternary (printf "?sslmode=verify-full&sslrootcert=%s" (include "common.tls.ca" .)) "" -}}
 - name: MAESTRO_LEDGER
-  value: {{ include "common.postgresql.url" (dict "root" .root "database" "ledger") | quote }}
+  value: {{ printf "%s%s" (include "common.postgresql.url" (dict "root" .root "database" "ledger")) $verified | quote }}
 - name: MAESTRO_LEDGER_PASSWORD
   valueFrom:
     secretKeyRef:
