@@ -717,4 +717,4 @@ def test_a_template_is_named_for_the_kind_that_it_renders_and_its_folder_for_the
         name = entry["metadata"]["name"].removeprefix("maestro.")
         part = re.sub(rf"^maestro(-{SUBCHARTS.get(chart, chart)})?-?|-[0-9a-f]{{8}}$", "", name)
         ending = {"": SERVED, "tests": "test", "metrics": "-metrics", "network": "-network", "users": USERS}
-        assert part == folder or part.endswith(ending[folder]), path
+        assert part == folder or (folder and part.startswith(f"{folder}-")) or part.endswith(ending[folder]), path
