@@ -22,6 +22,7 @@ from mlops.config import DatabaseSettings, SensorApiSettings, SensorWorkerSettin
 from tests.charts.conftest import ROOT, Object, Refused, containers, environment, find, pod_specs, render, render_anew
 from tests.charts.profiles import task_pod
 from tests.conftest import answers, free_ports, running
+from tests.processes import eventually
 from tests.servers import MLflow
 
 API = "maestro-sensor-trainer"
@@ -504,6 +505,6 @@ def test_the_release_gate_opens_when_the_tables_are_there_and_the_api_passes_the
     serve = [*api["args"][:-1], f"--port={port}"]
     url = f"http://127.0.0.1:{port}"
     with running(serve, programs / "log", lambda: answers(f"{url}/health"), {**told(api), "PYTHONPATH": str(ROOT)}):
+        # On a busy machine what it needs may answer later than within the two seconds.
+        eventually(lambda: check(url, "s").returncode == 0)
         assert check(url, "wrong").returncode == 1
-        result = check(url, "s")
-    assert result.returncode == 0, result.stderr

@@ -81,6 +81,11 @@ def check_tls():
 
 
 def deployed():
-    """The template of each workload: another one where its pods are replaced."""
+    """The template of each workload: another one where its pods are replaced.
+
+    The dag-processor's is another one with each upgrade: it waits for the settings of that one.
+    """
     items = json.loads(kubectl("get", "deployments,statefulsets", "-o", "json"))["items"]
-    return {item["metadata"]["name"]: item["spec"]["template"] for item in items}
+    templates = {item["metadata"]["name"]: item["spec"]["template"] for item in items}
+    del templates[object_name("deployment", "airflow-dag-processor")]
+    return templates
