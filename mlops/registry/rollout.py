@@ -34,7 +34,9 @@ def serve(tracking: Tracking, model: str, version: str, *, fallback: str | None,
     answered = roll_out(deployment, model, version, fallback, url=server.url, example=example, timeout=timeout)
     log.info("the model server answered with %d predictions", answered)
     split = json.loads(example)["dataframe_split"]
-    return {"columns": split["columns"], "data": split["data"][:1]}
+    # JSON has no NaN, by which MLflow writes a cell that is missing.
+    rows = [[None if cell != cell else cell for cell in row] for row in split["data"][:1]]
+    return {"columns": split["columns"], "data": rows}
 
 
 def roll_out(

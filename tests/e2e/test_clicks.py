@@ -28,7 +28,7 @@ pytestmark = pytest.mark.full
 DAG, MODEL = "training_pipeline", "ctr_model"
 CONFIG = "e2e/clicks.yaml"
 # Few epochs, which are long enough to be killed in: of many small batches.
-SHORT = {"epochs": 4, "patience": 4, "batch_rows": 64}
+SHORT = {"epochs": 4, "patience": 4, "batch_rows": 8}
 CONF = {"config_path": CONFIG, "min_auc": 0.55, "min_accuracy": 0.5}
 BEST, LAST = "model_best.safetensors", "last.safetensors"
 

@@ -1,5 +1,6 @@
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from types import SimpleNamespace
@@ -48,13 +49,16 @@ def cluster(platform, ledger, monkeypatch, tmp_path):
 
 @pytest.fixture
 def train(platform, tables):
-    """Logs a model that passed the gate, or was refused for `reasons`, and returns its run."""
+    """Logs a model that passed the gate, or was refused for `reasons`, and returns its run. Of the columns in `missing`
+    its example has no values.
+    """
 
-    def once(*reasons: str) -> str:
+    def once(*reasons: str, missing: Sequence[str] = ()) -> str:
         table = tables("shuttle").train.head(1000)
         features, labels = table.drop(columns=LABEL), table[LABEL]
         tags = {GATE: GATE_REFUSED if reasons else GATE_PASSED, GATE_REASONS: json.dumps(reasons)}
-        return small_models.log(platform.tracking, small_models.fitted(features, labels), features.head(2), tags)
+        example = features.head(2).astype(dict.fromkeys(missing, float)).assign(**dict.fromkeys(missing, float("nan")))
+        return small_models.log(platform.tracking, small_models.fitted(features, labels), example, tags)
 
     return once
 
@@ -289,6 +293,11 @@ def test_a_platform_without_a_model_server_registers_only(platform, cluster, tra
     monkeypatch.delenv("MAESTRO_MODEL_SERVERS")
     assert platform.result_of(*deploy(train()))["example"] is None
     assert cluster.versions == []
+
+
+def test_a_value_that_is_missing_in_the_example_is_null(platform, cluster, train):
+    example = platform.result_of(*deploy(train(missing=["f2"])))["example"]
+    assert dict(zip(example["columns"], example["data"][0], strict=True))["f2"] is None
 
 
 ROLLBACK = ("serving", "rollback", "--model", MODEL)
