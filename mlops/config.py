@@ -135,6 +135,12 @@ class RedisSettings(FromEnvironment):
         """What redis-py's client takes beside the address to speak TLS and to verify the server and its name."""
         return {"ssl": True, "ssl_ca_certs": self.ca, "ssl_check_hostname": True} if self.ca else {}
 
+    @property
+    def connection(self) -> dict[str, Any]:
+        """What every client of redis-py takes: where the server is, as whom it comes, and TLS where that is on."""
+        said = {"host": self.host, "port": int(self.port), "username": self.username, "password": self.password}
+        return {**said, **self.tls}
+
 
 @dataclass(frozen=True)
 class LedgerSettings(FromEnvironment):

@@ -154,10 +154,7 @@ def _client(settings: RedisSettings) -> Redis:
     from redis.retry import Retry
 
     return Redis(
-        host=settings.host,
-        port=int(settings.port),
-        username=settings.username,
-        password=settings.password,
+        **settings.connection,
         socket_connect_timeout=_CONNECT,
         socket_timeout=_ANSWER,
         retry=Retry(NoBackoff(), 1),  # a connection from before a restart is found out by its first request

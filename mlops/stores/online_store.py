@@ -300,11 +300,7 @@ def _client(settings: RedisSettings) -> Redis:
     from redis.retry import Retry
 
     return Redis(
-        host=settings.host,
-        port=int(settings.port),
-        username=settings.username,
-        password=settings.password,
-        **settings.tls,
+        **settings.connection,
         socket_connect_timeout=5,
         socket_timeout=30,
         retry=Retry(NoBackoff(), 0),  # here it is known what may be sent again
