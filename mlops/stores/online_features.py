@@ -66,7 +66,7 @@ class OnlineFeatures:
         return [{view: found for key in self._by_key for view, found in known[key, row[key]].items()} for row in rows]
 
     def materialized(self) -> dict[str, float]:
-        """By view up to when a materialization last looked for events, in seconds since 1970."""
+        """By view up to when a materialization has brought its events, in seconds since 1970."""
         from redis.exceptions import RedisError
 
         try:
