@@ -11,11 +11,12 @@ from prometheus_client import CollectorRegistry
 
 from mlops import datasets
 from mlops.config import S3Settings
-from mlops.result import EXIT_REFUSED
+from mlops.result import EXIT_REFUSED, Failure
 from mlops.serving import labels, prediction_log
 from mlops.serving.by_ids import Joined
 from mlops.serving.prediction_log import PredictionLog, prefix, schema
 from mlops.stores.object_store import ObjectStore
+from tests.processes import eventually
 
 MODEL, KEYS = "click-through-activity", ["user_id", "item_id"]
 JOINED = Joined({}, ["age"], ["user_events"], {"user_activity": 7.0, "user_profile": 90.5})
@@ -86,7 +87,7 @@ def test_a_batch_is_written_when_it_is_full_and_when_its_time_has_come(store, mo
     assert done.wait(30)
     done.clear()
     timed = new_log(store, interval=0.05)
-    add(timed, 1)
+    add(timed, 1, start=10)
     assert done.wait(30)
     for log in (full, timed):
         log.close()
@@ -134,14 +135,46 @@ def test_what_cannot_be_written_at_the_end_is_dropped_and_the_end_comes(platform
     assert counted(log) == {"written": 0, "dropped": 5}
 
 
+MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def hold(log: PredictionLog, *seconds: int) -> None:
+    """Rows of so many seconds after midnight."""
+    base = {"model": MODEL, "version": "1", "prediction": "1", "score": 0.5, "features_age_seconds": None}
+    keys = {"user_id": "1", "item_id": "2", "missing": [], "stale": []}
+    with log._due:
+        log._rows += [{**base, **keys, "id": f"p{at}", "time": MIDNIGHT + timedelta(seconds=at)} for at in seconds]
+
+
 def test_a_batch_over_midnight_lies_in_two_days(store):
     log = new_log(store)
-    midnight = datetime(2026, 3, 1, tzinfo=UTC)
-    base = {"id": "1", "model": MODEL, "version": "1", "prediction": "1", "score": 0.5, "features_age_seconds": None}
-    keys = {"user_id": "1", "item_id": "2", "missing": [], "stale": []}
-    log._write([{**base, **keys, "time": midnight + timedelta(seconds=second)} for second in (-1, 1)])
+    hold(log, -1, 1)
     log.close()
     assert [key.split("/")[1] for key in store.keys("")] == ["date=2026-02-28", "date=2026-03-01"]
+
+
+@pytest.mark.parametrize("arrived", [False, True], ids=["refused", "its answer was lost"])
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_write_that_failed_is_repeated_and_no_row_is_there_twice(store, monkeypatch, failing, arrived):
+    """Also where more rows have come meanwhile, and where the day changed within the batch."""
+    write, tries = store.write_bytes, []
+    log = new_log(store, pause=0.05, interval=0.05)
+
+    def fail_once(key, content):
+        tries.append(key)
+        if len(tries) != failing:
+            return write(key, content)
+        if arrived:
+            write(key, content)
+        hold(log, 2)
+        raise Failure("the store is away")
+
+    monkeypatch.setattr(store, "write_bytes", fail_once)
+    hold(log, -2, -1, 1)
+    eventually(lambda: len(tries) >= 3)
+    log.close()
+    assert sorted(written(store)["id"]) == ["p-1", "p-2", "p1", "p2"]
+    assert counted(log) == {"written": 4, "dropped": 0}
 
 
 def predictions(*rows: tuple[str, float, str]) -> pl.DataFrame:
