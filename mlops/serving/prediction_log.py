@@ -202,4 +202,7 @@ def _of_one_day(rows: Iterable[Row]) -> list[Row]:
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None or value != value else str(value)
+    if value is None or value != value:
+        return None
+    # A whole number that is a float, because another row of its request had none.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -96,11 +96,13 @@ def test_a_batch_is_written_when_it_is_full_and_when_its_time_has_come(store, mo
 
 def test_predictions_without_keys_and_features_are_logged_without_them(store):
     log = new_log(store)
-    log.add(["a", "b"], [{}, {"user_id": float("nan"), "item_id": None}], ["x", 2.5], [0.5, 2.5])
+    keys = [{}, {"user_id": float("nan"), "item_id": None}, {"user_id": 7.0, "item_id": 7.5}]
+    log.add(["a", "b", "c"], keys, ["x", 2.5, 1], [0.5, 2.5, 1.0])
     log.close()
     rows = written(store).sort("id").to_dicts()
-    assert [(row["user_id"], row["item_id"], row["features_age_seconds"]) for row in rows] == [(None, None, None)] * 2
-    assert [row["prediction"] for row in rows] == ["x", "2.5"]
+    assert [(row["user_id"], row["item_id"]) for row in rows] == [(None, None), (None, None), ("7", "7.5")]
+    assert {row["features_age_seconds"] for row in rows} == {None}
+    assert [row["prediction"] for row in rows] == ["x", "2.5", "1"]
 
 
 def test_a_share_of_the_predictions_is_logged(store):
@@ -211,6 +213,26 @@ def test_a_label_is_the_first_of_its_keys_that_comes_after_the_prediction_and_in
     assert found.columns == [*said.columns, "label", "label_time"]
 
 
+@pytest.mark.parametrize(
+    "written_by",
+    [
+        lambda table: table.cast({"event_time": pl.Datetime("ns", "UTC")}),
+        lambda table: table.cast({"event_time": pl.Datetime("ms")}),
+        lambda table: table.with_columns(pl.col("event_time").dt.convert_time_zone("Europe/Berlin")),
+        lambda table: table.cast({"user_id": pl.Float64, "item_id": pl.Int32}),
+        lambda table: table.cast({"user_id": pl.Categorical}),
+    ],
+    ids=["nanoseconds", "no zone", "another zone", "numbers", "categories"],
+)
+def test_labels_are_found_whatever_wrote_their_table(written_by):
+    """pandas has nanoseconds before its release 3, and makes whole numbers floats where one is missing."""
+    said = predictions(("7", 2, "1"), ("8", 2, "1"))
+    known = written_by(of(("7", 3, 1), (None, 3, 1)))
+    found = labels.join(said.lazy(), known.lazy(), KEYS, timedelta(hours=24)).collect().sort("id")
+    assert found["label"].to_list() == [1, None]
+    assert found["label_time"].to_list() == [at(3), None]
+
+
 def test_each_version_is_measured_on_its_own_labelled_predictions():
     rng = np.random.default_rng(7)
     truth = rng.integers(0, 2, 400)
@@ -264,6 +286,7 @@ def test_labels_are_joined_by_a_command_that_measures_and_may_be_repeated(platfo
     [
         (("--labels", "labels.parquet", "--keys", "machine"), "have no such key: machine"),
         (("--labels", "empty.parquet"), "has no column event_time, label"),
+        (("--labels", "texts.parquet"), "is String: give points in time"),
         (("--labels", "labels.parquet", "--since", "2026-03-09"), "--since 2026-03-09 is later than --until"),
     ],
 )
@@ -271,6 +294,7 @@ def test_labels_that_cannot_be_joined_are_refused(platform, store, options, mess
     log_rows(store, predictions(("a", 1, "1")))
     platform.data.write("labels.parquet", of(("a", 3, 0)).lazy())
     platform.data.write("empty.parquet", pl.LazyFrame({"user_id": ["a"]}))
+    platform.data.write("texts.parquet", pl.LazyFrame({"user_id": ["a"], "event_time": ["2026-03-01"], "label": [1]}))
     assert message in platform.failure_of(*JOIN, *options, code=EXIT_REFUSED)
 
 
