@@ -273,11 +273,13 @@ class ServedModelSettings(FromEnvironment):
 
     @property
     def version(self) -> str | None:
-        """The version that was rolled out; None, for that of the alias, where none was of this model.
+        """The version that was rolled out; None, for that of the alias, where none was of this model and for it.
 
-        Annotations outlive a change of modelServer.modelName. Releases that wrote no name of a model had one model.
+        Annotations outlive a change of modelServer.modelName and of the alias, and only what serves `production` is
+        rolled. Releases that wrote no name of a model had one model.
         """
-        return self.rolled_out if self.rolled_out_of in (None, self.model) else None
+        of_this = self.rolled_out_of in (None, self.model) and self.alias == "production"
+        return self.rolled_out if of_this else None
 
 
 @dataclass(frozen=True)
