@@ -21,6 +21,7 @@ from mlops.airflow.authoring.alerts import due_within, task_failed
 from mlops.airflow.authoring.freshness import OFFLINE_FEATURES, FreshFeatures
 from mlops.airflow.authoring.operator import task_pod
 from mlops.airflow.authoring.schedule import cron
+from mlops.features.repository import NIGHTLY
 from mlops.models import get, names
 
 MODELS = [name for name in names() if get(name).family == "torch"]
@@ -50,7 +51,9 @@ with DAG(
     tags=["ml", "training", "features"],
 ):
     of_model = partial(task_pod, model="{{ params.model_name }}", timeout=timedelta(minutes=15))
-    wait = FreshFeatures(task_id="wait_for_features", features=OFFLINE_FEATURES, timeout=timedelta(minutes=10))
+    wait = FreshFeatures(
+        task_id="wait_for_features", features=OFFLINE_FEATURES, due=NIGHTLY.at, timeout=timedelta(minutes=10)
+    )
     features = of_model(
         "validate_features",
         "features",

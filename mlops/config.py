@@ -135,6 +135,12 @@ class RedisSettings(FromEnvironment):
         """What redis-py's client takes beside the address to speak TLS and to verify the server and its name."""
         return {"ssl": True, "ssl_ca_certs": self.ca, "ssl_check_hostname": True} if self.ca else {}
 
+    @property
+    def connection(self) -> dict[str, Any]:
+        """What every client of redis-py takes: where the server is, as whom it comes, and TLS where that is on."""
+        said = {"host": self.host, "port": int(self.port), "username": self.username, "password": self.password}
+        return {**said, **self.tls}
+
 
 @dataclass(frozen=True)
 class LedgerSettings(FromEnvironment):
@@ -267,11 +273,13 @@ class ServedModelSettings(FromEnvironment):
 
     @property
     def version(self) -> str | None:
-        """The version that was rolled out; None, for that of the alias, where none was of this model.
+        """The version that was rolled out; None, for that of the alias, where none was of this model and for it.
 
-        Annotations outlive a change of modelServer.modelName. Releases that wrote no name of a model had one model.
+        Annotations outlive a change of modelServer.modelName and of the alias, and only what serves `production` is
+        rolled. Releases that wrote no name of a model had one model.
         """
-        return self.rolled_out if self.rolled_out_of in (None, self.model) else None
+        of_this = self.rolled_out_of in (None, self.model) and self.alias == "production"
+        return self.rolled_out if of_this else None
 
 
 @dataclass(frozen=True)

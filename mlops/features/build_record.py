@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import date
+from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 from mlops.features.repository import VIEWS, FeatureViewSpec, views_of
@@ -86,6 +86,16 @@ def write_build_record(store: ObjectStore, dataset: str, built: BuildRecord) -> 
     store.write_bytes(_note(dataset), json.dumps(asdict(built)).encode())
 
 
+def find_complete_until(store: ObjectStore, dataset: str) -> datetime | None:
+    """Up to when the set's events are in the offline store, whether or not there were any; None where nobody said."""
+    note = store.find_bytes(_complete_until(dataset))
+    return None if note is None else datetime.fromisoformat(note.decode())
+
+
+def write_complete_until(store: ObjectStore, dataset: str, moment: datetime) -> None:
+    store.write_bytes(_complete_until(dataset), moment.isoformat().encode())
+
+
 def find_pushed(store: ObjectStore, dataset: str) -> Partitions | None:
     """What was pushed into the online store, as a record's `partitions`; None where nothing ever was."""
     note = store.find_bytes(_pushed(dataset))
@@ -110,6 +120,10 @@ def check_same_source(store: ObjectStore, dataset: str, facts: Mapping[str, JSON
     if differs:
         parts = ", ".join(f"{name} {said[name]} and not {facts[name]}" for name in differs)
         raise Failure(f"the features of dataset {dataset} were computed from other data than {key} ({parts}): {remedy}")
+
+
+def _complete_until(dataset: str) -> str:
+    return f"complete-until/{dataset}.txt"
 
 
 def _pushed(dataset: str) -> str:

@@ -285,6 +285,7 @@ def _written(joined: _Joined, parts: "Mapping[str, pd.DataFrame]") -> Result:
 
 
 def _update(name: str, now: datetime) -> "Updated":
+    from mlops.features.build_record import write_complete_until
     from mlops.features.update import Events, union, update
     from mlops.stores.collected_readings import CollectedReadings
     from mlops.stores.dataset_files import DatasetFiles
@@ -297,7 +298,9 @@ def _update(name: str, now: datetime) -> "Updated":
     moved = [raw.shift_seconds - shift for shift in state.shifts if shift != raw.shift_seconds]
     rows = union(raw.table, collected.rows(), declared, moved)
     events = Events(rows, raw.data_version, raw.shift_seconds, state.changed)
-    return update(store, declared, events, CodeSettings.from_environment().version, now.replace(microsecond=0))
+    updated = update(store, declared, events, CodeSettings.from_environment().version, now.replace(microsecond=0))
+    write_complete_until(store, name, now)
+    return updated
 
 
 def _built(updated: "Updated") -> Result:

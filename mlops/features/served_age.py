@@ -31,7 +31,8 @@ class Materialized:
     def known_at(self, event: float, materialized: float | None) -> float:
         """As of when a value is known that is of this event (both in seconds since 1970).
 
-        It stands until the next event: it is as new as the last materialization that looked for one.
+        It stands until the next event: it is as new as the last materialization that looked for one, in an offline
+        store that was complete up to `materialized`.
         """
         return event if materialized is None else max(event, materialized)
 

@@ -89,7 +89,7 @@ def hashes(columns: Sequence[pl.Series], numeric: Sequence[bool], seed: int) -> 
     with np.errstate(over="ignore"):
         found = np.full(len(columns[0]), _mixed(np.array([seed], dtype=np.uint64))[0])
         for column, is_number in zip(columns, numeric, strict=True):
-            found = _mixed(found ^ _number_words(column)) if is_number else _with_text(found, _as_text(column))
+            found = _mixed(found ^ _number_words(column)) if is_number else _with_text(found, _texts(column))
     return found
 
 
@@ -115,12 +115,16 @@ def _number_words(column: pl.Series) -> np.ndarray:
     return np.where(np.isnan(numbers), _MISSING, np.where(numbers == 0, 0.0, numbers).view(np.uint64))
 
 
-def _as_text(column: pl.Series) -> pl.Series:
-    if not column.dtype.is_float():
+def as_text(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Values of a key as text, the same whatever carries them: a whole number that became a float is whole again."""
+    if not dtype.is_float():
         return column.cast(pl.String)
     whole = column.cast(pl.Int64, strict=False)
-    text = pl.when(whole == column).then(whole.cast(pl.String)).otherwise(column.fill_nan(None).cast(pl.String))
-    return pl.select(text).to_series()
+    return pl.when(whole == column).then(whole.cast(pl.String)).otherwise(column.fill_nan(None).cast(pl.String))
+
+
+def _texts(column: pl.Series) -> pl.Series:
+    return pl.select(as_text(pl.lit(column), column.dtype)).to_series()
 
 
 def _with_text(state: np.ndarray, texts: pl.Series) -> np.ndarray:

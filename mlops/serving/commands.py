@@ -120,11 +120,14 @@ def join_labels(
     found = later.versions(joined, declared.data)
     for version, of in found.items():
         log.info("version %s: %d predictions, %d with a label: %s", version, *of)
+    labelled = sum(of.labelled for of in found.values())
+    if not labelled:
+        log.warning("no prediction has a label: look whether the values of %s are the same in both", ", ".join(shared))
     return {
         "model": model,
         "key": key,
         "predictions": joined.height,
-        "labelled": sum(of.labelled for of in found.values()),
+        "labelled": labelled,
         "versions": {
             version: {"predictions": of.predictions, "labelled": of.labelled, **of.measured}
             for version, of in found.items()
@@ -134,10 +137,15 @@ def join_labels(
 
 def _labels(store: ObjectStore, declared: Model, key: str | None) -> "pl.LazyFrame":
     """The table of a key of the data bucket, with `event_time` and `label`; without one, of the model's data set."""
+    import polars as pl
+
     if key is not None:
         table = store.scan(key)
-        if absent := {EVENT_TIME, LABEL} - set(table.collect_schema()):
+        types = table.collect_schema()
+        if absent := {EVENT_TIME, LABEL} - set(types):
             raise Refused(f"s3://{store.bucket}/{key} has no column {', '.join(sorted(absent))}: give it one")
+        if not isinstance(types[EVENT_TIME], pl.Datetime):
+            raise Refused(f"{EVENT_TIME} of s3://{store.bucket}/{key} is {types[EVENT_TIME]}: give points in time")
         return table
     if declared.data.event_time is None:
         raise Refused(f"the data set {declared.dataset} has no event times: give a table of labels by --labels")

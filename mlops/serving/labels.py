@@ -28,13 +28,17 @@ class Version(NamedTuple):
 def join(predictions: pl.LazyFrame, labels: pl.LazyFrame, keys: Sequence[str], within: timedelta) -> pl.LazyFrame:
     """The predictions, each with the first label of its keys from its time on: `label`, and its time `label_time`.
 
-    Both are null where none came within that time. labels: the keys as text, `event_time` and `label`; one without a
-    time or a label is none.
+    Both are null where none came within that time. labels: the keys, `event_time`, UTC where it says no zone, and
+    `label`; one without a time or a label is none.
     """
     import polars as pl
 
+    from mlops.features.split import as_text
+
+    types = labels.collect_schema()
+    texts = (as_text(pl.col(key), types[key]).alias(key) for key in keys)
     known = (
-        labels.select(*(pl.col(key).cast(pl.String) for key in keys), EVENT_TIME, LABEL)
+        labels.select(*texts, pl.col(EVENT_TIME).cast(pl.Datetime("us", "UTC")), LABEL)
         .filter(pl.col(EVENT_TIME).is_not_null() & pl.col(LABEL).is_not_null())
         .with_columns(pl.col(EVENT_TIME).alias("label_time"))
         .sort(EVENT_TIME)

@@ -11,11 +11,10 @@ import logging
 import random
 import threading
 import time
-import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from mlops.result import Failure
@@ -164,7 +163,7 @@ class PredictionLog:
         """Writes what is held, the oldest first; False where the store does not take it, and it is held further."""
         while True:
             with self._due:
-                rows = [self._rows[place] for place in range(min(BATCH, len(self._rows)))]
+                rows = _of_one_day(islice(self._rows, BATCH))
             if not rows:
                 return True
             try:
@@ -180,21 +179,30 @@ class PredictionLog:
                     self._rows.popleft()
 
     def _write(self, rows: Sequence[Row]) -> None:
+        """Writes rows of one day as one file. It is named for the first, which stays the first until it is written: one
+        that came to the store although its answer was lost is replaced, and no row is there twice.
+        """
         import polars as pl
 
-        for day, of_day in groupby(rows, lambda row: row["time"].date()):
-            table = pl.DataFrame(list(of_day), schema(self._keys), orient="row")
-            content = io.BytesIO()
-            table.write_parquet(content)
-            first = table["time"][0]
-            key = f"{prefix(self._model, day)}{first:%H%M%S}-{uuid.uuid4().hex}.parquet"
-            self._store.write_bytes(key, content.getvalue())
-            self._counted.labels(self._model, "written").inc(table.height)
+        table, first = pl.DataFrame(rows, schema(self._keys), orient="row"), rows[0]
+        content = io.BytesIO()
+        table.write_parquet(content)
+        key = f"{prefix(self._model, first['time'].date())}{first['time']:%H%M%S}-{first['id']}.parquet"
+        self._store.write_bytes(key, content.getvalue())
+        self._counted.labels(self._model, "written").inc(table.height)
 
     def _drop(self, rows: int) -> None:
         if rows > 0:
             self._counted.labels(self._model, "dropped").inc(rows)
 
 
+def _of_one_day(rows: Iterable[Row]) -> list[Row]:
+    """The first rows, as far as they are of one day."""
+    return list(next((of_day for _, of_day in groupby(rows, lambda row: row["time"].date())), ()))
+
+
 def _text(value: Any) -> str | None:
-    return None if value is None or value != value else str(value)
+    if value is None or value != value:
+        return None
+    # A whole number that is a float, because another row of its request had none.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -140,11 +140,7 @@ def check_online() -> None:
     settings = RedisSettings.from_environment()
     with explained(FeatureStoreConfig.from_environment()):
         Redis(
-            host=settings.host,
-            port=int(settings.port),
-            username=settings.username,
-            password=settings.password,
-            **settings.tls,
+            **settings.connection,
             socket_connect_timeout=_CONNECT_SECONDS,
             socket_timeout=_CONNECT_SECONDS,
         ).ping()

@@ -66,7 +66,7 @@ class OnlineFeatures:
         return [{view: found for key in self._by_key for view, found in known[key, row[key]].items()} for row in rows]
 
     def materialized(self) -> dict[str, float]:
-        """By view up to when a materialization last looked for events, in seconds since 1970."""
+        """By view up to when a materialization has brought its events, in seconds since 1970."""
         from redis.exceptions import RedisError
 
         try:
@@ -154,10 +154,7 @@ def _client(settings: RedisSettings) -> Redis:
     from redis.retry import Retry
 
     return Redis(
-        host=settings.host,
-        port=int(settings.port),
-        username=settings.username,
-        password=settings.password,
+        **settings.connection,
         socket_connect_timeout=_CONNECT,
         socket_timeout=_ANSWER,
         retry=Retry(NoBackoff(), 1),  # a connection from before a restart is found out by its first request

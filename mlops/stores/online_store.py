@@ -22,7 +22,7 @@ _PATIENCE = 60.0  # seconds without an answer; a pod of Redis is back after 10 t
 _PAUSE = 0.25  # seconds between two attempts to connect
 _ON_THEIR_WAY = 4  # transactions, each on a connection of its own: while Redis works at one, the next is made
 _MULTI, _EXEC, _UNWATCH = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n", b"*1\r\n$7\r\nUNWATCH\r\n"
-# The hash that says of each view up to when a materialization last looked for events. Its name ends in that of the
+# The hash that says of each view up to when a materialization has brought its events. Its name ends in that of the
 # project, as all do that the user `features` may touch.
 MATERIALIZED = "materialized:maestro"
 TRANSACTION = 64  # entities; Redis compares each key that is watched with all those that are
@@ -54,7 +54,7 @@ class OnlineStore:
         return str(server["run_id"])
 
     def note_materialized(self, view: str, moment: float) -> None:
-        """Notes up to when a materialization looked for events of a view, unless a later one has.
+        """Notes up to when a materialization has brought the events of a view, unless a later one has.
 
         moment: seconds since 1970.
         """
@@ -300,11 +300,7 @@ def _client(settings: RedisSettings) -> Redis:
     from redis.retry import Retry
 
     return Redis(
-        host=settings.host,
-        port=int(settings.port),
-        username=settings.username,
-        password=settings.password,
-        **settings.tls,
+        **settings.connection,
         socket_connect_timeout=5,
         socket_timeout=30,
         retry=Retry(NoBackoff(), 0),  # here it is known what may be sent again

@@ -85,6 +85,12 @@ def test_the_deployer_may_roll_this_deployment_and_see_why_pods_do_not_come_up_a
     assert find(objects, "ServiceAccount", "other-deployer")["automountServiceAccountToken"] is False
 
 
+@pytest.mark.parametrize("models", [{}, {"ctr": {"model": "ctr_model", "alias": "trial"}}])
+def test_where_no_server_is_rolled_the_deployer_may_touch_no_deployment(models: dict[str, Any]) -> None:
+    rules = find(render("model-server", {"alias": "staging", "models": models}), "Role", "maestro-deployer")["rules"]
+    assert [rule["resources"] for rule in rules] == [["pods"]]
+
+
 def of_servers(kind: str, values: dict[str, Any]) -> dict[str, Object]:
     return {entry["metadata"]["name"]: entry for entry in render("model-server", values) if entry["kind"] == kind}
 

@@ -39,6 +39,13 @@ def test_materialization_follows_the_features_and_runs_at_two_in_any_case(dags: 
     assert FreshFeatures(task_id="fresh").inlets == [ONLINE_FEATURES]
 
 
+def test_the_network_is_trained_on_the_features_of_its_day(dags: dict[str, DAG]) -> None:
+    """Where a run of the day before ended late, its features would be young enough though the night's run failed."""
+    (wait,) = dags["training_pipeline"].roots
+    assert isinstance(wait, FreshFeatures)
+    assert (wait.features, wait.due) == (OFFLINE_FEATURES, NIGHTLY.at)
+
+
 def test_readings_are_pushed_without_waiting_for_the_night(dags: dict[str, DAG]) -> None:
     collect, push = dags["feature_push"].topological_sort()
     assert collect.arguments[3:] == ["sensor-trainer", "collect"]

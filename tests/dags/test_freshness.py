@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,9 +51,10 @@ def sensor(**options: Any) -> FreshFeatures:
     return FreshFeatures(task_id="fresh_features", **options)
 
 
-def context(task: FreshFeatures, started: datetime | None = None) -> Any:
+def context(task: FreshFeatures, started: datetime | None = None, run_after: datetime = NOW) -> Any:
     ti = SimpleNamespace(get_first_reschedule_date=lambda _: started)
-    return {"ti": ti, "inlet_events": InletEventsAccessors(task.inlets)}
+    dag_run = SimpleNamespace(run_after=run_after)
+    return {"ti": ti, "dag_run": dag_run, "inlet_events": InletEventsAccessors(task.inlets)}
 
 
 def test_fresh_features_are_not_waited_for(api: Api) -> None:
@@ -115,6 +116,36 @@ def test_another_age_can_be_asked_for(api: Api) -> None:
     task = sensor(max_age=timedelta(hours=1))
     with pytest.raises(AirflowRescheduleException):
         task.execute(context(task))
+
+
+SUNDAY = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("run", "updated", "fresh"),
+    [
+        (timedelta(hours=5), timedelta(hours=1, minutes=4), True),
+        (timedelta(hours=5), timedelta(minutes=59), False),  # a run of the day before that took until now
+        (timedelta(hours=5), timedelta(days=3), True),  # cleared in the middle of the week
+        (timedelta(hours=1), timedelta(hours=1), True),
+        (timedelta(minutes=30), timedelta(hours=-22), True),  # nothing was due since
+        (timedelta(minutes=30), timedelta(hours=-24), False),
+    ],
+)
+def test_an_update_counts_from_when_it_last_was_due_before_the_run(
+    api: Api, run: timedelta, updated: timedelta, fresh: bool
+) -> None:
+    api.updates = [SUNDAY + updated]
+    task = sensor(due=time(1))
+    at = context(task, run_after=SUNDAY + run)
+    assert task.poke(at) is fresh
+
+
+def test_a_wait_for_what_was_due_fails_with_the_moment(api: Api) -> None:
+    task = sensor(due=time(1))
+    overdue = context(task, started=NOW - timedelta(hours=2), run_after=SUNDAY + timedelta(hours=5))
+    with pytest.raises(AirflowSensorTimeout, match=re.escape("and 2026-03-01T01:00:00+00:00 is the limit")):
+        task.execute(overdue)
 
 
 def test_the_asset_is_the_one_that_materialization_updates() -> None:

@@ -117,6 +117,12 @@ def test_a_version_counts_for_the_model_that_it_is_of(of, version):
     assert ServedModelSettings.from_environment(told).version == version
 
 
+def test_a_server_whose_alias_was_changed_takes_the_version_that_has_it_and_not_what_was_rolled_before():
+    told = {"MODEL_NAME": "a", "MODEL_VERSION": "3", "MODEL_VERSION_OF": "a", "MODEL_ALIAS": "staging"}
+    assert ServedModelSettings.from_environment(told).version is None
+    assert ServedModelSettings.from_environment({**told, "MODEL_ALIAS": "production"}).version == "3"
+
+
 def test_a_retry_writes_to_the_same_key_and_another_task_to_another_one():
     tries = {RunIdentity(**{**vars(IDENTITY), "try_number": str(number)}).key("data") for number in (1, 2, 3)}
     assert len(tries) == 1

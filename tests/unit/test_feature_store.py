@@ -17,6 +17,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from mlops import datasets, models
+from mlops.config import RedisSettings
 from mlops.datasets.declaration import EVENT_TIME, LABEL, EpochSeconds, SplitByKey
 from mlops.features import definitions, repository, update
 from mlops.features.repository import NIGHTLY, SERVICES, VIEWS, service_of
@@ -33,6 +34,7 @@ from mlops.stores.feature_store import (
     open_configured,
     open_feature_store,
 )
+from mlops.stores.online_features import OnlineFeatures
 from tests.conftest import answers, cleaned, eventually, free_ports, running
 from tests.servers import PASSWORD, Redis, execute, new_database
 from tests.unit.conftest import new_platform, set_environment
@@ -123,14 +125,19 @@ def test_building_writes_each_view_once_and_again_only_for_other_data_or_code(lo
     assert first["shuttle"] == {"rows": {"sensor_windows": 49_097}, "partitions": 35, "unchanged": False}
     assert set(first["movielens"]["rows"]) == {"user_activity", "item_activity", "user_profile"}
     assert first["movielens"]["partitions"] == 3 * 8
-    before = versions(loaded, "")
+    before = tables(loaded)
     second = loaded.result_of("features", "build", "--dataset", "all")
     assert [(entry["unchanged"], entry["partitions"]) for entry in second.values()] == [(True, 0), (True, 0)]
-    assert versions(loaded, "") == before
+    assert tables(loaded) == before
     monkeypatch.setenv("MAESTRO_CODE_VERSION", "another")
     again = loaded.result_of("features", "build", "--dataset", "shuttle")["shuttle"]
     assert not again["unchanged"] and again["partitions"] == 35
     assert len(loaded.offline.scan_parts("sensor_windows/").collect()) == 49_097
+
+
+def tables(platform):
+    """The same of all views."""
+    return {key: found for key, found in versions(platform, "").items() if key.endswith(".parquet")}
 
 
 def versions(platform, prefix):
@@ -462,6 +469,27 @@ def test_what_is_trained_on_is_what_a_materialization_has_put_into_the_online_st
         found = served(built, declared.dataset, [{key: row[key] for key in keys}])
         for name in service.features:
             assert same(found[name][0], expected[name].iloc[place]), (name, run)
+
+
+def test_features_are_as_new_as_the_build_that_was_brought_and_not_as_the_night_that_brought_it(loaded, empty_redis):
+    """Where the builds of a week fail, each night's materialization ends well and has nothing to bring."""
+    apply(loaded)
+
+    def materialized_after(end):
+        loaded.result_of("features", "materialize", "--days", "7", "--end", end.isoformat())
+        found = OnlineFeatures(RedisSettings.from_environment(), []).materialized()
+        assert found.keys() == {view.name for view in VIEWS}
+        return datetime.fromtimestamp(found["user_activity"], UTC)
+
+    began = datetime.now(UTC)
+    loaded.result_of("features", "build", "--dataset", "all")
+    early, late = began - timedelta(days=1), began + timedelta(days=7)
+    assert materialized_after(early) == early
+    built = materialized_after(late)
+    assert began < built < datetime.now(UTC)
+    assert materialized_after(late) == built
+    loaded.result_of("features", "build", "--dataset", "all")
+    assert materialized_after(late) > built, "a build that finds nothing new has looked all the same"
 
 
 def test_what_is_pushed_is_in_both_stores_and_is_what_is_trained_on(loaded, empty_redis, gateway):

@@ -110,6 +110,47 @@ def test_a_checkpoint_of_another_config_is_not_gone_on_from(tmp_path, changed):
     assert train(tmp_path, replace(SMALL, epochs=1, **changed)).resumed_at is None
 
 
+@pytest.mark.parametrize(("before", "after"), [({}, {"epochs": 2}), ({"epochs": 30}, {"epochs": 30, "patience": 1})])
+def test_a_checkpoint_that_went_on_for_longer_than_the_config_lets_it_gives_no_other_weights(tmp_path, before, after):
+    """The config is an object in a bucket: a run that is cleared may find another one than it began with."""
+    again, alone = tmp_path / "again", tmp_path / "alone"
+    again.mkdir()
+    alone.mkdir()
+    train(again, replace(SMALL, **before))
+    trained, expected = (train(folder, replace(SMALL, **after)) for folder in (again, alone))
+    assert trained.progress.epoch == expected.progress.epoch
+    assert digest(again) == digest(alone)
+
+
+def test_more_patience_goes_on_where_there_was_no_more(tmp_path):
+    trained = train(tmp_path, replace(SMALL, epochs=30, patience=1))
+    assert train(tmp_path, replace(SMALL, epochs=30, patience=2)).resumed_at == trained.progress.epoch + 1
+
+
+class Overwritten(Files):
+    """Another process, as one that was taken for dead, writes weights of its own after the last checkpoint."""
+
+    def write(self, name: str, content: bytes) -> None:
+        super().write(name, content)
+        if name == loop.LAST and len(weights.unpack(content, name)[1]["history"]) == SMALL.epochs:
+            (self.folder / loop.BEST).write_bytes((self.folder / "other").read_bytes())
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_weights_that_another_process_left_as_the_best_are_found_and_the_next_try_trains_anew(
+    undisturbed, tmp_path, encoding, stays
+):
+    data = write(tmp_path)
+    (tmp_path / "other").write_bytes((undisturbed / loop.BEST).read_bytes()[:-4] + bytes(4))
+    learned = Encoding.learned(data.train, COLUMNS, SMALL.least_count)
+    with pytest.raises(Failure, match=r"model_best.safetensors is gone .* or another process has written it"):
+        loop.train(data, learned, SMALL, Overwritten(tmp_path), lambda epoch, gave: None)
+    if not stays:
+        (tmp_path / loop.BEST).unlink()
+    assert train(tmp_path).resumed_at is None
+    assert digest(tmp_path) == digest(undisturbed)
+
+
 def test_training_ends_where_the_validation_set_has_gained_nothing_for_as_long_as_is_waited(tmp_path):
     trained = train(tmp_path, replace(SMALL, epochs=30, patience=2))
     history = [each["val_auc"] for each in trained.progress.history]

@@ -11,11 +11,12 @@ from prometheus_client import CollectorRegistry
 
 from mlops import datasets
 from mlops.config import S3Settings
-from mlops.result import EXIT_REFUSED
+from mlops.result import EXIT_REFUSED, Failure
 from mlops.serving import labels, prediction_log
 from mlops.serving.by_ids import Joined
 from mlops.serving.prediction_log import PredictionLog, prefix, schema
 from mlops.stores.object_store import ObjectStore
+from tests.processes import eventually
 
 MODEL, KEYS = "click-through-activity", ["user_id", "item_id"]
 JOINED = Joined({}, ["age"], ["user_events"], {"user_activity": 7.0, "user_profile": 90.5})
@@ -86,7 +87,7 @@ def test_a_batch_is_written_when_it_is_full_and_when_its_time_has_come(store, mo
     assert done.wait(30)
     done.clear()
     timed = new_log(store, interval=0.05)
-    add(timed, 1)
+    add(timed, 1, start=10)
     assert done.wait(30)
     for log in (full, timed):
         log.close()
@@ -95,11 +96,13 @@ def test_a_batch_is_written_when_it_is_full_and_when_its_time_has_come(store, mo
 
 def test_predictions_without_keys_and_features_are_logged_without_them(store):
     log = new_log(store)
-    log.add(["a", "b"], [{}, {"user_id": float("nan"), "item_id": None}], ["x", 2.5], [0.5, 2.5])
+    keys = [{}, {"user_id": float("nan"), "item_id": None}, {"user_id": 7.0, "item_id": 7.5}]
+    log.add(["a", "b", "c"], keys, ["x", 2.5, 1], [0.5, 2.5, 1.0])
     log.close()
     rows = written(store).sort("id").to_dicts()
-    assert [(row["user_id"], row["item_id"], row["features_age_seconds"]) for row in rows] == [(None, None, None)] * 2
-    assert [row["prediction"] for row in rows] == ["x", "2.5"]
+    assert [(row["user_id"], row["item_id"]) for row in rows] == [(None, None), (None, None), ("7", "7.5")]
+    assert {row["features_age_seconds"] for row in rows} == {None}
+    assert [row["prediction"] for row in rows] == ["x", "2.5", "1"]
 
 
 def test_a_share_of_the_predictions_is_logged(store):
@@ -134,14 +137,46 @@ def test_what_cannot_be_written_at_the_end_is_dropped_and_the_end_comes(platform
     assert counted(log) == {"written": 0, "dropped": 5}
 
 
+MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def hold(log: PredictionLog, *seconds: int) -> None:
+    """Rows of so many seconds after midnight."""
+    base = {"model": MODEL, "version": "1", "prediction": "1", "score": 0.5, "features_age_seconds": None}
+    keys = {"user_id": "1", "item_id": "2", "missing": [], "stale": []}
+    with log._due:
+        log._rows += [{**base, **keys, "id": f"p{at}", "time": MIDNIGHT + timedelta(seconds=at)} for at in seconds]
+
+
 def test_a_batch_over_midnight_lies_in_two_days(store):
     log = new_log(store)
-    midnight = datetime(2026, 3, 1, tzinfo=UTC)
-    base = {"id": "1", "model": MODEL, "version": "1", "prediction": "1", "score": 0.5, "features_age_seconds": None}
-    keys = {"user_id": "1", "item_id": "2", "missing": [], "stale": []}
-    log._write([{**base, **keys, "time": midnight + timedelta(seconds=second)} for second in (-1, 1)])
+    hold(log, -1, 1)
     log.close()
     assert [key.split("/")[1] for key in store.keys("")] == ["date=2026-02-28", "date=2026-03-01"]
+
+
+@pytest.mark.parametrize("arrived", [False, True], ids=["refused", "its answer was lost"])
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_write_that_failed_is_repeated_and_no_row_is_there_twice(store, monkeypatch, failing, arrived):
+    """Also where more rows have come meanwhile, and where the day changed within the batch."""
+    write, tries = store.write_bytes, []
+    log = new_log(store, pause=0.05, interval=0.05)
+
+    def fail_once(key, content):
+        tries.append(key)
+        if len(tries) != failing:
+            return write(key, content)
+        if arrived:
+            write(key, content)
+        hold(log, 2)
+        raise Failure("the store is away")
+
+    monkeypatch.setattr(store, "write_bytes", fail_once)
+    hold(log, -2, -1, 1)
+    eventually(lambda: len(tries) >= 3)
+    log.close()
+    assert sorted(written(store)["id"]) == ["p-1", "p-2", "p1", "p2"]
+    assert counted(log) == {"written": 4, "dropped": 0}
 
 
 def predictions(*rows: tuple[str, float, str]) -> pl.DataFrame:
@@ -176,6 +211,26 @@ def test_a_label_is_the_first_of_its_keys_that_comes_after_the_prediction_and_in
     assert found["label"].to_list() == [1, None, None, 1, None]
     assert found["label_time"].to_list() == [at(3), None, None, at(2), None]
     assert found.columns == [*said.columns, "label", "label_time"]
+
+
+@pytest.mark.parametrize(
+    "written_by",
+    [
+        lambda table: table.cast({"event_time": pl.Datetime("ns", "UTC")}),
+        lambda table: table.cast({"event_time": pl.Datetime("ms")}),
+        lambda table: table.with_columns(pl.col("event_time").dt.convert_time_zone("Europe/Berlin")),
+        lambda table: table.cast({"user_id": pl.Float64, "item_id": pl.Int32}),
+        lambda table: table.cast({"user_id": pl.Categorical}),
+    ],
+    ids=["nanoseconds", "no zone", "another zone", "numbers", "categories"],
+)
+def test_labels_are_found_whatever_wrote_their_table(written_by):
+    """pandas has nanoseconds before its release 3, and makes whole numbers floats where one is missing."""
+    said = predictions(("7", 2, "1"), ("8", 2, "1"))
+    known = written_by(of(("7", 3, 1), (None, 3, 1)))
+    found = labels.join(said.lazy(), known.lazy(), KEYS, timedelta(hours=24)).collect().sort("id")
+    assert found["label"].to_list() == [1, None]
+    assert found["label_time"].to_list() == [at(3), None]
 
 
 def test_each_version_is_measured_on_its_own_labelled_predictions():
@@ -231,6 +286,7 @@ def test_labels_are_joined_by_a_command_that_measures_and_may_be_repeated(platfo
     [
         (("--labels", "labels.parquet", "--keys", "machine"), "have no such key: machine"),
         (("--labels", "empty.parquet"), "has no column event_time, label"),
+        (("--labels", "texts.parquet"), "is String: give points in time"),
         (("--labels", "labels.parquet", "--since", "2026-03-09"), "--since 2026-03-09 is later than --until"),
     ],
 )
@@ -238,6 +294,7 @@ def test_labels_that_cannot_be_joined_are_refused(platform, store, options, mess
     log_rows(store, predictions(("a", 1, "1")))
     platform.data.write("labels.parquet", of(("a", 3, 0)).lazy())
     platform.data.write("empty.parquet", pl.LazyFrame({"user_id": ["a"]}))
+    platform.data.write("texts.parquet", pl.LazyFrame({"user_id": ["a"], "event_time": ["2026-03-01"], "label": [1]}))
     assert message in platform.failure_of(*JOIN, *options, code=EXIT_REFUSED)
 
 

@@ -9,7 +9,9 @@ import pytest
 import redis
 
 from mlops.config import RedisSettings
+from mlops.result import Failure
 from mlops.stores import online_store
+from mlops.stores.online_features import OnlineFeatures, View
 from tests.certificates import Authority
 from tests.conftest import ROOT, eventually, free_ports, running
 from tests.servers import REDIS_PASSWORDS
@@ -128,6 +130,9 @@ def test_with_a_certificate_only_those_come_in_who_speak_tls_and_each_of_ours_ve
         except redis.ConnectionError as error:
             return str(error)
 
+    def read_by_a_server(settings):
+        return OnlineFeatures(settings, [View("user_profile", "user_id", ["age"])]).read([{"user_id": "1"}])
+
     ready = ["--tls", "--cacert", str(authority.ca), "-p", str(port), "-a", PASSWORD, "ping"]
     environment = {"REDIS_DATA": str(tmp_path), **PASSWORDS}
     with running(
@@ -140,6 +145,9 @@ def test_with_a_certificate_only_those_come_in_who_speak_tls_and_each_of_ours_ve
         assert "CERTIFICATE_VERIFY_FAILED" in said_to(settings(ca=other.ca))
         assert "match" in said_to(settings("127.0.0.1")), "it is verified for another name"
         assert said_to(settings(ca=None)) != "True"
+        assert read_by_a_server(settings()) == [{}]
+        with pytest.raises(Failure, match="CERTIFICATE_VERIFY_FAILED"):
+            read_by_a_server(settings(ca=other.ca))
         # What the image puts before Debian's, for probes, `make rotate` and people.
         for ca, answer in ((authority.ca, "PONG"), (None, "")):
             asked = [str(ROOT / "images/redis/redis-cli"), "-p", str(port), "ping"]

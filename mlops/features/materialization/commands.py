@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops import datasets, measure
 from mlops.config import RedisSettings
+from mlops.features.build_record import find_complete_until
 from mlops.features.materialization.view import MaterializedView
 from mlops.result import JSON, Failure, Refused, Result
 from mlops.stores.dataset_files import DatasetFiles
@@ -43,9 +44,10 @@ def materialize(*, days: float, end: datetime | None) -> Result:
     online = OnlineStore(RedisSettings.from_environment())
     views = {}
     for view in _views(open_feature_store()):
-        begun = time.monotonic()
+        begun, complete = time.monotonic(), _complete_until(view)
         rows, written = _materialize(view, recent(bucket(view.bucket), view, asked.end, days), online)
-        online.note_materialized(view.name, asked.end.timestamp())
+        if complete is not None:
+            online.note_materialized(view.name, min(asked.end, complete).timestamp())
         seconds = time.monotonic() - begun
         log.info("%s: %d rows read, %s, %.1f s", view.name, rows, written, seconds)
         counted = {"rows_read": rows, "rows_written": written.written, "rows_not_newer": written.not_newer}
@@ -175,6 +177,11 @@ def _materialize(view: MaterializedView, window: "Window", online: OnlineStore) 
         f"feature view {view.name}: Redis was restarted during each of {_PASSES} passes: look why with "
         "'kubectl describe pod', then clear this task"
     )
+
+
+def _complete_until(view: MaterializedView) -> datetime | None:
+    """Up to when the offline store has a view's events: later ones no materialization can have found."""
+    return None if view.dataset is None else find_complete_until(bucket(view.bucket), view.dataset)
 
 
 def _findings(store: "FeatureStore", view: MaterializedView, window: "Window", size: int) -> "OnlineComparison | None":

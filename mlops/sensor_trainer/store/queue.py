@@ -215,12 +215,8 @@ def _explained(address: str) -> Iterator[None]:
 
 def _client(settings: RedisSettings) -> Redis:
     return Redis(
-        host=settings.host,
-        port=int(settings.port),
+        **settings.connection,
         db=_DATABASE,
-        username=settings.username,
-        password=settings.password,
-        **settings.tls,
         socket_connect_timeout=2,
         socket_timeout=2,
         socket_keepalive=True,

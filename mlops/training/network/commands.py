@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -190,6 +191,9 @@ def _device(gpu: bool) -> str:
     """Raises Refused where a GPU is asked for and PyTorch sees none."""
     if not gpu:
         return "cpu"
+    # With this alone cuBLAS sums in one order whatever runs beside it; some releases of PyTorch refuse to multiply
+    # without it where determinism is asked for.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
     if not torch.cuda.is_available():

@@ -49,15 +49,25 @@ class Data:
 
 @dataclass
 class Progress:
-    """history: what each epoch gave, by name; best: the epoch with the highest AUC on the validation set, from 1 on."""
+    """history: what each epoch gave, by name; best: the epoch with the highest AUC on the validation set, from 1 on;
+    best_digest: the SHA-256 of its weights as BEST has them.
+    """
 
     history: list[dict[str, float]] = field(default_factory=list)
     best: int = 0
+    best_digest: str = ""
 
     @property
     def epoch(self) -> int:
         """The last one that ended, 0 before the first."""
         return len(self.history)
+
+    def add(self, gave: dict[str, float]) -> bool:
+        """Takes the next epoch; whether it is the best so far."""
+        self.history.append(gave)
+        better = not self.best or gave["val_auc"] > self.history[self.best - 1]["val_auc"]
+        self.best = self.epoch if better else self.best
+        return better
 
     def over(self, config: Config) -> bool:
         return self.epoch >= config.epochs or (self.best > 0 and self.epoch - self.best >= config.patience)
@@ -84,7 +94,8 @@ def train(
 
     told: called with each epoch and what it gave, those of an earlier process among them. A process that is killed at
     any point is followed by one that goes on after the last epoch that ended, and finds the same weights as one that
-    nobody killed. A checkpoint of another config, other data or another encoding is not gone on from.
+    nobody killed. A checkpoint of another config, other data or another encoding is not gone on from. Raises Failure
+    where BEST is not what this or an earlier process wrote there; to train again then begins anew.
     """
     with _reproducible(config):
         network = Network.of(encoding, config.embedding, config.hidden, config.dropout)
@@ -92,24 +103,27 @@ def train(
         parameters = network.model.parameters()
         optimizer = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay)
         key, progress = _key(data, encoding, config), Progress()
-        resumed = _resume(folder, key, network, optimizer, progress)
+        resumed = _resume(folder, key, config, network, optimizer, progress)
         for number, gave in enumerate(progress.history, 1):
             told(number, gave)
         while not progress.over(config):
             epoch = progress.epoch + 1
             gave = _epoch(network, optimizer, data, config, epoch, device)
-            progress.history.append(gave)
-            if not progress.best or gave["val_auc"] > progress.history[progress.best - 1]["val_auc"]:
-                progress.best = epoch
+            if progress.add(gave):
+                content = weights.packed(network)
+                progress.best_digest = hashlib.sha256(content).hexdigest()
                 # Before LAST: a process that is killed between both repeats this epoch, which gives the same again.
-                folder.write(BEST, weights.packed(network))
+                folder.write(BEST, content)
             folder.write(LAST, _checkpoint(key, network, optimizer, progress))
             shown = epoch, config.epochs, gave["loss"], gave["val_auc"]
             log.info("epoch %d/%d: train loss %.4f, val AUC %.4f", *shown)
             told(epoch, gave)
-    best = folder.find(BEST)
+    best = _best(folder, progress)
     if best is None:
-        raise Failure(f"{BEST} is gone from the run's folder while {LAST} is there: clear the task to train anew")
+        raise Failure(
+            f"{BEST} is gone from the run's folder, or another process has written it: it has not the weights of epoch "
+            f"{progress.best}, which {LAST} names; look who writes there, and clear the task to train anew"
+        )
     return Trained(weights.unpacked(best, BEST), progress, resumed + 1 if resumed else None)
 
 
@@ -190,7 +204,14 @@ def _checkpoint(key: str, network: Network, optimizer: torch.optim.Optimizer, pr
     return weights.pack(tensors, {"key": key, **asdict(progress)})
 
 
-def _resume(folder: Folder, key: str, network: Network, optimizer: torch.optim.Optimizer, progress: Progress) -> int:
+def _resume(
+    folder: Folder,
+    key: str,
+    config: Config,
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+) -> int:
     """Takes all over from LAST, and says how many epochs that are; 0 where there is none to go on from."""
     content = folder.find(LAST)
     if content is None:
@@ -198,6 +219,15 @@ def _resume(folder: Folder, key: str, network: Network, optimizer: torch.optim.O
     tensors, said = weights.unpack(content, LAST)
     if said["key"] != key:
         log.warning("the checkpoint in the run's folder is of another config or other data: training begins anew")
+        return 0
+    found = Progress(best_digest=said["best_digest"])
+    for gave in said["history"]:
+        if found.over(config):
+            log.warning("the checkpoint has gone on for longer than this config lets it: training begins anew")
+            return 0
+        found.add(gave)
+    if found.over(config) and _best(folder, found) is None:
+        log.warning("%s is not that of the checkpoint, which has all epochs: training begins anew", BEST)
         return 0
     network.model.load_state_dict(_below(tensors, "model."))
     state: dict[int, dict[str, Any]] = {}
@@ -208,9 +238,15 @@ def _resume(folder: Folder, key: str, network: Network, optimizer: torch.optim.O
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
-    progress.history, progress.best = said["history"], said["best"]
+    progress.history, progress.best, progress.best_digest = found.history, found.best, found.best_digest
     log.info("going on after epoch %d", progress.epoch)
     return progress.epoch
+
+
+def _best(folder: Folder, progress: Progress) -> bytes | None:
+    """BEST, where it is there and has the weights of the best epoch."""
+    content = folder.find(BEST)
+    return content if content is not None and hashlib.sha256(content).hexdigest() == progress.best_digest else None
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
