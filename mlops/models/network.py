@@ -19,7 +19,10 @@ class Config:
     epochs: the most; patience: of epochs without a better AUC on the validation set, after which training ends.
     batch_rows: of one step; shuffle_rows: held in memory and shuffled at a time. embedding: numbers of a vector;
     hidden: the layers' widths. least_count: rows in which an identifier occurs that has a vector of its own; rarer ones
-    share that of the unknown. threads: of PyTorch, part of the config because sums depend on their order.
+    share that of the unknown. hide: share of the texts that are shown as unknown in training, drawn anew each time: so
+    the network learns to do without them, as it must for whoever comes later. refit: whether what is logged is trained
+    anew on training and validation set, for as many epochs as were best. threads: of PyTorch, part of the config
+    because sums depend on their order.
     """
 
     seed: int = 7
@@ -33,6 +36,8 @@ class Config:
     hidden: tuple[int, ...] = (16,)
     dropout: float = 0.2
     least_count: int = 20
+    hide: float = 0.5
+    refit: bool = True
     threads: int = 1
 
     def with_epochs(self, epochs: int | None) -> Config:
@@ -82,6 +87,8 @@ _RULES: Mapping[str, _Rule] = {
     ),
     "dropout": _number(0, 1),
     "least_count": _integer(1, 1_000_000),
+    "hide": _number(0, 1),
+    "refit": _Rule(lambda value: isinstance(value, bool), "true or false"),
     "threads": _integer(1, 256),
 }
 _KINDS = {entry.name: str(entry.type) for entry in fields(Config)}

@@ -124,8 +124,9 @@ def test_a_pod_that_is_killed_in_epoch_2_goes_on_there_and_ends_with_the_same_we
     log = services.airflow.log(DAG, disturbed, "train_model", tries[0]["try_number"])
     assert "going on after epoch 1" in log
     assert "epoch 1/" not in log
-    weights = [read(services, "data", f"{folder(run_id)}/{BEST}") for run_id in (undisturbed, disturbed)]
-    assert weights[0] == weights[1]
+    for name in (BEST, f"refit/{BEST}"):
+        weights = [read(services, "data", f"{folder(run_id)}/{name}") for run_id in (undisturbed, disturbed)]
+        assert weights[0] == weights[1]
     metrics = [services.airflow.result(DAG, run_id, "evaluate_model")["metrics"] for run_id in (undisturbed, disturbed)]
     assert metrics[0] == metrics[1]
 

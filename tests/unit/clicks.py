@@ -28,6 +28,7 @@ SMALL = Config(
     weight_decay=0.0001,
     dropout=0.3,
     least_count=5,
+    hide=0.1,
 )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 
 from mlops.datasets.declaration import LABEL
 from mlops.models.network import DEFAULT, Config, parse
@@ -104,7 +105,7 @@ def test_a_process_that_dies_between_the_best_and_the_last_checkpoint_repeats_th
     assert digest(tmp_path) == digest(undisturbed)
 
 
-@pytest.mark.parametrize("changed", [{"seed": 8}, {"learning_rate": 0.01}, {"hidden": (4,)}])
+@pytest.mark.parametrize("changed", [{"seed": 8}, {"learning_rate": 0.01}, {"hidden": (4,)}, {"hide": 0.2}])
 def test_a_checkpoint_of_another_config_is_not_gone_on_from(tmp_path, changed):
     train(tmp_path, replace(SMALL, epochs=1))
     assert train(tmp_path, replace(SMALL, epochs=1, **changed)).resumed_at is None
@@ -156,6 +157,42 @@ def test_training_ends_where_the_validation_set_has_gained_nothing_for_as_long_a
     history = [each["val_auc"] for each in trained.progress.history]
     assert len(history) == trained.progress.best + 2 < 30
     assert history[trained.progress.best - 1] == max(history)
+
+
+def test_without_a_validation_set_the_last_epoch_counts_and_is_gone_on_from(undisturbed, tmp_path, encoding):
+    def trained(folder: Path, epochs: int) -> loop.Trained:
+        folder.mkdir(exist_ok=True)
+        data = loop.Data(undisturbed / "train.parquet", None, "clicks")
+        return loop.train(data, encoding, replace(SMALL, epochs=epochs), Files(folder), lambda epoch, gave: None)
+
+    assert trained(tmp_path / "whole", 3).progress.best == 3
+    trained(tmp_path / "halted", 1)
+    assert trained(tmp_path / "halted", 3).resumed_at == 2
+    assert digest(tmp_path / "halted") == digest(tmp_path / "whole")
+
+
+def test_a_network_that_texts_were_hidden_from_knows_better_what_to_say_of_who_was_never_seen(tmp_path):
+    rows = clicks(2000, seed=2).with_columns(user_id=pl.lit("nobody"))
+    losses = {}
+    for hide in (0.0, 0.4):
+        folder = tmp_path / str(hide)
+        folder.mkdir()
+        network = train(folder, replace(SMALL, hide=hide)).network
+        said = family.predict(network, rows.to_pandas()).probabilities[np.arange(len(rows)), rows[LABEL].to_numpy()]
+        losses[hide] = -np.log(said).mean()
+    assert losses[0.4] < losses[0.0]
+
+
+def test_files_that_are_joined_have_all_rows_in_their_order_and_the_same_bytes_each_time(tmp_path):
+    parts = [clicks(20_000), clicks(500, seed=1)]
+    paths = [tmp_path / f"{place}.parquet" for place in range(len(parts))]
+    for part, path in zip(parts, paths, strict=True):
+        part.write_parquet(path)
+    whole, again = tmp_path / "whole.parquet", tmp_path / "again.parquet"
+    batches.concatenate(paths, whole)
+    batches.concatenate(paths, again)
+    assert_frame_equal(pl.read_parquet(whole), pl.concat(parts))
+    assert whole.read_bytes() == again.read_bytes()
 
 
 def test_each_row_comes_once_an_epoch_in_another_order_each_time(undisturbed, encoding):
@@ -268,6 +305,8 @@ def test_the_default_config_is_what_is_trained_without_one():
         ("dropout: 1.0", "dropout is 1.0, it must be a number from 0 to below 1"),
         ("learning_rate: 1e-3", "learning_rate is '1e-3'"),
         ("learning_rate: .nan", "learning_rate is nan"),
+        ("hide: 1.0", "hide is 1.0, it must be a number from 0 to below 1"),
+        ("refit: 1", "refit is 1, it must be true or false"),
         ("hidden: 64", "hidden is 64, it must be a list"),
         ("hidden: [64, x]", "hidden is"),
         ("- epochs", "holds no mapping"),

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,11 @@ from mlops.datasets.declaration import EVENT_TIME, LABEL
 from mlops.features import repository
 from mlops.models.network import Config
 from mlops.registry import card_page
-from mlops.registry.record import SERVED_AGE
+from mlops.registry.record import SERVED_AGE, period_tag
 from mlops.stores.tracking import SUPERSEDED
 from mlops.training.families import torch as family
 from mlops.training.network import loop, weights
+from mlops.training.network.commands import RunFolder
 from tests.unit.clicks import clicks
 
 MODEL = models.get("ctr_model")
@@ -64,13 +66,19 @@ def test_a_network_is_trained_judged_and_registered_once(parts):
     assert run.data.params["family"] == "torch"
     assert run.data.tags[SERVED_AGE] == str(SERVICE.served_age)
     stored = {key.removeprefix(f"{result['run_dir']}/") for key in parts.data.keys(result["run_dir"])}
-    assert stored == {loop.BEST, loop.LAST, "config.yaml", "metrics.json", "curves.html"}
+    refitted = {f"refit/{name}" for name in (loop.BEST, loop.LAST)}
+    assert stored == {loop.BEST, loop.LAST, *refitted, "config.yaml", "metrics.json", "curves.html"}
     summary = json.loads(parts.tracking.read_text(result["run_id"], "metrics.json"))
     assert len(summary["history"]) == SMALL.epochs
     points = parts.tracking._client.get_metric_history(result["run_id"], "val_auc")
     assert [(point.step, point.value) for point in points] == [
         (epoch, each["val_auc"]) for epoch, each in enumerate(summary["history"], 1)
     ]
+    refit = parts.tracking._client.get_metric_history(result["run_id"], "refit_loss")
+    assert [point.step for point in refit] == list(range(1, result["best_epoch"] + 1)), "as many epochs as were best"
+    assert result["train_rows"] == 2500, "of the training and the validation set"
+    first, last = (part(*of)[EVENT_TIME] for of in ((2000, 0), (500, 1)))
+    assert run.data.tags[period_tag("train")] == f"{first.min().isoformat()}/{last.max().isoformat()}"
     config = yaml.safe_load(parts.tracking.read_text(result["run_id"], "config.yaml"))
     assert config["hidden"] == [8]
 
@@ -126,6 +134,35 @@ def test_a_try_after_one_that_was_killed_goes_on_and_one_run_counts(parts, monke
     assert {run.info.run_id for run in counting} == {first["run_id"], second["run_id"]}
 
 
+def test_a_try_that_was_killed_in_the_refit_is_followed_by_one_that_ends_with_the_same_weights(parts, monkeypatch):
+    first = parts.result_of(*train(parts))
+    other = parts.as_run("killed")
+    write = RunFolder.write
+
+    def dying(folder, name, content):
+        write(folder, name, content)
+        if folder.prefix.endswith("refit") and name == loop.LAST:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "write", dying)
+        with pytest.raises(KeyboardInterrupt):
+            other.run(*train(other))
+    monkeypatch.setenv("MAESTRO_TRY_NUMBER", "2")
+    second = other.result_of(*train(other))
+    weights_of = [parts.data.read_bytes(f"{run['run_dir']}/refit/{loop.BEST}") for run in (first, second)]
+    assert weights_of[0] == weights_of[1]
+
+
+def test_without_a_refit_the_best_weights_are_logged(parts, tmp_path):
+    parts.data.write_bytes(CONFIG, replace(SMALL, refit=False).yaml().encode())
+    result = parts.result_of(*train(parts))
+    assert result["train_rows"] == 2000
+    folder = parts.tracking.download_model(f"runs:/{result['run_id']}/model", tmp_path, family.LAYOUT)
+    best = parts.data.read_bytes(f"{result['run_dir']}/{loop.BEST}")
+    assert (folder / family.FILE).read_bytes() == best
+
+
 def test_a_gpu_that_is_not_there_is_said_with_the_remedy(parts):
     said = parts.failure_of(*train(parts, "--gpu", "true"), code=65)
     assert "a GPU was asked for" in said
@@ -133,11 +170,12 @@ def test_a_gpu_that_is_not_there_is_said_with_the_remedy(parts):
 
 
 def test_what_was_logged_is_what_is_loaded_and_an_altered_file_is_refused(parts, tmp_path):
-    run_id = parts.result_of(*train(parts))["run_id"]
+    result = parts.result_of(*train(parts))
+    run_id = result["run_id"]
     folder = parts.tracking.download_model(f"runs:/{run_id}/model", tmp_path, family.LAYOUT)
     rows = part(50, 2)
     found = family.predict(family.load(folder), rows)
-    best = parts.data.read_bytes(parts.data.keys("runs/ml_pipeline_dag")[0].rpartition("/")[0] + f"/{loop.BEST}")
-    expected = family.predict(weights.unpacked(best, "it"), rows)
+    refitted = parts.data.read_bytes(f"{result['run_dir']}/refit/{loop.BEST}")
+    expected = family.predict(weights.unpacked(refitted, "it"), rows)
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
     assert rows[LABEL].nunique() == 2

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
+import pyarrow
 from pyarrow import parquet
 
 from mlops.datasets.declaration import LABEL
@@ -45,6 +46,16 @@ def shuffled(path: Path, encoding: Encoding, rows: int, held: int, seed: Sequenc
         left = _taken(whole, slice(last, None))
     if left is not None and len(left):
         yield left
+
+
+def concatenate(paths: Sequence[Path], target: Path) -> None:
+    """The rows of all Parquet files in one, with the columns of the first. The same files give the same row groups."""
+    schema = parquet.read_schema(paths[0])
+    with parquet.ParquetWriter(target, schema) as writer:
+        for path in paths:
+            with parquet.ParquetFile(path) as file:
+                for part in file.iter_batches(_READ_ROWS, columns=schema.names):
+                    writer.write_table(pyarrow.Table.from_batches([part]).cast(schema))
 
 
 def in_order(path: Path, encoding: Encoding, rows: int) -> Iterator[Batch]:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from mlops.datasets.declaration import Dataset
     from mlops.models.declaration import Model
     from mlops.training.network.encoding import Encoding
-    from mlops.training.network.loop import Data, Progress, Trained
+    from mlops.training.network.loop import Data, Progress
+    from mlops.training.network.weights import Network
 
 _EXAMPLE_ROWS = 5
 _SCORED_ROWS = 1 << 13
+REFIT = "refit"  # the folder of its checkpoints, within that of the run
 CURVES, CONFIG, METRICS = "curves.html", "config.yaml", "metrics.json"
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,9 @@ class RunFolder:
     def find(self, name: str) -> bytes | None:
         return self.store.find_bytes(f"{self.prefix}/{name}")
 
+    def below(self, name: str) -> "RunFolder":
+        return RunFolder(self.store, f"{self.prefix}/{name}")
+
     def write(self, name: str, content: bytes) -> None:
         self.store.write_bytes(f"{self.prefix}/{name}", content)
 
@@ -57,13 +62,15 @@ def train(*, model: str, features: str, config: str, data_version: str, gpu: boo
 
     After each epoch the run's folder in the data bucket has the best and the last checkpoint, and MLflow the curves. A
     try that follows one that was killed goes on in its epoch, and ends with the weights that the other would have had;
-    one that follows a finished one hands its run back.
+    one that follows a finished one hands its run back. Where the config says `refit`, the network that is logged was
+    trained anew on training and validation set, with checkpoints of its own in `refit/`.
     """
     declared, identity, store = models.get(model), RunIdentity.from_environment(), data_bucket()
     asked, key = network.read(store.read_bytes(config).decode(), config), f"{features}/{TRAIN}.parquet"
     device, tracking = _device(gpu), Tracking.from_environment()
     with TemporaryDirectory() as folder:
         data = _downloaded(store, features, Path(folder))
+        learned = _all_rows(data) if asked.refit else data.train
         head = _head(data, store.facts(key))
         contract = feature_contract(head, key, declared.feature_service)
         columns = len(head.columns) - len({EVENT_TIME, LABEL} & {*head})
@@ -73,17 +80,19 @@ def train(*, model: str, features: str, config: str, data_version: str, gpu: boo
         if finished is not None:
             log.info("run %s was finished by an earlier try", finished.info.run_id)
             return _result(finished.info.run_id, identity.folder, finished.data.metrics)
-        tags = {**run.tags(declared, identity, _described(asked)), **contract, **period(_times(data), TRAIN)}
+        tags = {**run.tags(declared, identity, _described(asked)), **contract, **period(_times(learned), TRAIN)}
         with tracking.new_run(declared.dataset, f"{model} {identity.run_id}", tags) as run_id:
             tracking.log(run_id, params=params)
             tracking.log_text(run_id, CONFIG, asked.yaml())
-            metrics = _trained(declared, data, asked, RunFolder(store, identity.folder), tracking, run_id, head, device)
+            run_folder = RunFolder(store, identity.folder)
+            metrics = _trained(declared, data, learned, asked, run_folder, tracking, run_id, head, device)
     return _result(run_id, identity.folder, metrics)
 
 
 def _trained(
     declared: "Model",
     data: "Data",
+    learned: Path,
     asked: network.Config,
     folder: RunFolder,
     tracking: Tracking,
@@ -91,7 +100,10 @@ def _trained(
     head: "pd.DataFrame",
     device: str,
 ) -> dict[str, float]:
-    """Trains, and logs the model with its curves and scores, which it hands back."""
+    """Trains, and logs the model with its curves and scores, which it hands back.
+
+    learned: the rows that the model which is logged has learned from.
+    """
     from mlops.training import families
     from mlops.training.columns import features_of, signature_of
     from mlops.training.network import loop
@@ -101,9 +113,18 @@ def _trained(
     def told(epoch: int, gave: Mapping[str, float]) -> None:
         tracking.log(run_id, metrics=gave, step=epoch)
 
-    encoding = _learned(data, example, declared.data, asked)
-    trained = loop.train(data, encoding, asked, folder, told, device)
-    metrics = _scores(trained, data, declared.data)
+    def refitted(epoch: int, gave: Mapping[str, float]) -> None:
+        tracking.log(run_id, metrics={f"refit_{name}": value for name, value in gave.items()}, step=epoch)
+
+    trained = loop.train(data, _encoding(data.train, example, declared.data, asked), asked, folder, told, device)
+    final = trained.network
+    if asked.refit:
+        best = trained.progress.best
+        # More or fewer epochs would be other weights: their checkpoints are not gone on from.
+        whole = loop.Data(learned, None, f"{data.identity}, {best} epochs on all rows")
+        encoding = _encoding(learned, example, declared.data, asked)
+        final = loop.train(whole, encoding, replace(asked, epochs=best), folder.below(REFIT), refitted, device).network
+    metrics = _scores(final, learned, trained.progress, declared.data)
     page = _curves(trained.progress, f"{declared.name}: how it was trained")
     summary = json.dumps({**metrics, "history": trained.progress.history}, indent=2)
     for name, text in ((CURVES, page), (METRICS, summary), (CONFIG, asked.yaml())):
@@ -112,7 +133,7 @@ def _trained(
     tracking.log(run_id, metrics=metrics)
     signature = signature_of(example, declared.data)
     tracking.log_model(
-        family.save(trained.network), example[[column.name for column in signature.inputs]], signature, family.PACKAGES
+        family.save(final), example[[column.name for column in signature.inputs]], signature, family.PACKAGES
     )
     measure.count_records(int(metrics[f"{TRAIN}_rows"]))
     return metrics
@@ -126,6 +147,15 @@ def _downloaded(store: ObjectStore, features: str, folder: Path) -> "Data":
     return Data(paths[TRAIN], paths["validation"], hashlib.sha256("".join(digests).encode()).hexdigest())
 
 
+def _all_rows(data: "Data") -> Path:
+    """Training and validation set in one file beside them."""
+    from mlops.training.network.batches import concatenate
+
+    target = data.train.with_name("all.parquet")
+    concatenate([path for path in (data.train, data.validation) if path], target)
+    return target
+
+
 def _head(data: "Data", facts: Mapping[str, JSON]) -> "pd.DataFrame":
     """The first rows of the training set, by which its columns are known, and what it says of itself."""
     import polars as pl
@@ -135,24 +165,24 @@ def _head(data: "Data", facts: Mapping[str, JSON]) -> "pd.DataFrame":
     return found
 
 
-def _times(data: "Data") -> "pd.DataFrame":
-    """Its first and its last event."""
+def _times(path: Path) -> "pd.DataFrame":
+    """The first and the last event of a file."""
     import polars as pl
 
     time = pl.col(EVENT_TIME)
-    ends = pl.scan_parquet(data.train).select(pl.concat_list(time.min(), time.max()).explode())
+    ends = pl.scan_parquet(path).select(pl.concat_list(time.min(), time.max()).explode())
     return ends.collect(engine="streaming").to_pandas()
 
 
-def _learned(data: "Data", example: "pd.DataFrame", dataset: "Dataset", asked: network.Config) -> "Encoding":
+def _encoding(path: Path, example: "pd.DataFrame", dataset: "Dataset", asked: network.Config) -> "Encoding":
     from mlops.training.columns import columns_of
     from mlops.training.network.encoding import Encoding
 
-    return Encoding.learned(data.train, columns_of(example, dataset), asked.least_count)
+    return Encoding.learned(path, columns_of(example, dataset), asked.least_count)
 
 
-def _scores(trained: "Trained", data: "Data", dataset: "Dataset") -> dict[str, float]:
-    """Of the best epoch: all metrics on the training set, as those of other families have them, and the epoch's own."""
+def _scores(final: "Network", learned: Path, progress: "Progress", dataset: "Dataset") -> dict[str, float]:
+    """All metrics on the rows that were learned from, as other families have them, and the best epoch's own."""
     import numpy as np
 
     from mlops.training.measures import Answers, Rows, classes_of
@@ -160,12 +190,12 @@ def _scores(trained: "Trained", data: "Data", dataset: "Dataset") -> dict[str, f
     from mlops.training.network.loop import scores
     from mlops.training.score import score
 
-    said, truth = scores(trained.network, in_order(data.train, trained.network.encoding, _SCORED_ROWS))
+    said, truth = scores(final, in_order(learned, final.encoding, _SCORED_ROWS))
     rows = Rows(truth.astype(int), classes_of(dataset), np.arange(len(truth)))
     answers = Answers((said >= 0.5).astype(int), np.column_stack([1 - said, said]))
-    best = trained.progress.history[trained.progress.best - 1]
+    best = progress.history[progress.best - 1]
     of_best = {f"best_{name}": value for name, value in best.items() if name.startswith("val_")}
-    return {**score(rows, answers, dataset.label.kind).logged(TRAIN), **of_best, "best_epoch": trained.progress.best}
+    return {**score(rows, answers, dataset.label.kind).logged(TRAIN), **of_best, "best_epoch": progress.best}
 
 
 def _curves(progress: "Progress", title: str) -> str:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 class DeepFM(nn.Module):
     """sizes: places of each text; numbers: how many there are; embedding: numbers of a field's vector."""
 
+    offsets: Tensor
+
     def __init__(
         self, sizes: Sequence[int], numbers: int, embedding: int, hidden: Sequence[int], dropout: float
     ) -> None:

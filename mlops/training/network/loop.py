@@ -22,7 +22,7 @@ from mlops.result import Failure
 from mlops.training.measures import Answers, Rows, measure
 from mlops.training.network import weights
 from mlops.training.network.batches import Batch, in_order, shuffled
-from mlops.training.network.encoding import Encoding
+from mlops.training.network.encoding import UNKNOWN, Encoding
 from mlops.training.network.weights import Network
 
 BEST, LAST = "model_best.safetensors", "last.safetensors"
@@ -40,17 +40,20 @@ class Folder(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """Parquet files with the columns of the encoding and `label`; identity: names their content."""
+    """Parquet files with the columns of the encoding and `label`; identity: names their content.
+
+    Without a validation set no epoch is judged: the last one counts as the best.
+    """
 
     train: Path
-    validation: Path
+    validation: Path | None
     identity: str
 
 
 @dataclass
 class Progress:
-    """history: what each epoch gave, by name; best: the epoch with the highest AUC on the validation set, from 1 on;
-    best_digest: the SHA-256 of its weights as BEST has them.
+    """history: what each epoch gave, by name; best: the epoch with the highest AUC on the validation set, from 1 on,
+    without one the last; best_digest: the SHA-256 of its weights as BEST has them.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -65,7 +68,8 @@ class Progress:
     def add(self, gave: dict[str, float]) -> bool:
         """Takes the next epoch; whether it is the best so far."""
         self.history.append(gave)
-        better = not self.best or gave["val_auc"] > self.history[self.best - 1]["val_auc"]
+        auc = gave.get("val_auc")
+        better = auc is None or not self.best or auc > self.history[self.best - 1]["val_auc"]
         self.best = self.epoch if better else self.best
         return better
 
@@ -115,8 +119,7 @@ def train(
                 # Before LAST: a process that is killed between both repeats this epoch, which gives the same again.
                 folder.write(BEST, content)
             folder.write(LAST, _checkpoint(key, network, optimizer, progress))
-            shown = epoch, config.epochs, gave["loss"], gave["val_auc"]
-            log.info("epoch %d/%d: train loss %.4f, val AUC %.4f", *shown)
+            _log(epoch, config.epochs, gave)
             told(epoch, gave)
     best = _best(folder, progress)
     if best is None:
@@ -139,6 +142,13 @@ def scores(network: Network, batches: Iterator[Batch], device: str = "cpu") -> t
     return np.concatenate(found), np.concatenate(labels)
 
 
+def _log(epoch: int, epochs: int, gave: Mapping[str, float]) -> None:
+    if "val_auc" in gave:
+        log.info("epoch %d/%d: train loss %.4f, val AUC %.4f", epoch, epochs, gave["loss"], gave["val_auc"])
+    else:
+        log.info("epoch %d of %d on all rows: train loss %.4f", epoch, epochs, gave["loss"])
+
+
 def _epoch(
     network: Network, optimizer: torch.optim.Optimizer, data: Data, config: Config, epoch: int, device: str
 ) -> dict[str, float]:
@@ -147,20 +157,28 @@ def _epoch(
     seed = (config.seed, epoch)
     for batch in shuffled(data.train, network.encoding, config.batch_rows, config.shuffle_rows, seed):
         places, numbers, labels = _tensors(batch, device)
+        places = _hidden(places, config.hide)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(network.model(places, numbers), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         rows, total = rows + len(batch), total + float(loss.detach()) * len(batch)
     seconds = time.perf_counter() - began
-    said, truth = scores(network, in_order(data.validation, network.encoding, _SCORED_ROWS), device)
-    gave = {"loss": total / rows, **_judged(said, truth)}
+    gave = {"loss": total / rows, **_judged(network, data.validation, device)}
     if not np.isfinite(list(gave.values())).all():
         raise Failure(f"epoch {epoch} gave {gave}: lower learning_rate in the config, or look at the features' values")
     return {**gave, "rows_per_second": rows / seconds}
 
 
-def _judged(said: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def _hidden(places: Tensor, share: float) -> Tensor:
+    """The places, this share of them as those of the unknown."""
+    return places.masked_fill(torch.rand(places.shape, device=places.device) < share, UNKNOWN) if share else places
+
+
+def _judged(network: Network, validation: Path | None, device: str) -> dict[str, float]:
+    if validation is None:
+        return {}
+    said, truth = scores(network, in_order(validation, network.encoding, _SCORED_ROWS), device)
     rows = Rows(truth.astype(int), (0, 1), np.arange(len(truth)))
     answers = Answers((said >= 0.5).astype(int), np.column_stack([1 - said, said]))
     return {f"val_{name}": measure(metrics.get(name))(rows, answers) for name in ("auc", "log_loss")}
