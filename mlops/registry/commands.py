@@ -16,6 +16,7 @@ from mlops.registry.model_registry import STAGES, TIMEOUT, ModelRegistry
 from mlops.registry.record import FEATURE_SERVICE, Record
 from mlops.registry.registration import keep_card
 from mlops.result import JSON, Refused, Result
+from mlops.stores.deployments import NotServed, Overtaken
 from mlops.stores.ledger import Busy, Entry
 from mlops.stores.tracking import Tracking
 
@@ -133,11 +134,12 @@ def verify(*, model: str | None, as_json: bool) -> Result:
 
 @contextmanager
 def _told_at_once() -> Iterator[None]:
-    """Who comes second is not tried again: that would undo what the first one did, unseen by both."""
+    """What is not tried again: of two at once the second, which would undo what the first one did, unseen by both; and
+    a version that does not come up, which every try would roll out and take back."""
     try:
         yield
-    except Busy as busy:
-        raise Refused(str(busy)) from None
+    except (Busy, NotServed, Overtaken) as failure:
+        raise Refused(str(failure)) from failure
 
 
 def _plain(entry: Entry) -> dict[str, JSON]:

@@ -129,9 +129,11 @@ def test_who_promotes_or_goes_back_beside_another_is_told_and_not_tried_again(pl
 def test_make_says_what_it_was_not_told_and_hands_the_rest_on():
     told = {"MODEL": "m", "VERSION": "3", "WHY": "it is better"}
     assert command("list", {}, "me") == ["list"]
-    assert command("promote", told, "me") == ["promote", "--model=m", "--version=3", "--who=me", "--why=it is better"]
+    limit = "--timeout=300"
+    *words, why = command("promote", told, "me")
+    assert words == ["promote", "--model=m", "--version=3", "--who=me", limit] and why == "--why=it is better"
     first, second = (command("rollback", {"MODEL": "m", "WHY": ""}, "me") for _ in range(2))
-    assert first[:3] == ["rollback", "--model=m", "--who=me"]
-    assert first[3].startswith("--request=") and first[3] != second[3], "each is another rollback"
+    assert first[:4] == ["rollback", "--model=m", "--who=me", limit]
+    assert first[4].startswith("--request=") and first[4] != second[4], "each is another rollback"
     with pytest.raises(Failure, match=r"needs VERSION: make promote MODEL=\.\.\. VERSION=\.\.\."):
         command("promote", {"MODEL": "m"}, "me")
