@@ -532,6 +532,15 @@ def test_a_version_that_does_not_come_up_is_taken_back_before_kubernetes_ends_th
     assert left >= 120, "for the pod's start and the way back"
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_command_that_promotes_runs_as_an_account_that_there_is(enabled: bool) -> None:
+    objects = render("maestro", {"modelServer": {"enabled": enabled}})
+    pod = command_job(objects, "registry", "promote")["spec"]["template"]["spec"]
+    accounts = {entry["metadata"]["name"] for entry in objects if entry["kind"] == "ServiceAccount"}
+    assert pod.get("serviceAccountName") == ("maestro-deployer" if enabled else None)
+    assert not enabled or "maestro-deployer" in accounts
+
+
 # Profiles
 
 
