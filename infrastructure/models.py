@@ -27,11 +27,16 @@ def command(verb: str, environment: Mapping[str, str], who: str) -> list[str]:
     needed = {"promote": ("MODEL", "VERSION"), "rollback": ("MODEL",)}[verb]
     if missing := [name for name in needed if not environment.get(name)]:
         raise Failure(f"make {verb} needs {' and '.join(missing)}: make {verb} {' '.join(f'{n}=...' for n in needed)}")
-    words = [verb, *(f"--{name.lower()}={environment[name]}" for name in needed), f"--who={who}", f"--timeout={_ROLLOUT}"]
+    words = [
+        verb,
+        *(f"--{name.lower()}={environment[name]}" for name in needed),
+        f"--who={who}",
+        f"--timeout={_ROLLOUT}",
+    ]
     if environment.get("WHY"):
         words.append(f"--why={environment['WHY']}")
-    # The Job starts another pod where one was lost, which is to go back no further.
-    return [*words, f"--request={uuid.uuid4().hex}"] if verb == "rollback" else words
+    # The Job starts another pod where one was lost, which is to do no more than what that one left undone.
+    return [*words, f"--request={uuid.uuid4().hex}"]
 
 
 def main() -> int:

@@ -65,10 +65,13 @@ def list_models(*, stage: str | None, as_json: bool) -> Result:
     return _write_table(("model", "newest", "versions", *STAGES), rows)
 
 
-def promote(*, model: str, version: str, why: str, who: str | None, timeout: float) -> Result:
-    """Puts a version into production: the model server, where it serves the model, the ledger, and the aliases."""
+def promote(*, model: str, version: str, why: str, who: str | None, request: str | None, timeout: float) -> Result:
+    """Puts a version into production: the model server, where it serves the model, the ledger, and the aliases.
+
+    A task, or a request of one name, that is tried again after another change is refused: it would undo that.
+    """
     with _told_at_once():
-        return ModelRegistry().promote_to_production(model, version, why=why, who=who, timeout=timeout)
+        return ModelRegistry().promote_to_production(model, version, why=why, who=who, request=request, timeout=timeout)
 
 
 def rollback(*, model: str, why: str, who: str | None, request: str | None, timeout: float) -> Result:
@@ -181,16 +184,13 @@ def _list_options(parser: argparse.ArgumentParser) -> None:
 
 def _promote_options(parser: argparse.ArgumentParser) -> None:
     _version_options(parser)
-    _reason_options(parser, "asked for by a person")
-    _timeout_option(parser)
+    _change_options(parser)
 
 
 def rollback_options(parser: argparse.ArgumentParser) -> None:
     """Of `serving rollback` too, which is the same command."""
     _model_option(parser)
-    _reason_options(parser, "asked for by a person")
-    parser.add_argument("--request", help="names this rollback, which is made once (the task; else each is another)")
-    _timeout_option(parser)
+    _change_options(parser)
 
 
 def _adopt_options(parser: argparse.ArgumentParser) -> None:
@@ -228,7 +228,9 @@ def _reason_options(parser: argparse.ArgumentParser, why: str) -> None:
     parser.add_argument("--who", help="for the ledger (the task)")
 
 
-def _timeout_option(parser: argparse.ArgumentParser) -> None:
+def _change_options(parser: argparse.ArgumentParser) -> None:
+    _reason_options(parser, "asked for by a person")
+    parser.add_argument("--request", help="names this change, which is made once (the task; else each is another)")
     parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for the rollout (%(default)s)")
 
 

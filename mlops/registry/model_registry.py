@@ -92,18 +92,28 @@ class ModelRegistry:
         return registered(self._tracking, declared, record)
 
     def promote_to_production(
-        self, name: str, version: str, *, why: str, who: str | None = None, timeout: float = TIMEOUT
+        self,
+        name: str,
+        version: str,
+        *,
+        why: str,
+        who: str | None = None,
+        request: str | None = None,
+        timeout: float = TIMEOUT,
     ) -> Result:
         """Has the version served, and puts it into production in place of the one that is; says which that was.
 
-        why, who: for the ledger; who is the task, where nobody else is named. timeout: seconds for the model server.
-        To repeat it changes nothing.
+        why, who: for the ledger; who is the task, where nobody else is named. request: names this promotion; a task's
+        is the task instance. timeout: seconds for the model server. To repeat it changes nothing; one that is repeated
+        after another change is refused.
         """
         from mlops.registry.rollout import serve
 
         self._require(name, version)
-        reason = Reason(why, evidence(self._tracking, name, version), who)
+        request = request or _task()
+        reason = Reason(why, evidence(self._tracking, name, version), who, request)
         with changing(self._tracking, self._ledger, name) as production:
+            production.done(request, version)  # refused where it was overtaken: before a server is rolled
             example = serve(self._tracking, name, version, fallback=production.version, timeout=timeout)
             replaced = production.promote(version, reason)
         self._keep_training_data(name, version)
@@ -119,8 +129,7 @@ class ModelRegistry:
         """
         from mlops.registry.rollout import serve
 
-        task = RunIdentity.if_told()
-        request = request or (task.run_key if task else None)
+        request = request or _task()
         with changing(self._tracking, self._ledger, name) as production:
             done = production.done(request)
             version = str(done.to_version) if done else production.before()
@@ -222,6 +231,12 @@ class ModelRegistry:
         except Refused:
             return
         keep_training_data(self._tracking, declared, version, data_bucket())
+
+
+def _task() -> str | None:
+    """The task instance, the same in each of its tries; None outside of a task."""
+    task = RunIdentity.if_told()
+    return task.run_key if task else None
 
 
 def _was_promoted(tags: Mapping[str, str]) -> bool:

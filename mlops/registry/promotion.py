@@ -64,7 +64,7 @@ class Production:
     def promote(self, version: str, reason: Reason) -> str | None:
         """Makes the version the production one; hands back the one that was before. To repeat it changes nothing."""
         replaced = self.version
-        if replaced == version:
+        if self.done(reason.request, version) or replaced == version:
             return self._tracking.aliased(self._model, PREVIOUS)
         self._change("promote", version, reason)
         return replaced
@@ -85,8 +85,11 @@ class Production:
         done = self.done(reason.request)
         return done or self._change("rollback", self.before(), reason)
 
-    def done(self, request: str | None) -> Entry | None:
-        """The entry that the request made; None where it made none. Raises Refused where another one came after it."""
+    def done(self, request: str | None, version: str | None = None) -> Entry | None:
+        """The entry that the request made; None where it made none.
+
+        Raises Refused where another one came after it, or where it put another version into production than this one.
+        """
         entries = self._book.entries()
         made = next((entry for entry in entries if entry.request == request), None)
         if made is not None and made != entries[-1]:
@@ -94,6 +97,8 @@ class Production:
                 f"{_title(made)} was made by this request, and {_title(entries[-1])} came after it: nothing is done, "
                 "ask anew for what is wanted now"
             )
+        if made is not None and version not in (None, made.to_version):
+            raise Refused(f"{_title(made)} was made by this request: name a new one for version {version}")
         return made
 
     def mend(self) -> None:

@@ -357,6 +357,17 @@ def test_a_version_that_a_person_asks_for_and_that_does_not_come_up_is_taken_bac
     assert (cluster.versions, production(platform.tracking, MODEL)) == (["1", "2", "1", "2"], "2")
 
 
+def test_a_promotion_that_is_tried_again_after_another_one_rolls_no_server(platform, cluster, train):
+    for _ in range(2):
+        platform.result_of(*deploy(train()))
+    promote = ("registry", "promote", "--model", MODEL, "--version")
+    platform.result_of(*promote, "1")
+    platform.as_run("a colleague's").result_of(*promote, "2")
+    again = platform.as_run(platform.run_id)
+    assert "came after it: nothing is done" in again.failure_of(*promote, "1", code=EXIT_REFUSED)
+    assert (cluster.versions, production(platform.tracking, MODEL)) == (["1", "2", "1", "2"], "2")
+
+
 def test_a_missing_model_server_is_named_with_the_remedy(platform, cluster, train, monkeypatch):
     serve(monkeypatch, "http://127.0.0.1:9", MODEL, deployment="absent")
     message = platform.failure_of(*deploy(train()))

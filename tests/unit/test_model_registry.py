@@ -130,10 +130,11 @@ def test_make_says_what_it_was_not_told_and_hands_the_rest_on():
     told = {"MODEL": "m", "VERSION": "3", "WHY": "it is better"}
     assert command("list", {}, "me") == ["list"]
     limit = "--timeout=300"
-    *words, why = command("promote", told, "me")
-    assert words == ["promote", "--model=m", "--version=3", "--who=me", limit] and why == "--why=it is better"
-    first, second = (command("rollback", {"MODEL": "m", "WHY": ""}, "me") for _ in range(2))
-    assert first[:4] == ["rollback", "--model=m", "--who=me", limit]
-    assert first[4].startswith("--request=") and first[4] != second[4], "each is another rollback"
+    *words, _ = command("promote", told, "me")
+    assert words == ["promote", "--model=m", "--version=3", "--who=me", limit, "--why=it is better"]
+    for verb in ("promote", "rollback"):
+        (*words, first), (*_, second) = (command(verb, {**told, "WHY": ""}, "me") for _ in range(2))
+        assert (words[0], words[-2:]) == (verb, ["--who=me", limit])
+        assert first.startswith("--request=") and first != second, "each is another one"
     with pytest.raises(Failure, match=r"needs VERSION: make promote MODEL=\.\.\. VERSION=\.\.\."):
         command("promote", {"MODEL": "m"}, "me")

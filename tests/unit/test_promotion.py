@@ -86,6 +86,18 @@ def test_a_rollback_that_is_tried_again_goes_back_once(tracking, ledger, version
         roll_back(tracking, ledger, "a task")
 
 
+def test_a_promotion_that_is_tried_again_undoes_no_later_one(tracking, ledger, versions):
+    asked = replace(WHY, request="a task")
+    promote(tracking, ledger, "1")
+    assert [promote(tracking, ledger, "2", asked) for _ in range(3)] == ["1", "1", "1"]
+    with pytest.raises(Refused, match="was made by this request: name a new one for version 3"):
+        promote(tracking, ledger, "3", asked)
+    promote(tracking, ledger, "3")
+    with pytest.raises(Refused, match="came after it: nothing is done"):
+        promote(tracking, ledger, "2", asked)
+    assert aliases(tracking) == ("3", "2")
+
+
 def test_the_only_version_has_nothing_to_go_back_to(tracking, ledger, versions):
     promote(tracking, ledger, "1")
     with pytest.raises(Failure, match="no previous version"):
