@@ -213,11 +213,18 @@ def test_an_altered_or_removed_entry_is_found(registry, tracking, ledger, versio
     assert [found for found in registry.verify() if re.search(fault, found)]
 
 
+def forge(ledger: Ledger, version: str) -> None:
+    """Adds an entry of which MLflow knows nothing."""
+    with ledger.held(MODEL) as book:
+        *_, last = book.entries()
+        number, before = last.number + 1, last.to_version
+        forged = {"from_version": before, "to_version": version, "request": "forged", "before": last.digest}
+        book.append(replace(last, number=number, **forged))
+
+
 def test_an_entry_that_is_added_by_hand_is_found_and_carried_out_by_nobody(registry, tracking, ledger, versions):
     promote(tracking, ledger, "1")
-    with ledger.held(MODEL) as book:
-        (last,) = book.entries()
-        book.append(replace(last, number=2, from_version="1", to_version="3", request="forged", before=last.digest))
+    forge(ledger, "3")
     assert "announced by nobody" in registry.verify()[0]
     with pytest.raises(Refused, match="announced by nobody: it is forged"):
         promote(tracking, ledger, "2")
@@ -236,6 +243,60 @@ def test_an_alias_that_was_moved_past_the_ledger_is_found_and_can_be_adopted(reg
     assert registry.verify() == []
     promote(tracking, ledger, "1")
     assert changes(ledger)[2:] == [("adopt", "2", "3"), ("promote", "3", "1")]
+
+
+@pytest.mark.parametrize("version", ["2", "3"])
+def test_an_entry_that_was_added_by_hand_is_disowned_by_an_adoption_and_counts_no_more(
+    registry, tracking, ledger, versions, version, caplog
+):
+    promote(tracking, ledger, "1")
+    promote(tracking, ledger, "2")
+    forge(ledger, version)
+    with pytest.raises(Refused, match=r"'registry adopt' .* disowns the entry too"):
+        promote(tracking, ledger, "3")
+    assert registry.adopt(MODEL, why="an incident").to_version == "2"
+    assert f"(promote 2 -> {version}) was announced by nobody: it is disowned" in caplog.text
+    assert (registry.adopt(MODEL, why="again"), registry.verify()) == (None, [])
+    assert roll_back(tracking, ledger) == "1", "not to what the forged entry says"
+    assert (aliases(tracking), registry.verify()) == (("1", "2"), [])
+    forged("update promotions set to_version = '1' where number = 3")
+    assert "altered" in registry.verify()[0], "it stays in the chain"
+
+
+def test_a_version_that_was_deleted_in_mlflow_stops_no_model_for_ever(registry, tracking, ledger, versions):
+    promote(tracking, ledger, "1")
+    promote(tracking, ledger, "2")
+    mlflow.MlflowClient().delete_model_version(MODEL, "2")
+    assert aliases(tracking) == (None, "1")
+    with pytest.raises(Refused, match="MLflow has lost version 2 or what it was told"):
+        promote(tracking, ledger, "3")
+    assert registry.adopt(MODEL, why="it was deleted").to_version is None
+    assert registry.verify() == []
+    promote(tracking, ledger, "3")
+    assert registry.verify() == []
+
+
+def test_a_model_whose_only_version_in_production_was_deleted_asks_for_another_one(
+    registry, tracking, ledger, versions
+):
+    promote(tracking, ledger, "1")
+    mlflow.MlflowClient().delete_model_version(MODEL, "1")
+    with pytest.raises(Refused, match="give one of them the alias 'production' first"):
+        registry.adopt(MODEL, why="it was deleted")
+    tracking.set_alias(MODEL, PRODUCTION, "2")
+    assert registry.adopt(MODEL, why="it was deleted").to_version == "2"
+    promote(tracking, ledger, "3")
+    assert (aliases(tracking), registry.verify()) == (("3", "2"), [])
+
+
+def test_after_an_adoption_a_rollback_goes_to_the_version_that_was_in_production(registry, tracking, ledger, versions):
+    promote(tracking, ledger, "1")
+    promote(tracking, ledger, "2")
+    tracking.set_alias(MODEL, PRODUCTION, "3")
+    registry.adopt(MODEL, why="by hand")
+    assert (aliases(tracking), registry.verify()) == (("3", "2"), [])
+    assert roll_back(tracking, ledger) == "2"
+    assert aliases(tracking) == ("2", "3")
 
 
 def test_what_was_in_production_before_there_was_a_ledger_is_its_first_entry(registry, tracking, ledger, versions):
