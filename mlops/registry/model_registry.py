@@ -150,15 +150,23 @@ class ModelRegistry:
         return self._ledger.entries(name)
 
     def verify(self, name: str | None = None) -> list[str]:
-        """In what the ledger, MLflow and the aliases contradict each other, of one model or of all."""
+        """In what the ledger, MLflow and the aliases contradict each other, of one model or of all.
+
+        What looks so is looked at again while nobody changes the model: raises Busy where somebody goes on doing so.
+        """
         entries = self._ledger.entries(name)
         registered = {each.name for each in self._tracking.models()} if name is None else {name}
         named = sorted(registered | {entry.model for entry in entries})
         return [
             fault
             for model in named
-            for fault in faults(self._tracking, [entry for entry in entries if entry.model == model], model)
+            if faults(self._tracking, [entry for entry in entries if entry.model == model], model)
+            for fault in self._faults(model)
         ]
+
+    def _faults(self, model: str) -> list[str]:
+        with self._ledger.held(model) as book:
+            return faults(self._tracking, book.entries(), model)
 
     def compare(self, name: str, first: str, second: str) -> list[Compared]:
         """What two versions' runs say differently: metrics of the test set, parameters and tags."""

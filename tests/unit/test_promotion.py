@@ -15,7 +15,7 @@ from mlops.registry.aliases import PREVIOUS, PRODUCTION
 from mlops.registry.model_registry import ModelRegistry
 from mlops.registry.promotion import Production, Reason, changing
 from mlops.result import Failure, Refused
-from mlops.stores.ledger import Book, Busy, Ledger
+from mlops.stores.ledger import Book, Busy, Entry, Ledger
 from mlops.stores.tracking import Tracking
 from tests.processes import eventually
 from tests.servers import execute
@@ -168,6 +168,29 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(tracking, ledg
     assert changes(ledger) == [("promote", None, "2")]
     promote(tracking, ledger, "3")
     assert aliases(tracking) == ("3", "2")
+
+
+def test_what_is_promoted_while_it_is_verified_is_not_taken_for_forged(
+    registry, tracking, ledger, versions, monkeypatch
+):
+    promote(tracking, ledger, "1")
+    entries = ledger.entries
+
+    def read_before_the_promotion(model: str | None = None) -> list[Entry]:
+        found = entries(model)
+        promote(tracking, Ledger.from_environment(), "2")
+        return found
+
+    monkeypatch.setattr(ledger, "entries", read_before_the_promotion)
+    assert registry.verify() == []
+
+
+def test_what_is_being_changed_and_looks_forged_is_said_to_be_changed(registry, tracking, ledger, versions):
+    promote(tracking, ledger, "1")
+    tracking.set_alias(MODEL, PRODUCTION, "2")
+    with ledger.held(MODEL), pytest.raises(Busy, match="another process changes"):
+        registry.verify()
+    assert "names version 2" in registry.verify()[0]
 
 
 def test_who_loses_the_lock_moves_no_alias(tracking, ledger, versions):
