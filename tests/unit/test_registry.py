@@ -16,7 +16,10 @@ from mlops.result import Failure
 from mlops.stores.tracking import DESCRIPTION_LIMIT, Tracking
 from mlops.training.columns import features_of
 from mlops.training.provenance import feature_contract
+from tests.conftest import enter_workspace
+from tests.servers import MLflow
 from tests.unit import small_models
+from tests.unit.conftest import new_platform
 from tests.unit.dying import Died, dying
 from tests.unit.kinds import HOUSES
 
@@ -181,6 +184,34 @@ def test_a_registration_that_dies_after_any_write_leaves_staging_whole_and_is_co
     assert len(written) >= 4, "the card, the version, its description and tags, the alias"
     assert ends[0][:2] == (second, sorted([first, second]))
     assert ends == [ends[0]] * len(ends)
+
+
+def test_an_mlflow_that_is_away_between_the_version_and_its_alias_leaves_one_version_which_a_retry_stages(
+    run_folder, environment, s3_endpoint, feature_tables, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    give = Tracking.set_alias
+    with MLflow(run_folder) as server:
+        enter_workspace(server.url, monkeypatch)
+        platform = new_platform(s3_endpoint, monkeypatch)
+        for key, part in ((TRAIN_KEY, "train"), (TEST_KEY, "test")):
+            platform.data.write_table(key, feature_tables[part])
+        run_id = passed(platform)
+
+        def away(*arguments):
+            server.kill()
+            give(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Tracking, "set_alias", away)
+            line = ("registry", "register", "--model", MODEL, "--run-id", run_id)
+            assert f"MLflow at {server.url} failed" in platform.failure_of(*line)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("MLFLOW_WORKSPACE")  # which is for clients, and no server begins with it
+            server.start()
+        assert platform.tracking.model(MODEL) == (MODEL, ["1"], {})
+        assert register(platform, run_id)["version"] == "1"
+        assert platform.tracking.model(MODEL) == (MODEL, ["1"], {"staging": "1"})
 
 
 def test_a_model_that_did_not_pass_is_not_registered(platform, keys):
