@@ -137,9 +137,10 @@ class Production:
         left that could be told of it.
         """
         entries, found, tags = self._book.entries(), self.version, self._tracking.tagged_versions(self._model)
-        owned = _owned(entries)
-        known = [entry for entry in owned if _note(entry, tags) is not None]
-        unknown = [entry for entry in owned if entry not in known]
+        announced = [entry for entry in entries if _note(entry, tags) is not None]
+        passed_over = _disowned(announced)
+        known = [entry for entry in announced if entry.digest not in passed_over]
+        unknown = [entry for entry in entries if entry not in announced and entry.digest not in passed_over]
         said = known[-1].to_version if known else None
         if said == found and not unknown:
             return None
@@ -175,7 +176,7 @@ class Production:
 
     def _apply(self, entry: Entry) -> None:
         """Each step of it may have been done before. An entry that adopts tells of `production` as it is."""
-        if entry.from_version not in (None, entry.to_version):
+        if entry.from_version is not None and entry.from_version != entry.to_version:
             self._tracking.set_alias(self._model, PREVIOUS, entry.from_version)
         if entry.verb != "adopt" and entry.to_version is not None:
             self._book.entries()  # which fails where the lock was lost, and somebody else may be at it by now
@@ -221,13 +222,13 @@ def faults(tracking: Tracking, entries: list[Entry], model: str) -> list[str]:
     An entry that was disowned stays in the chain, and what it says is passed over.
     """
     tags = tracking.tagged_versions(model)
-    before, wrong, owned = "", list[str](), {entry.digest for entry in _owned(entries)}
+    before, wrong, disowned = "", list[str](), _disowned(entries)
     for number, entry in enumerate(entries, 1):
         if entry.number != number:
             return [*wrong, f"entry {number} of {model} is not there, and entry {entry.number} is"]
         if entry.before != before:
             wrong.append(f"{_title(entry)} does not follow the entry before it: one of the two was altered")
-        if entry.digest in owned and _note(entry, tags) is None:
+        if entry.digest not in disowned and _note(entry, tags) is None:
             wrong.append(
                 f"{_title(entry)} was announced by nobody, or altered: version {entry.subject} knows nothing of it"
             )
@@ -258,30 +259,31 @@ def _wrong_aliases(
         )
     changes, previous = _changes(entries), tracking.aliased(model, PREVIOUS)
     before = changes[-1].from_version if changes else None
-    if before is not None and previous != before:
+    if before in tags and previous != before:  # a version that was deleted has no alias any more
         wrong.append(f"the alias {PREVIOUS!r} of {model} names version {previous}, and the ledger says {before}")
     return wrong
 
 
 def _changes(entries: Sequence[Entry]) -> list[Entry]:
     """Those that brought another version, but for one that begins the ledger with what was there before."""
+    disowned = _disowned(entries)
     return [
         entry
-        for entry in _owned(entries)
-        if entry.from_version != entry.to_version and (entry.verb != "adopt" or entry.from_version is not None)
+        for entry in entries
+        if entry.digest not in disowned
+        and entry.from_version != entry.to_version
+        and (entry.verb != "adopt" or entry.from_version is not None)
     ]
 
 
-def _owned(entries: Sequence[Entry]) -> list[Entry]:
-    """Those that no later one disowns."""
-    owned, disowned = list[Entry](), set[str]()
+def _disowned(entries: Sequence[Entry]) -> set[str]:
+    """The digests that adoptions name which no later one disowns."""
+    found = set[str]()
     for entry in reversed(entries):
-        if entry.digest in disowned:
-            continue
-        owned.append(entry)
-        if entry.verb == "adopt":
-            disowned.update(entry.evidence.get(DISOWNED, ()))
-    return owned[::-1]
+        named = entry.evidence.get(DISOWNED)
+        if entry.verb == "adopt" and entry.digest not in found and isinstance(named, list):
+            found.update(map(str, named))
+    return found
 
 
 def _note(entry: Entry, tags: Mapping[str, Mapping[str, str]]) -> str | None:

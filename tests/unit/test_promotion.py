@@ -236,13 +236,12 @@ def test_an_altered_or_removed_entry_is_found(registry, tracking, ledger, versio
     assert [found for found in registry.verify() if re.search(fault, found)]
 
 
-def forge(ledger: Ledger, version: str) -> None:
+def forge(ledger: Ledger, version: str, **content) -> None:
     """Adds an entry of which MLflow knows nothing."""
     with ledger.held(MODEL) as book:
         *_, last = book.entries()
-        number, before = last.number + 1, last.to_version
-        forged = {"from_version": before, "to_version": version, "request": "forged", "before": last.digest}
-        book.append(replace(last, number=number, **forged))
+        follows = {"number": last.number + 1, "from_version": last.to_version, "before": last.digest}
+        book.append(replace(last, **follows, to_version=version, request="forged", **content))
 
 
 def test_an_entry_that_is_added_by_hand_is_found_and_carried_out_by_nobody(registry, tracking, ledger, versions):
@@ -284,6 +283,28 @@ def test_an_entry_that_was_added_by_hand_is_disowned_by_an_adoption_and_counts_n
     assert (aliases(tracking), registry.verify()) == (("1", "2"), [])
     forged("update promotions set to_version = '1' where number = 3")
     assert "altered" in registry.verify()[0], "it stays in the chain"
+
+
+def test_a_forged_adoption_disowns_nothing(registry, tracking, ledger, versions):
+    promote(tracking, ledger, "1")
+    promote(tracking, ledger, "2")
+    genuine = [entry.digest for entry in ledger.entries(MODEL)]
+    forge(ledger, "3", verb="adopt", evidence={"disowned": genuine})
+    adopted = registry.adopt(MODEL, why="an incident")
+    assert (adopted.from_version, adopted.to_version) == ("2", "2")
+    assert registry.verify() == []
+    assert roll_back(tracking, ledger) == "1"
+
+
+def test_a_version_that_was_replaced_long_ago_and_deleted_since_can_be_told_of(registry, tracking, ledger, versions):
+    promote(tracking, ledger, "1")
+    promote(tracking, ledger, "2")
+    mlflow.MlflowClient().delete_model_version(MODEL, "1")
+    assert "version 1 knows nothing of it" in registry.verify()[0]
+    registry.adopt(MODEL, why="it was deleted")
+    assert registry.verify() == []
+    promote(tracking, ledger, "3")
+    assert (aliases(tracking), registry.verify()) == (("3", "2"), [])
 
 
 def test_a_version_that_was_deleted_in_mlflow_stops_no_model_for_ever(registry, tracking, ledger, versions):
