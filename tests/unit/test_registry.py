@@ -337,6 +337,7 @@ def test_the_card_says_what_the_model_is_what_it_was_made_of_and_how_good_it_is(
     for part, rows in (("train", 4_800), ("test", 1_200)):
         positive = (metrics[f"{part}_true_positives"] + metrics[f"{part}_false_negatives"]) / rows
         assert f" set | {rows:,} | {positive:.2%} | " in text
+    assert "at which `python3 images/build.py --list-tags` gives the image `task` the tag `0123abcd`" in text
     period = record.tags["maestro.test_period"].replace("/", " to ")
     assert f"| test set | 1,200 | {positive:.2%} | {period} |" in text
     assert "The test set is the latest 20% of the rows." in text
