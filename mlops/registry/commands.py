@@ -18,6 +18,7 @@ from mlops.registry.registration import keep_card
 from mlops.result import JSON, Refused, Result
 from mlops.stores.deployments import NotServed, Overtaken
 from mlops.stores.ledger import Busy, Entry
+from mlops.stores.object_store import data_bucket
 from mlops.stores.tracking import Tracking
 
 log = logging.getLogger(__name__)
@@ -119,9 +120,18 @@ def compare(*, model: str, versions: Sequence[str], as_json: bool) -> Result:
     return _write_table(("", "", f"version {first}", f"version {second}", "difference"), rows)
 
 
-def export(*, model: str, version: str, folder: Path) -> Result:
-    """Writes a version's weights, config.yaml, metrics.json and metadata.json below a folder, by stage and name."""
-    return {"model": model, "version": version, "folder": str(ModelRegistry().export(model, version, folder))}
+def export(*, model: str, version: str, folder: Path | None) -> Result:
+    """Writes a version's weights, config.yaml, metrics.json and metadata.json, by stage and name.
+
+    Into the data bucket, or below a folder: that of a pod is gone when the pod is.
+    """
+    if folder is not None:
+        place = str(ModelRegistry().export(model, version, folder))
+    else:
+        store = data_bucket()
+        place = f"s3://{store.bucket}/{ModelRegistry().export_to_store(model, version, store)}"
+    log.info("version %s of %s is in %s", version, model, place)
+    return {"model": model, "version": version, "folder": place}
 
 
 def verify(*, model: str | None, as_json: bool) -> Result:
@@ -211,7 +221,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
     _version_options(parser)
-    parser.add_argument("--folder", type=Path, required=True, help="where to write it")
+    parser.add_argument("--folder", type=Path, help="where to write it (exports/ of the data bucket)")
 
 
 def _version_options(parser: argparse.ArgumentParser) -> None:

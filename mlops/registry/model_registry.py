@@ -20,12 +20,12 @@ from mlops.registry.record import Record
 from mlops.registry.registration import stage as registered
 from mlops.result import Refused, Result
 from mlops.stores.ledger import Entry, Ledger
-from mlops.stores.object_store import data_bucket
+from mlops.stores.object_store import ObjectStore, data_bucket
 from mlops.stores.tracking import Tracking
 
 STAGES = (PRODUCTION, PREVIOUS, STAGING)
 TIMEOUT = 600.0  # seconds; a pod of the model server is ready in about 20
-_CURRENT = "current"
+_EXPORTS, _CURRENT = "exports", "current"
 
 log = logging.getLogger(__name__)
 
@@ -226,6 +226,18 @@ class ModelRegistry:
             Path(scratch, _CURRENT).symlink_to(place.name)
             Path(scratch, _CURRENT).replace(place.parent / _CURRENT)
         return place
+
+    def export_to_store(self, name: str, version: str, store: ObjectStore) -> str:
+        """The same below `exports/` of a bucket, which outlives the pod; hands back the prefix.
+
+        `current` is an object with the name of the version's folder in it, and is written last.
+        """
+        with TemporaryDirectory() as scratch:
+            place = self.export(name, version, Path(scratch))
+            prefix = f"{_EXPORTS}/{place.relative_to(scratch)}"
+            store.upload_folder(place, prefix)
+        store.write_bytes(f"{prefix.rpartition('/')[0]}/{_CURRENT}", place.name.encode())
+        return prefix
 
     def _require(self, name: str, version: str) -> None:
         known = self._tracking.model(name).versions
