@@ -116,7 +116,7 @@ image-%: cluster-up ## Build one image and what it stands on, as in image-task
 	python3 images/build.py $* --registry $(registry) $(engine_$(CLUSTER)) $(wheels)
 
 ##@ Platform
-.PHONY: install uninstall data models promote rollback dags check check-connections rotate
+.PHONY: install uninstall data models promote rollback export dags check check-connections rotate
 install: images $(VENV)/ready ## Install the platform into the cluster, or upgrade it
 	@echo '[install] the platform (usually 1 min)'
 	$(PYTHON) -m infrastructure.install $(VALUES) $(BUILD)/images.yaml
@@ -136,6 +136,9 @@ promote: $(VENV)/ready ## Put a version into production: MODEL=... VERSION=..., 
 
 rollback: $(VENV)/ready ## Put the version before into production again: MODEL=..., and WHY=... for the ledger
 	$(PYTHON) -m infrastructure.models rollback
+
+export: $(VENV)/ready ## Write a version's files into the data bucket: MODEL=... VERSION=...
+	$(PYTHON) -m infrastructure.models export
 
 dags: ## Copy dags/ into the running release, until its pods are replaced
 	for part in dag-processor scheduler; do \

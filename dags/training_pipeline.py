@@ -84,7 +84,7 @@ with DAG(
         test=features.result("test"),
         auc_threshold="{{ params.min_auc }}",
         accuracy_threshold="{{ params.min_accuracy }}",
-        champion="none",  # whether it may take the place of the model in production is asked when it is promoted
+        champion="told",  # its card says it; whether it takes that one's place, who promotes it
         refused="fail",
         image="torch",
         size="medium",

@@ -1,4 +1,4 @@
-"""`make models`, `make promote` and `make rollback`: the registry's commands, run in the cluster."""
+"""`make models`, `make promote`, `make rollback` and `make export`: the registry's commands, run in the cluster."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import sys
 import uuid
 from collections.abc import Mapping
 
-from infrastructure.commands import run
+from infrastructure.commands import SECONDS, run
 from infrastructure.release import NotInstalled
 from mlops.result import Failure
+
+# The rest of the Job's time is its start and the way back, where a version does not come up.
+_ROLLOUT = SECONDS // 2
 
 
 def command(verb: str, environment: Mapping[str, str], who: str) -> list[str]:
@@ -21,14 +24,17 @@ def command(verb: str, environment: Mapping[str, str], who: str) -> list[str]:
     """
     if verb == "list":
         return [verb]
-    needed = {"promote": ("MODEL", "VERSION"), "rollback": ("MODEL",)}[verb]
+    needed = ("MODEL",) if verb == "rollback" else ("MODEL", "VERSION")
     if missing := [name for name in needed if not environment.get(name)]:
         raise Failure(f"make {verb} needs {' and '.join(missing)}: make {verb} {' '.join(f'{n}=...' for n in needed)}")
-    words = [verb, *(f"--{name.lower()}={environment[name]}" for name in needed), f"--who={who}"]
+    words = [verb, *(f"--{name.lower()}={environment[name]}" for name in needed)]
+    if verb == "export":
+        return words
+    words += [f"--who={who}", f"--timeout={_ROLLOUT}"]
     if environment.get("WHY"):
         words.append(f"--why={environment['WHY']}")
-    # The Job starts another pod where one was lost, which is to go back no further.
-    return [*words, f"--request={uuid.uuid4().hex}"] if verb == "rollback" else words
+    # The Job starts another pod where one was lost, which is to do no more than what that one left undone.
+    return [*words, f"--request={uuid.uuid4().hex}"]
 
 
 def main() -> int:

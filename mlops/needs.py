@@ -40,7 +40,7 @@ _NEEDS = {
     "registry list": ("mlflow-reader",),
     "registry history": ("ledger",),
     "registry compare": ("mlflow-reader",),
-    "registry export": ("mlflow-reader",),
+    "registry export": ("s3", "mlflow-reader"),
     "registry verify": ("mlflow-reader", "ledger"),
     "registry promote": ("s3", "mlflow", "model-server", "ledger"),
     "registry rollback": ("s3", "mlflow", "model-server", "ledger"),

@@ -91,9 +91,13 @@ def _measured(slice_: Mapping[str, float], name: str) -> str:
 
 
 def _parameters(record: Record) -> str:
-    """What a run needs to come out the same: the code is the tag of the image that trained, made of its content."""
+    """What a run needs to come out the same. No image knows its commit: its tag is a hash of its content."""
     rows = [f"| {name} | `{value}` |" for name, value in sorted(record.params.items())]
-    return "\n".join(["| parameter of the run | |", "|---|---|", *rows])
+    table = "\n".join(["| parameter of the run | |", "|---|---|", *rows])
+    if (code := record.params.get("code_version")) is None:
+        return table
+    said = f"gives the image `task` the tag `{code}`, a hash of what is in it"
+    return f"The code is that of each commit at which `python3 images/build.py --list-tags` {said}.\n\n{table}"
 
 
 def _origin(record: Record) -> str:

@@ -16,7 +16,9 @@ from mlops.registry.model_registry import STAGES, TIMEOUT, ModelRegistry
 from mlops.registry.record import FEATURE_SERVICE, Record
 from mlops.registry.registration import keep_card
 from mlops.result import JSON, Refused, Result
+from mlops.stores.deployments import NotServed, Overtaken
 from mlops.stores.ledger import Busy, Entry
+from mlops.stores.object_store import data_bucket
 from mlops.stores.tracking import Tracking
 
 log = logging.getLogger(__name__)
@@ -64,10 +66,13 @@ def list_models(*, stage: str | None, as_json: bool) -> Result:
     return _write_table(("model", "newest", "versions", *STAGES), rows)
 
 
-def promote(*, model: str, version: str, why: str, who: str | None, timeout: float) -> Result:
-    """Puts a version into production: the model server, where it serves the model, the ledger, and the aliases."""
+def promote(*, model: str, version: str, why: str, who: str | None, request: str | None, timeout: float) -> Result:
+    """Puts a version into production: the model server, where it serves the model, the ledger, and the aliases.
+
+    A task, or a request of one name, that is tried again after another change is refused: it would undo that.
+    """
     with _told_at_once():
-        return ModelRegistry().promote_to_production(model, version, why=why, who=who, timeout=timeout)
+        return ModelRegistry().promote_to_production(model, version, why=why, who=who, request=request, timeout=timeout)
 
 
 def rollback(*, model: str, why: str, who: str | None, request: str | None, timeout: float) -> Result:
@@ -115,9 +120,18 @@ def compare(*, model: str, versions: Sequence[str], as_json: bool) -> Result:
     return _write_table(("", "", f"version {first}", f"version {second}", "difference"), rows)
 
 
-def export(*, model: str, version: str, folder: Path) -> Result:
-    """Writes a version's weights, config.yaml, metrics.json and metadata.json below a folder, by stage and name."""
-    return {"model": model, "version": version, "folder": str(ModelRegistry().export(model, version, folder))}
+def export(*, model: str, version: str, folder: Path | None) -> Result:
+    """Writes a version's weights, config.yaml, metrics.json and metadata.json, by stage and name.
+
+    Into the data bucket, or below a folder: that of a pod is gone when the pod is.
+    """
+    if folder is not None:
+        place = str(ModelRegistry().export(model, version, folder))
+    else:
+        store = data_bucket()
+        place = f"s3://{store.bucket}/{ModelRegistry().export_to_store(model, version, store)}"
+    log.info("version %s of %s is in %s", version, model, place)
+    return {"model": model, "version": version, "folder": place}
 
 
 def verify(*, model: str | None, as_json: bool) -> Result:
@@ -133,11 +147,12 @@ def verify(*, model: str | None, as_json: bool) -> Result:
 
 @contextmanager
 def _told_at_once() -> Iterator[None]:
-    """Who comes second is not tried again: that would undo what the first one did, unseen by both."""
+    """What is not tried again: of two at once the second, which would undo what the first one did, unseen by both; and
+    a version that does not come up, which every try would roll out and take back."""
     try:
         yield
-    except Busy as busy:
-        raise Refused(str(busy)) from None
+    except (Busy, NotServed, Overtaken) as failure:
+        raise Refused(str(failure)) from failure
 
 
 def _plain(entry: Entry) -> dict[str, JSON]:
@@ -179,16 +194,13 @@ def _list_options(parser: argparse.ArgumentParser) -> None:
 
 def _promote_options(parser: argparse.ArgumentParser) -> None:
     _version_options(parser)
-    _reason_options(parser, "asked for by a person")
-    _timeout_option(parser)
+    _change_options(parser)
 
 
 def rollback_options(parser: argparse.ArgumentParser) -> None:
     """Of `serving rollback` too, which is the same command."""
     _model_option(parser)
-    _reason_options(parser, "asked for by a person")
-    parser.add_argument("--request", help="names this rollback, which is made once (the task; else each is another)")
-    _timeout_option(parser)
+    _change_options(parser)
 
 
 def _adopt_options(parser: argparse.ArgumentParser) -> None:
@@ -209,7 +221,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
     _version_options(parser)
-    parser.add_argument("--folder", type=Path, required=True, help="where to write it")
+    parser.add_argument("--folder", type=Path, help="where to write it (exports/ of the data bucket)")
 
 
 def _version_options(parser: argparse.ArgumentParser) -> None:
@@ -226,7 +238,9 @@ def _reason_options(parser: argparse.ArgumentParser, why: str) -> None:
     parser.add_argument("--who", help="for the ledger (the task)")
 
 
-def _timeout_option(parser: argparse.ArgumentParser) -> None:
+def _change_options(parser: argparse.ArgumentParser) -> None:
+    _reason_options(parser, "asked for by a person")
+    parser.add_argument("--request", help="names this change, which is made once (the task; else each is another)")
     parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for the rollout (%(default)s)")
 
 

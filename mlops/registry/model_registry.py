@@ -20,12 +20,12 @@ from mlops.registry.record import Record
 from mlops.registry.registration import stage as registered
 from mlops.result import Refused, Result
 from mlops.stores.ledger import Entry, Ledger
-from mlops.stores.object_store import data_bucket
+from mlops.stores.object_store import ObjectStore, data_bucket
 from mlops.stores.tracking import Tracking
 
 STAGES = (PRODUCTION, PREVIOUS, STAGING)
 TIMEOUT = 600.0  # seconds; a pod of the model server is ready in about 20
-_CURRENT = "current"
+_EXPORTS, _CURRENT = "exports", "current"
 
 log = logging.getLogger(__name__)
 
@@ -92,18 +92,28 @@ class ModelRegistry:
         return registered(self._tracking, declared, record)
 
     def promote_to_production(
-        self, name: str, version: str, *, why: str, who: str | None = None, timeout: float = TIMEOUT
+        self,
+        name: str,
+        version: str,
+        *,
+        why: str,
+        who: str | None = None,
+        request: str | None = None,
+        timeout: float = TIMEOUT,
     ) -> Result:
         """Has the version served, and puts it into production in place of the one that is; says which that was.
 
-        why, who: for the ledger; who is the task, where nobody else is named. timeout: seconds for the model server.
-        To repeat it changes nothing.
+        why, who: for the ledger; who is the task, where nobody else is named. request: names this promotion; a task's
+        is the task instance. timeout: seconds for the model server. To repeat it changes nothing; one that is repeated
+        after another change is refused.
         """
         from mlops.registry.rollout import serve
 
         self._require(name, version)
-        reason = Reason(why, evidence(self._tracking, name, version), who)
+        request = request or _task()
+        reason = Reason(why, evidence(self._tracking, name, version), who, request)
         with changing(self._tracking, self._ledger, name) as production:
+            production.done(request, version)  # refused where it was overtaken: before a server is rolled
             example = serve(self._tracking, name, version, fallback=production.version, timeout=timeout)
             replaced = production.promote(version, reason)
         self._keep_training_data(name, version)
@@ -119,8 +129,7 @@ class ModelRegistry:
         """
         from mlops.registry.rollout import serve
 
-        task = RunIdentity.if_told()
-        request = request or (task.run_key if task else None)
+        request = request or _task()
         with changing(self._tracking, self._ledger, name) as production:
             done = production.done(request)
             version = str(done.to_version) if done else production.before()
@@ -141,15 +150,23 @@ class ModelRegistry:
         return self._ledger.entries(name)
 
     def verify(self, name: str | None = None) -> list[str]:
-        """In what the ledger, MLflow and the aliases contradict each other, of one model or of all."""
+        """In what the ledger, MLflow and the aliases contradict each other, of one model or of all.
+
+        What looks so is looked at again while nobody changes the model: raises Busy where somebody goes on doing so.
+        """
         entries = self._ledger.entries(name)
         registered = {each.name for each in self._tracking.models()} if name is None else {name}
         named = sorted(registered | {entry.model for entry in entries})
         return [
             fault
             for model in named
-            for fault in faults(self._tracking, [entry for entry in entries if entry.model == model], model)
+            if faults(self._tracking, [entry for entry in entries if entry.model == model], model)
+            for fault in self._faults(model)
         ]
+
+    def _faults(self, model: str) -> list[str]:
+        with self._ledger.held(model) as book:
+            return faults(self._tracking, book.entries(), model)
 
     def compare(self, name: str, first: str, second: str) -> list[Compared]:
         """What two versions' runs say differently: metrics of the test set, parameters and tags."""
@@ -210,6 +227,18 @@ class ModelRegistry:
             Path(scratch, _CURRENT).replace(place.parent / _CURRENT)
         return place
 
+    def export_to_store(self, name: str, version: str, store: ObjectStore) -> str:
+        """The same below `exports/` of a bucket, which outlives the pod; hands back the prefix.
+
+        `current` is an object with the name of the version's folder in it, and is written last.
+        """
+        with TemporaryDirectory() as scratch:
+            place = self.export(name, version, Path(scratch))
+            prefix = f"{_EXPORTS}/{place.relative_to(scratch)}"
+            store.upload_folder(place, prefix)
+        store.write_bytes(f"{prefix.rpartition('/')[0]}/{_CURRENT}", place.name.encode())
+        return prefix
+
     def _require(self, name: str, version: str) -> None:
         known = self._tracking.model(name).versions
         if version not in known:
@@ -222,6 +251,12 @@ class ModelRegistry:
         except Refused:
             return
         keep_training_data(self._tracking, declared, version, data_bucket())
+
+
+def _task() -> str | None:
+    """The task instance, the same in each of its tries; None outside of a task."""
+    task = RunIdentity.if_told()
+    return task.run_key if task else None
 
 
 def _was_promoted(tags: Mapping[str, str]) -> bool:

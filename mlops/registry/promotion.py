@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 NOTE = "maestro.ledger."  # of a version's tags, with the number and the digest of an entry behind it
 ANNOUNCED, APPLIED = "announced", "applied"
+DISOWNED = "disowned"  # of an adoption's evidence: the digests of entries that nobody announced
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +65,14 @@ class Production:
     def promote(self, version: str, reason: Reason) -> str | None:
         """Makes the version the production one; hands back the one that was before. To repeat it changes nothing."""
         replaced = self.version
-        if replaced == version:
+        if self.done(reason.request, version) or replaced == version:
             return self._tracking.aliased(self._model, PREVIOUS)
-        self._change("promote", version, reason)
+        self._change("promote", version, reason, replaced)
         return replaced
 
     def before(self) -> str:
         """The version to go back to. Raises Failure where there is none."""
-        changes = [entry for entry in self._book.entries() if entry.verb != "adopt"]
+        changes = _changes(self._book.entries())
         version = changes[-1].from_version if changes else self._tracking.aliased(self._model, PREVIOUS)
         if version is None or version == self.version:
             raise Failure(
@@ -83,10 +84,13 @@ class Production:
     def roll_back(self, reason: Reason) -> Entry:
         """Goes back to the version before. To repeat it for the same request changes nothing."""
         done = self.done(reason.request)
-        return done or self._change("rollback", self.before(), reason)
+        return done or self._change("rollback", self.before(), reason, self.version)
 
-    def done(self, request: str | None) -> Entry | None:
-        """The entry that the request made; None where it made none. Raises Refused where another one came after it."""
+    def done(self, request: str | None, version: str | None = None) -> Entry | None:
+        """The entry that the request made; None where it made none.
+
+        Raises Refused where another one came after it, or where it put another version into production than this one.
+        """
         entries = self._book.entries()
         made = next((entry for entry in entries if entry.request == request), None)
         if made is not None and made != entries[-1]:
@@ -94,6 +98,8 @@ class Production:
                 f"{_title(made)} was made by this request, and {_title(entries[-1])} came after it: nothing is done, "
                 "ask anew for what is wanted now"
             )
+        if made is not None and version not in (None, made.to_version):
+            raise Refused(f"{_title(made)} was made by this request: name a new one for version {version}")
         return made
 
     def mend(self) -> None:
@@ -108,9 +114,12 @@ class Production:
                 self.adopt(Reason("it was in production before there was a ledger", request="the first entry"))
             return
         last, found = entries[-1], self.version
-        note = self._tracking.version_tags(self._model, last.subject).get(_key(last))
+        note = _note(last, self._tracking.tagged_versions(self._model))
         if note is None:
-            raise Refused(f"{_title(last)} was announced by nobody: it is forged, and so is not carried out: {_REMEDY}")
+            raise Refused(
+                f"{_title(last)} was announced by nobody: it is forged, and so is not carried out, or MLflow has lost "
+                f"version {last.subject} or what it was told: {_REMEDY}, which disowns the entry too"
+            )
         if note == APPLIED and found == last.to_version:
             return
         if note == APPLIED or found not in (last.from_version, last.to_version):
@@ -122,21 +131,38 @@ class Production:
         log.warning("%s had been left half done: it is carried out now", _title(last))
 
     def adopt(self, reason: Reason) -> Entry | None:
-        """Writes down which version the alias names, where the ledger says another one; None where it says so too."""
-        entries, found = self._book.entries(), self.version
-        said = entries[-1].to_version if entries else None
-        return None if said == found else self._change("adopt", found, reason)
+        """Writes down which version the alias names, where the ledger says another one; None where it says so too.
 
-    def _change(self, verb: Verb, version: str | None, reason: Reason) -> Entry:
+        It disowns the entries that nobody announced: what they say counts no more. Raises Refused where no version is
+        left that could be told of it.
+        """
+        entries, found, tags = self._book.entries(), self.version, self._tracking.tagged_versions(self._model)
+        announced = [entry for entry in entries if _note(entry, tags) is not None]
+        passed_over = _disowned(announced)
+        known = [entry for entry in announced if entry.digest not in passed_over]
+        unknown = [entry for entry in entries if entry not in announced and entry.digest not in passed_over]
+        said = known[-1].to_version if known else None
+        if said == found and not unknown:
+            return None
+        if said is None and found is None:
+            raise Refused(
+                f"no version of {self._model!r} is or was in production that MLflow knows of: give one of them the "
+                f"alias {PRODUCTION!r} first"
+            )
+        for entry in unknown:
+            log.warning("%s was announced by nobody: it is disowned", _title(entry))
+        disowned = {DISOWNED: [entry.digest for entry in unknown]} if unknown else {}
+        return self._change("adopt", found, replace(reason, evidence={**reason.evidence, **disowned}), said)
+
+    def _change(self, verb: Verb, version: str | None, reason: Reason, before: str | None) -> Entry:
         entries = self._book.entries()
-        from_version = self.version if verb != "adopt" else entries[-1].to_version if entries else None
         entry = Entry(
             self._model,
             number=len(entries) + 1,
             verb=verb,
             who=reason.who or _who(),
             at=datetime.now(UTC),
-            from_version=from_version,
+            from_version=before,
             to_version=version,
             why=reason.why,
             evidence=reason.evidence,
@@ -149,10 +175,10 @@ class Production:
         return entry
 
     def _apply(self, entry: Entry) -> None:
-        """Each step of it may have been done before. An entry that adopts tells of aliases as they are."""
+        """Each step of it may have been done before. An entry that adopts tells of `production` as it is."""
+        if entry.from_version is not None and entry.from_version != entry.to_version:
+            self._tracking.set_alias(self._model, PREVIOUS, entry.from_version)
         if entry.verb != "adopt" and entry.to_version is not None:
-            if entry.from_version is not None:
-                self._tracking.set_alias(self._model, PREVIOUS, entry.from_version)
             self._book.entries()  # which fails where the lock was lost, and somebody else may be at it by now
             self._tracking.set_alias(self._model, PRODUCTION, entry.to_version)
         self._note(entry, APPLIED)
@@ -162,7 +188,7 @@ class Production:
 
 
 _REMEDY = (
-    "see who changed it, then have 'registry adopt' write down what is in production, after giving the alias to the "
+    "see who did it, then have 'registry adopt' write down what is in production, after giving the alias to the "
     "version that is to be"
 )
 
@@ -191,15 +217,18 @@ def evidence(tracking: Tracking, model: str, version: str) -> dict[str, JSON]:
 
 
 def faults(tracking: Tracking, entries: list[Entry], model: str) -> list[str]:
-    """In what the entries of a model, MLflow's tags and the aliases contradict each other; empty where in nothing."""
+    """In what the entries of a model, MLflow's tags and the aliases contradict each other; empty where in nothing.
+
+    An entry that was disowned stays in the chain, and what it says is passed over.
+    """
     tags = tracking.tagged_versions(model)
-    before, wrong = "", list[str]()
+    before, wrong, disowned = "", list[str](), _disowned(entries)
     for number, entry in enumerate(entries, 1):
         if entry.number != number:
             return [*wrong, f"entry {number} of {model} is not there, and entry {entry.number} is"]
         if entry.before != before:
             wrong.append(f"{_title(entry)} does not follow the entry before it: one of the two was altered")
-        if _key(entry) not in tags.get(entry.subject, {}):
+        if entry.digest not in disowned and _note(entry, tags) is None:
             wrong.append(
                 f"{_title(entry)} was announced by nobody, or altered: version {entry.subject} knows nothing of it"
             )
@@ -221,18 +250,45 @@ def _wrong_aliases(
     if not entries:
         return []
     last = entries[-1]
-    if tags.get(last.subject, {}).get(_key(last)) == ANNOUNCED:
+    if _note(last, tags) == ANNOUNCED:
         return [f"{_title(last)} is under way, or was left half done: the next change of {model} carries it out"]
     wrong = []
     if found != last.to_version:
         wrong.append(
             f"the alias {PRODUCTION!r} of {model} names version {found}, and {_title(last)} says {last.to_version}"
         )
-    changes = [entry.from_version for entry in entries if entry.verb != "adopt"]
-    previous = tracking.aliased(model, PREVIOUS)
-    if changes and changes[-1] is not None and previous != changes[-1]:
-        wrong.append(f"the alias {PREVIOUS!r} of {model} names version {previous}, and the ledger says {changes[-1]}")
+    changes, previous = _changes(entries), tracking.aliased(model, PREVIOUS)
+    before = changes[-1].from_version if changes else None
+    if before in tags and previous != before:  # a version that was deleted has no alias any more
+        wrong.append(f"the alias {PREVIOUS!r} of {model} names version {previous}, and the ledger says {before}")
     return wrong
+
+
+def _changes(entries: Sequence[Entry]) -> list[Entry]:
+    """Those that brought another version, but for one that begins the ledger with what was there before."""
+    disowned = _disowned(entries)
+    return [
+        entry
+        for entry in entries
+        if entry.digest not in disowned
+        and entry.from_version != entry.to_version
+        and (entry.verb != "adopt" or entry.from_version is not None)
+    ]
+
+
+def _disowned(entries: Sequence[Entry]) -> set[str]:
+    """The digests that adoptions name which no later one disowns."""
+    found = set[str]()
+    for entry in reversed(entries):
+        named = entry.evidence.get(DISOWNED)
+        if entry.verb == "adopt" and entry.digest not in found and isinstance(named, list):
+            found.update(map(str, named))
+    return found
+
+
+def _note(entry: Entry, tags: Mapping[str, Mapping[str, str]]) -> str | None:
+    """What its version was told of the entry; None where nothing, or where there is no such version any more."""
+    return tags.get(entry.subject, {}).get(_key(entry))
 
 
 def _key(entry: Entry) -> str:

@@ -9,7 +9,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from mlops.config import ModelServerSettings
 from mlops.result import Failure, Result
-from mlops.stores.deployments import Deployment, Overtaken
+from mlops.stores.deployments import Deployment, NotServed, Overtaken
 from mlops.stores.tracking import Tracking
 
 _SETTLING = 30.0  # seconds in which a Service may still send requests to a pod that is gone
@@ -51,7 +51,7 @@ def roll_out(
 ) -> int:
     """Returns how many predictions the server answered `example` with, once all its pods have the version.
 
-    fallback: the version to return to where that fails (None: whatever the alias `production` names); Failure is then
+    fallback: the version to return to where that fails (None: whatever the alias `production` names); NotServed is then
     raised with the cause. A version that somebody else rolled out meanwhile stays. url: the model server's; example:
     the JSON body of a request; timeout: seconds.
     """
@@ -67,7 +67,7 @@ def roll_out(
             raise
         deployment.set_model_version(model, fallback)
         kept = f"version {fallback}" if fallback else "no model, as before"
-        raise Failure(f"{failure}; the model server went back to {kept}") from failure
+        raise NotServed(f"{failure}; the model server went back to {kept}") from failure
 
 
 def predictions(url: str, example: bytes) -> int:

@@ -20,6 +20,10 @@ _POLL = 1.0  # seconds
 _RESTARTS = 2  # a container that ended this often will not come up by itself
 
 
+class NotServed(Failure):
+    """A version that does not come up or does not answer, and whose place the one before has again."""
+
+
 class Overtaken(Failure):
     """Somebody rolled the Deployment to another version while this one was waited for."""
 

@@ -350,15 +350,29 @@ class Tracking:
         return self.read_text(run_id, file) if there else None
 
     def register(self, name: str, run_id: str, tags: Mapping[str, str] | None = None) -> str:
-        """The version of the run's model in the registry: the one there is, else a new one, which has the tags."""
+        """The version of the run's model in the registry: the one there is, else a new one, which has the tags.
+
+        MLflow's client sends a request again whose answer was lost, and may so register twice: the older version
+        stays, and one that nobody has written anything to is deleted.
+        """
         import mlflow
 
         with self._explained():
-            versions = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-            if versions:
-                return str(min(int(version.version) for version in versions))
-            registered = mlflow.register_model(f"runs:/{run_id}/{MODEL_ARTIFACT}", name, tags=dict(tags or {}))
-            return str(registered.version)
+            if not (versions := self._versions_of(name, run_id)):
+                mlflow.register_model(f"runs:/{run_id}/{MODEL_ARTIFACT}", name, tags=dict(tags or {}))
+                versions = self._versions_of(name, run_id)
+            first, *surplus = versions
+            for version in surplus:
+                found = self._client.get_model_version(name, version)
+                if not found.aliases and not found.description and found.tags == dict(tags or {}):
+                    log.warning("version %s of %s is the second one of run %s: deleted", version, name, run_id)
+                    self._client.delete_model_version(name, version)
+        return first
+
+    def _versions_of(self, name: str, run_id: str) -> list[str]:
+        """The versions of a run's model, the oldest first."""
+        found = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        return sorted((str(version.version) for version in found), key=int)
 
     def models(self) -> list[RegisteredModel]:
         """All registered models by name, each with its versions, the oldest first, and its aliases."""
@@ -420,10 +434,6 @@ class Tracking:
         if not run_id:
             raise Failure(f"version {version} of model {name!r} names no run: give its alias to one that was trained")
         return str(run_id)
-
-    def delete_version(self, name: str, version: str) -> None:
-        with self._explained(f"models:/{name}/{version}"):
-            self._client.delete_model_version(name, version)
 
     def describe(self, name: str, version: str, description: str, tags: Mapping[str, str]) -> None:
         """Writes a version's description and tags; repeating it changes nothing."""

@@ -63,6 +63,7 @@ _EXAMPLE_ROWS = 5
 _SAMPLE = 10_000  # scores that a later batch is compared with
 _CONFIDENCE = 0.95
 _TELL, _FAIL = "tell", "fail"
+_TOLD, _NONE = "told", "none"  # of the champion: compared with it, which is no reason; not compared
 _BEFORE = ("accuracy", "f1", "auc")
 
 log = logging.getLogger(__name__)
@@ -134,8 +135,8 @@ def evaluate(
     """Scores a run's model on the test set and says whether it passes the gate, and if not, why.
 
     It is compared with what the model declares, with what knows only the labels, and with the champion, where one is
-    asked for and there is one. A champion that cannot be scored fails the command: nobody could say which is better.
-    The run gets what its card shows of the test set.
+    asked for and there is one. A champion that cannot be scored fails the command, unless it is only to be told of:
+    nobody could say which is better. The run gets what its card shows of the test set.
     """
     from mlops.training.columns import features_of
     from mlops.training.gate import Criteria, refusals
@@ -154,10 +155,11 @@ def evaluate(
     answers = _answers(tracking, run_id, f"runs:/{run_id}/{MODEL_ARTIFACT}", features, rows, remedy)
     scores = score(rows, answers, dataset.label.kind, criteria.measured)
     gained = gain(metric, rows, answers, Answers.baseline(rows), criteria.confidence)
-    version = production(tracking, model) if champion == PRODUCTION else None
-    rival = None if version is None else _rival(tracking, declared, version, features, rows)
+    version = None if champion == _NONE else production(tracking, model)
+    find = _rival_if_any if champion == _TOLD else _rival
+    rival = None if version is None else find(tracking, declared, version, features, rows)
     ahead = None if rival is None else advantage(metric, rows, answers, rival.answers, criteria.confidence)
-    counts = None if rival is None or rival.has_seen else ahead
+    counts = None if rival is None or rival.has_seen or champion == _TOLD else ahead
     reasons = refusals(
         scores.model, scores.baseline[metric.name], gained, criteria, counts, _training_scores(record, declared)
     )
@@ -180,7 +182,7 @@ def evaluate(
             GATE_REASONS: json.dumps(reasons),
             GATE_THRESHOLDS: json.dumps(compared),
             METRIC: metric.name,
-            CHAMPION: (version or NO_CHAMPION) if champion == PRODUCTION else NOT_ASKED,
+            CHAMPION: _compared_with(champion, version, rival),
             **({} if ahead is None else {ADVANTAGE: json.dumps(_rounded("advantage", ahead))}),
             **period(table, TEST),
         },
@@ -258,6 +260,24 @@ def _rival(tracking: Tracking, declared: "Model", version: str, features: "pd.Da
     if rival.has_seen:
         log.warning("version %s was split otherwise and may have trained on rows of this test set", version)
     return rival
+
+
+def _rival_if_any(
+    tracking: Tracking, declared: "Model", version: str, features: "pd.DataFrame", rows: "Rows"
+) -> _Rival | None:
+    """The same; None where it can say nothing."""
+    try:
+        return _rival(tracking, declared, version, features, rows)
+    except Refused as refused:
+        log.warning("not compared with version %s, which is in production: %s", version, refused)
+        return None
+
+
+def _compared_with(champion: str, version: str | None, rival: _Rival | None) -> str:
+    """What the run is told of the comparison. rival: None where version is None, or could say nothing."""
+    if champion == _NONE or (version is not None and rival is None):
+        return NOT_ASKED
+    return version or NO_CHAMPION
 
 
 def _may_have_seen(params: Mapping[str, str], dataset: "Dataset") -> bool:
@@ -373,9 +393,10 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--champion",
-        choices=(PRODUCTION, "none"),
+        choices=(PRODUCTION, _TOLD, _NONE),
         default=PRODUCTION,
-        help="the alias of the model that it must not be told to be worse than (%(default)s)",
+        help="the alias of the model that it must not be told to be worse than; or `told`: by how much it is better or "
+        "worse than that is told, and is no reason (%(default)s)",
     )
     parser.add_argument(
         "--refused",

@@ -17,7 +17,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from infrastructure.commands import SECONDS
+from infrastructure.models import command
 from mlops.cli import parser
+from mlops.registry import rollout
 from mlops.sensor_trainer.api import app
 from mlops.stores import feature_store
 from tests.charts.conftest import (
@@ -35,7 +38,7 @@ from tests.charts.conftest import (
     unrestricted,
 )
 from tests.charts.images import RECIPES
-from tests.charts.profiles import PROFILES, maestro
+from tests.charts.profiles import PROFILES, command_job, maestro
 
 CHARTS = ROOT / "charts"
 SUBCHARTS = {
@@ -514,6 +517,28 @@ def test_the_data_sets_are_loaded_and_then_their_features_are_computed_by_comman
 def test_event_times_are_as_recorded_where_values_say_so() -> None:
     load, _ = (parser().parse_args(command) for command in dataset_commands({"datasets": {"shiftToNow": False}}))
     assert load.shift_to_now is False
+
+
+# Commands that a person runs
+
+
+@pytest.mark.parametrize("verb", ["promote", "rollback"])
+def test_a_version_that_does_not_come_up_is_taken_back_before_kubernetes_ends_the_job(verb: str) -> None:
+    words = command(verb, {"MODEL": "ctr_model", "VERSION": "3"}, "me")
+    job = command_job(render("maestro"), "registry", *words)["spec"]
+    options = parser().parse_args(job["template"]["spec"]["containers"][0]["args"][3:])
+    assert job["activeDeadlineSeconds"] == SECONDS, "make waits as long"
+    left = SECONDS - options.timeout - rollout._SETTLING - rollout._REQUEST_TIMEOUT
+    assert left >= 120, "for the pod's start and the way back"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_command_that_promotes_runs_as_an_account_that_there_is(enabled: bool) -> None:
+    objects = render("maestro", {"modelServer": {"enabled": enabled}})
+    pod = command_job(objects, "registry", "promote")["spec"]["template"]["spec"]
+    accounts = {entry["metadata"]["name"] for entry in objects if entry["kind"] == "ServiceAccount"}
+    assert pod.get("serviceAccountName") == ("maestro-deployer" if enabled else None)
+    assert not enabled or "maestro-deployer" in accounts
 
 
 # Profiles

@@ -7,6 +7,25 @@ from urllib.parse import urlsplit
 
 import pytest
 from urllib3 import HTTPConnectionPool
+from urllib3.exceptions import ProtocolError
+
+
+@contextmanager
+def losing(path: str) -> Iterator[None]:
+    """Loses the first answer to a request whose path ends so, which was carried out."""
+    ask, lost = HTTPConnectionPool._make_request, list[str]()
+
+    def asked(pool: HTTPConnectionPool, connection: Any, method: str, url: str, *arguments: Any, **options: Any) -> Any:
+        response = ask(pool, connection, method, url, *arguments, **options)
+        if urlsplit(url).path.endswith(path) and not lost:
+            lost.append(url)
+            raise ProtocolError("the answer was lost")
+        return response
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HTTPConnectionPool, "_make_request", asked)
+        yield
+    assert lost, f"nobody asked {path}"
 
 
 class Died(KeyboardInterrupt):

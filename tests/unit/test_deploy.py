@@ -314,7 +314,8 @@ def test_rolling_back_swaps_the_versions_and_can_be_undone(platform, cluster, tr
     platform.as_run("another").result_of(*ROLLBACK)
     assert (cluster.version, production(platform.tracking, MODEL)) == ("2", "2")
     cluster.broken["1"] = CRASHING
-    assert "the model server went back to version 2" in platform.as_run("a third").failure_of(*ROLLBACK)
+    message = platform.as_run("a third").failure_of(*ROLLBACK, code=EXIT_REFUSED)
+    assert "the model server went back to version 2" in message
     assert (cluster.version, production(platform.tracking, MODEL)) == ("2", "2")
     assert platform.tracking.aliased(MODEL, PREVIOUS) == "1"
 
@@ -352,6 +353,28 @@ def test_a_person_promotes_a_version_that_is_served_then_and_the_ledger_says_who
     *_, entry = ledger.entries(MODEL)
     assert (entry.who, entry.why, entry.evidence["gate"]) == ("me", "it was better", GATE_PASSED)
     assert "has no version 9" in platform.failure_of(*promote[:5], "9", code=EXIT_REFUSED)
+
+
+def test_a_version_that_a_person_asks_for_and_that_does_not_come_up_is_taken_back_and_not_tried_again(
+    platform, cluster, train
+):
+    for _ in range(2):
+        platform.result_of(*deploy(train()))
+    cluster.broken["1"] = CRASHING
+    message = platform.failure_of("registry", "promote", "--model", MODEL, "--version", "1", code=EXIT_REFUSED)
+    assert "the model server went back to version 2" in message
+    assert (cluster.versions, production(platform.tracking, MODEL)) == (["1", "2", "1", "2"], "2")
+
+
+def test_a_promotion_that_is_tried_again_after_another_one_rolls_no_server(platform, cluster, train):
+    for _ in range(2):
+        platform.result_of(*deploy(train()))
+    promote = ("registry", "promote", "--model", MODEL, "--version")
+    platform.result_of(*promote, "1")
+    platform.as_run("a colleague's").result_of(*promote, "2")
+    again = platform.as_run(platform.run_id)
+    assert "came after it: nothing is done" in again.failure_of(*promote, "1", code=EXIT_REFUSED)
+    assert (cluster.versions, production(platform.tracking, MODEL)) == (["1", "2", "1", "2"], "2")
 
 
 def test_a_missing_model_server_is_named_with_the_remedy(platform, cluster, train, monkeypatch):

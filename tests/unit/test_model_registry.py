@@ -97,6 +97,18 @@ def test_a_version_is_exported_whole_by_its_stage_and_current_leads_to_the_last_
     assert sorted(path.name for path in first.parent.iterdir()) == ["current", "v1"], "nothing is left behind"
 
 
+def test_a_version_is_exported_into_the_data_bucket_which_outlives_the_pod(registry, platform, two, tmp_path):
+    told = platform.result_of("registry", "export", "--model", MODEL, "--version", "1")
+    prefix = f"exports/production/{MODEL}"
+    assert told == {"model": MODEL, "version": "1", "folder": f"s3://{platform.data.bucket}/{prefix}/v1"}
+    there = {key.removeprefix(f"{prefix}/") for key in platform.data.keys(prefix)}
+    folder = registry.export(MODEL, "1", tmp_path)
+    assert there == {"current", *(f"v1/{path.relative_to(folder)}" for path in folder.rglob("*") if path.is_file())}
+    assert platform.data.read_bytes(f"{prefix}/current") == b"v1"
+    local = platform.result_of("registry", "export", "--model", MODEL, "--version", "1", "--folder", str(tmp_path))
+    assert local["folder"] == str(folder)
+
+
 def test_a_weight_file_that_was_altered_is_not_exported(registry, platform, two, tmp_path):
     run_id = platform.tracking.made_by(MODEL, "1")
     source = mlflow.MlflowClient().get_model_version_download_uri(MODEL, "1")
@@ -129,9 +141,13 @@ def test_who_promotes_or_goes_back_beside_another_is_told_and_not_tried_again(pl
 def test_make_says_what_it_was_not_told_and_hands_the_rest_on():
     told = {"MODEL": "m", "VERSION": "3", "WHY": "it is better"}
     assert command("list", {}, "me") == ["list"]
-    assert command("promote", told, "me") == ["promote", "--model=m", "--version=3", "--who=me", "--why=it is better"]
-    first, second = (command("rollback", {"MODEL": "m", "WHY": ""}, "me") for _ in range(2))
-    assert first[:3] == ["rollback", "--model=m", "--who=me"]
-    assert first[3].startswith("--request=") and first[3] != second[3], "each is another rollback"
+    limit = "--timeout=300"
+    *words, _ = command("promote", told, "me")
+    assert words == ["promote", "--model=m", "--version=3", "--who=me", limit, "--why=it is better"]
+    for verb in ("promote", "rollback"):
+        (*words, first), (*_, second) = (command(verb, {**told, "WHY": ""}, "me") for _ in range(2))
+        assert (words[0], words[-2:]) == (verb, ["--who=me", limit])
+        assert first.startswith("--request=") and first != second, "each is another one"
+    assert command("export", told, "me") == ["export", "--model=m", "--version=3"]
     with pytest.raises(Failure, match=r"needs VERSION: make promote MODEL=\.\.\. VERSION=\.\.\."):
         command("promote", {"MODEL": "m"}, "me")

@@ -15,7 +15,7 @@ from mlops.registry.aliases import PREVIOUS, PRODUCTION
 from mlops.registry.model_registry import ModelRegistry
 from mlops.registry.promotion import Production, Reason, changing
 from mlops.result import Failure, Refused
-from mlops.stores.ledger import Book, Busy, Ledger
+from mlops.stores.ledger import Book, Busy, Entry, Ledger
 from mlops.stores.tracking import Tracking
 from tests.processes import eventually
 from tests.servers import execute
@@ -84,6 +84,18 @@ def test_a_rollback_that_is_tried_again_goes_back_once(tracking, ledger, version
     assert roll_back(tracking, ledger, "another task") == "2"
     with pytest.raises(Refused, match="came after it: nothing is done"):
         roll_back(tracking, ledger, "a task")
+
+
+def test_a_promotion_that_is_tried_again_undoes_no_later_one(tracking, ledger, versions):
+    asked = replace(WHY, request="a task")
+    promote(tracking, ledger, "1")
+    assert [promote(tracking, ledger, "2", asked) for _ in range(3)] == ["1", "1", "1"]
+    with pytest.raises(Refused, match="was made by this request: name a new one for version 3"):
+        promote(tracking, ledger, "3", asked)
+    promote(tracking, ledger, "3")
+    with pytest.raises(Refused, match="came after it: nothing is done"):
+        promote(tracking, ledger, "2", asked)
+    assert aliases(tracking) == ("3", "2")
 
 
 def test_the_only_version_has_nothing_to_go_back_to(tracking, ledger, versions):
@@ -158,6 +170,29 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(tracking, ledg
     assert aliases(tracking) == ("3", "2")
 
 
+def test_what_is_promoted_while_it_is_verified_is_not_taken_for_forged(
+    registry, tracking, ledger, versions, monkeypatch
+):
+    promote(tracking, ledger, "1")
+    entries = ledger.entries
+
+    def read_before_the_promotion(model: str | None = None) -> list[Entry]:
+        found = entries(model)
+        promote(tracking, Ledger.from_environment(), "2")
+        return found
+
+    monkeypatch.setattr(ledger, "entries", read_before_the_promotion)
+    assert registry.verify() == []
+
+
+def test_what_is_being_changed_and_looks_forged_is_said_to_be_changed(registry, tracking, ledger, versions):
+    promote(tracking, ledger, "1")
+    tracking.set_alias(MODEL, PRODUCTION, "2")
+    with ledger.held(MODEL), pytest.raises(Busy, match="another process changes"):
+        registry.verify()
+    assert "names version 2" in registry.verify()[0]
+
+
 def test_who_loses_the_lock_moves_no_alias(tracking, ledger, versions):
     """As with a database that starts anew in between: another process may have the lock by then."""
     promote(tracking, ledger, "1")
@@ -201,11 +236,17 @@ def test_an_altered_or_removed_entry_is_found(registry, tracking, ledger, versio
     assert [found for found in registry.verify() if re.search(fault, found)]
 
 
+def forge(ledger: Ledger, version: str, **content) -> None:
+    """Adds an entry of which MLflow knows nothing."""
+    with ledger.held(MODEL) as book:
+        *_, last = book.entries()
+        follows = {"number": last.number + 1, "from_version": last.to_version, "before": last.digest}
+        book.append(replace(last, **follows, to_version=version, request="forged", **content))
+
+
 def test_an_entry_that_is_added_by_hand_is_found_and_carried_out_by_nobody(registry, tracking, ledger, versions):
     promote(tracking, ledger, "1")
-    with ledger.held(MODEL) as book:
-        (last,) = book.entries()
-        book.append(replace(last, number=2, from_version="1", to_version="3", request="forged", before=last.digest))
+    forge(ledger, "3")
     assert "announced by nobody" in registry.verify()[0]
     with pytest.raises(Refused, match="announced by nobody: it is forged"):
         promote(tracking, ledger, "2")
@@ -224,6 +265,82 @@ def test_an_alias_that_was_moved_past_the_ledger_is_found_and_can_be_adopted(reg
     assert registry.verify() == []
     promote(tracking, ledger, "1")
     assert changes(ledger)[2:] == [("adopt", "2", "3"), ("promote", "3", "1")]
+
+
+@pytest.mark.parametrize("version", ["2", "3"])
+def test_an_entry_that_was_added_by_hand_is_disowned_by_an_adoption_and_counts_no_more(
+    registry, tracking, ledger, versions, version, caplog
+):
+    promote(tracking, ledger, "1")
+    promote(tracking, ledger, "2")
+    forge(ledger, version)
+    with pytest.raises(Refused, match=r"'registry adopt' .* disowns the entry too"):
+        promote(tracking, ledger, "3")
+    assert registry.adopt(MODEL, why="an incident").to_version == "2"
+    assert f"(promote 2 -> {version}) was announced by nobody: it is disowned" in caplog.text
+    assert (registry.adopt(MODEL, why="again"), registry.verify()) == (None, [])
+    assert roll_back(tracking, ledger) == "1", "not to what the forged entry says"
+    assert (aliases(tracking), registry.verify()) == (("1", "2"), [])
+    forged("update promotions set to_version = '1' where number = 3")
+    assert "altered" in registry.verify()[0], "it stays in the chain"
+
+
+def test_a_forged_adoption_disowns_nothing(registry, tracking, ledger, versions):
+    promote(tracking, ledger, "1")
+    promote(tracking, ledger, "2")
+    genuine = [entry.digest for entry in ledger.entries(MODEL)]
+    forge(ledger, "3", verb="adopt", evidence={"disowned": genuine})
+    adopted = registry.adopt(MODEL, why="an incident")
+    assert (adopted.from_version, adopted.to_version) == ("2", "2")
+    assert registry.verify() == []
+    assert roll_back(tracking, ledger) == "1"
+
+
+def test_a_version_that_was_replaced_long_ago_and_deleted_since_can_be_told_of(registry, tracking, ledger, versions):
+    promote(tracking, ledger, "1")
+    promote(tracking, ledger, "2")
+    mlflow.MlflowClient().delete_model_version(MODEL, "1")
+    assert "version 1 knows nothing of it" in registry.verify()[0]
+    registry.adopt(MODEL, why="it was deleted")
+    assert registry.verify() == []
+    promote(tracking, ledger, "3")
+    assert (aliases(tracking), registry.verify()) == (("3", "2"), [])
+
+
+def test_a_version_that_was_deleted_in_mlflow_stops_no_model_for_ever(registry, tracking, ledger, versions):
+    promote(tracking, ledger, "1")
+    promote(tracking, ledger, "2")
+    mlflow.MlflowClient().delete_model_version(MODEL, "2")
+    assert aliases(tracking) == (None, "1")
+    with pytest.raises(Refused, match="MLflow has lost version 2 or what it was told"):
+        promote(tracking, ledger, "3")
+    assert registry.adopt(MODEL, why="it was deleted").to_version is None
+    assert registry.verify() == []
+    promote(tracking, ledger, "3")
+    assert registry.verify() == []
+
+
+def test_a_model_whose_only_version_in_production_was_deleted_asks_for_another_one(
+    registry, tracking, ledger, versions
+):
+    promote(tracking, ledger, "1")
+    mlflow.MlflowClient().delete_model_version(MODEL, "1")
+    with pytest.raises(Refused, match="give one of them the alias 'production' first"):
+        registry.adopt(MODEL, why="it was deleted")
+    tracking.set_alias(MODEL, PRODUCTION, "2")
+    assert registry.adopt(MODEL, why="it was deleted").to_version == "2"
+    promote(tracking, ledger, "3")
+    assert (aliases(tracking), registry.verify()) == (("3", "2"), [])
+
+
+def test_after_an_adoption_a_rollback_goes_to_the_version_that_was_in_production(registry, tracking, ledger, versions):
+    promote(tracking, ledger, "1")
+    promote(tracking, ledger, "2")
+    tracking.set_alias(MODEL, PRODUCTION, "3")
+    registry.adopt(MODEL, why="by hand")
+    assert (aliases(tracking), registry.verify()) == (("3", "2"), [])
+    assert roll_back(tracking, ledger) == "2"
+    assert aliases(tracking) == ("2", "3")
 
 
 def test_what_was_in_production_before_there_was_a_ledger_is_its_first_entry(registry, tracking, ledger, versions):

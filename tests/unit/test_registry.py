@@ -16,7 +16,10 @@ from mlops.result import Failure
 from mlops.stores.tracking import DESCRIPTION_LIMIT, Tracking
 from mlops.training.columns import features_of
 from mlops.training.provenance import feature_contract
+from tests.conftest import enter_workspace
+from tests.servers import MLflow
 from tests.unit import small_models
+from tests.unit.conftest import new_platform
 from tests.unit.dying import Died, dying
 from tests.unit.kinds import HOUSES
 
@@ -183,6 +186,34 @@ def test_a_registration_that_dies_after_any_write_leaves_staging_whole_and_is_co
     assert ends == [ends[0]] * len(ends)
 
 
+def test_an_mlflow_that_is_away_between_the_version_and_its_alias_leaves_one_version_which_a_retry_stages(
+    run_folder, environment, s3_endpoint, feature_tables, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    give = Tracking.set_alias
+    with MLflow(run_folder) as server:
+        enter_workspace(server.url, monkeypatch)
+        platform = new_platform(s3_endpoint, monkeypatch)
+        for key, part in ((TRAIN_KEY, "train"), (TEST_KEY, "test")):
+            platform.data.write_table(key, feature_tables[part])
+        run_id = passed(platform)
+
+        def away(*arguments):
+            server.kill()
+            give(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Tracking, "set_alias", away)
+            line = ("registry", "register", "--model", MODEL, "--run-id", run_id)
+            assert f"MLflow at {server.url} failed" in platform.failure_of(*line)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("MLFLOW_WORKSPACE")  # which is for clients, and no server begins with it
+            server.start()
+        assert platform.tracking.model(MODEL) == (MODEL, ["1"], {})
+        assert register(platform, run_id)["version"] == "1"
+        assert platform.tracking.model(MODEL) == (MODEL, ["1"], {"staging": "1"})
+
+
 def test_a_model_that_did_not_pass_is_not_registered(platform, keys):
     cause = platform.failure_of("registry", "register", "--model", MODEL, "--run-id", refused(platform), code=65)
     assert "did not pass the gate: F1 0.0000" in cause or "did not pass the gate: Accuracy" in cause
@@ -306,6 +337,7 @@ def test_the_card_says_what_the_model_is_what_it_was_made_of_and_how_good_it_is(
     for part, rows in (("train", 4_800), ("test", 1_200)):
         positive = (metrics[f"{part}_true_positives"] + metrics[f"{part}_false_negatives"]) / rows
         assert f" set | {rows:,} | {positive:.2%} | " in text
+    assert "at which `python3 images/build.py --list-tags` gives the image `task` the tag `0123abcd`" in text
     period = record.tags["maestro.test_period"].replace("/", " to ")
     assert f"| test set | 1,200 | {positive:.2%} | {period} |" in text
     assert "The test set is the latest 20% of the rows." in text

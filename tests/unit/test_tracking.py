@@ -14,6 +14,7 @@ from mlops.result import Failure
 from mlops.stores.http import WrongAnswer
 from mlops.stores.tracking import Tracking, health_check
 from tests.unit import small_models, trainer_api
+from tests.unit.dying import losing
 
 MODEL = "sensor-failure"
 
@@ -45,6 +46,25 @@ def test_registering_a_run_twice_makes_one_version(platform, trained):
     run_id = logged(platform.tracking, trained)
     assert [platform.tracking.register(MODEL, run_id) for _ in range(3)] == ["1", "1", "1"]
     assert platform.tracking.register(MODEL, logged(platform.tracking, trained)) == "2"
+
+
+def test_a_registration_whose_answer_was_lost_leaves_one_version(platform, trained):
+    """MLflow's client sends the request again, and both were carried out."""
+    run_id = logged(platform.tracking, trained)
+    with losing("/model-versions/create"):
+        assert platform.tracking.register(MODEL, run_id, {"a": "b"}) == "1"
+    assert platform.tracking.model(MODEL).versions == ["1"]
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_second_version_that_an_earlier_try_left_is_deleted_unless_somebody_uses_it(platform, trained, used):
+    run_id = logged(platform.tracking, trained)
+    for _ in range(2):
+        mlflow.register_model(f"runs:/{run_id}/model", MODEL)
+    if used:
+        platform.tracking.set_alias(MODEL, "production", "2")
+    assert platform.tracking.register(MODEL, run_id) == "1"
+    assert platform.tracking.model(MODEL).versions == (["1", "2"] if used else ["1"])
 
 
 def test_a_model_that_holds_a_function_is_not_logged(platform, trained):

@@ -18,6 +18,7 @@ from mlops.features.split import split
 from mlops.models import metrics
 from mlops.models.declaration import Model
 from mlops.registry.aliases import PRODUCTION
+from mlops.registry.card import card
 from mlops.registry.record import CHAMPION, METRIC, NO_CHAMPION, NOT_ASKED, RUN_KEY, Record
 from mlops.result import Failure, Refused
 from mlops.training.columns import columns_of, features_of, filled
@@ -312,6 +313,12 @@ def test_a_model_worse_than_production_is_refused(platform, keys, tables):
     assert result["champion"]["advantage_upper"] < 0
     assert json.loads(platform.tracking.run(worse).data.tags["maestro.champion.advantage"])["advantage"] < 0
     assert platform.tracking.run(worse).data.tags[CHAMPION] == "1"
+    told = evaluate(platform, worse, "--champion", "told", "--f1-threshold", "0.1")
+    assert told["champion"] == result["champion"]
+    assert not any("production" in reason for reason in told["reasons"]), "it is told, and is no reason"
+    record = Record.read(platform.tracking, worse)
+    assert record.tags[CHAMPION] == record.evidence["champion"] == "1"
+    assert "On the same rows as version 1, then in production, it is better by -0." in card(models.get(MODEL), record)
     alone = evaluate(platform, worse, "--champion", "none", "--f1-threshold", "0.1")
     assert alone["champion"] is None
     assert not any("production" in reason for reason in alone["reasons"])
@@ -331,12 +338,13 @@ def test_a_production_model_for_other_columns_fails_the_run_with_the_reason_and_
     model = sklearn.fit(features, labels, datasets.get("adult"), SMALL)
     run_id = small_models.log(platform.tracking, model, features.head(2), dataset="adult")
     platform.tracking.set_alias(MODEL, PRODUCTION, platform.tracking.register(MODEL, run_id))
-    cause = platform.failure_of(
-        *("training", "evaluate", "--model", MODEL, "--run-id", fit(platform)["run_id"], "--test", keys["test"]),
-        code=65,
-    )
+    ours = fit(platform)["run_id"]
+    line = ("training", "evaluate", "--model", MODEL, "--run-id", ours, "--test", keys["test"])
+    cause = platform.failure_of(*line, code=65)
     assert f"models:/{MODEL}/1 cannot score this test set (columns are missing" in cause
     assert "give the alias 'production' of sensor-failure to a version that can, or take it away" in cause
+    assert platform.result_of(*line, "--champion", "told")["champion"] is None
+    assert platform.tracking.run(ours).data.tags[CHAMPION] == NOT_ASKED
 
 
 def test_a_threshold_of_a_variable_overrides_and_an_empty_one_leaves_what_is_declared(platform, keys):

@@ -106,18 +106,13 @@ def train(
 def publish(trained: Trained, *, job_id: str, tracking: Tracking, ledger: Ledger) -> dict[str, object]:
     """Registers the job's model and serves it where it may be. Repeating it changes nothing.
 
-    Call it while the job is held, so that no two attempts do. A request to MLflow whose answer was lost is sent again
-    and may register twice: the oldest version stays and is the only one to get an alias.
+    Call it while the job is held, so that no two attempts do.
     """
     if not tracking.versions(MODEL, JOB_ID, job_id):
         text = card_of_readings(MODEL, _DESCRIPTION, Record.read(tracking, trained.run_id))
         tracking.log_text(trained.run_id, FILE_OF_CARD, text)
         tracking.log_text(trained.run_id, card_page.FILE, card_page.as_html(text))
-        tracking.register(MODEL, trained.run_id, {JOB_ID: job_id, _REPLACES: json.dumps(trained.replaces)})
-    made, *surplus = tracking.versions(MODEL, JOB_ID, job_id)
-    for each in surplus:
-        log.warning("version %s of %s is the second one of job %s: deleted", each, MODEL, job_id)
-        tracking.delete_version(MODEL, each)
+    made = tracking.register(MODEL, trained.run_id, {JOB_ID: job_id, _REPLACES: json.dumps(trained.replaces)})
     served = served_version(tracking)
     with changing(tracking, ledger, MODEL) as production:
         if served is not None and production.version is None:
