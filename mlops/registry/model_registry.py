@@ -107,15 +107,15 @@ class ModelRegistry:
         is the task instance. timeout: seconds for the model server. To repeat it changes nothing; one that is repeated
         after another change is refused.
         """
-        from mlops.registry.rollout import serve
+        from mlops.registry.rollout import ServedModel
 
         self._require(name, version)
         request = request or _task()
         reason = Reason(why, evidence(self._tracking, name, version), who, request)
         with changing(self._tracking, self._ledger, name) as production:
             production.done(request, version)  # refused where it was overtaken: before a server is rolled
-            example = serve(self._tracking, name, version, fallback=production.version, timeout=timeout)
-            replaced = production.promote(version, reason)
+            with ServedModel(self._tracking, name, production).rolled(version, timeout) as example:
+                replaced = production.promote(version, reason)
         self._keep_training_data(name, version)
         log.info("version %s of %s is in production, after version %s", version, name, replaced)
         return {"model": name, "version": version, "previous": replaced, "example": example}
@@ -125,17 +125,27 @@ class ModelRegistry:
     ) -> Result:
         """Has the version before served again, and puts it into production; the one that it replaces is `previous`.
 
+        Where the server was left at a version that is not in production, the way back is to the one that is: it is
+        served again, and Refused raised.
+
         request: names this rollback; one that is repeated changes nothing. A task's is the task instance.
         """
-        from mlops.registry.rollout import serve
+        from mlops.registry.rollout import ServedModel
 
         request = request or _task()
         with changing(self._tracking, self._ledger, name) as production:
             done = production.done(request)
             version = str(done.to_version) if done else production.before()
             known = evidence(self._tracking, name, version)
-            example = serve(self._tracking, name, version, fallback=production.version, timeout=timeout)
-            entry = production.roll_back(Reason(why, known, who, request))
+            served = ServedModel(self._tracking, name, production)
+            if (left := served.strayed()) not in (None, version):
+                with served.rolled(str(production.version), timeout):
+                    raise Refused(
+                        f"the model server had been left at version {left}, which is not in production: it is back at "
+                        f"version {production.version}, which is, and nothing else was changed; ask again to go further"
+                    )
+            with served.rolled(version, timeout) as example:
+                entry = production.roll_back(Reason(why, known, who, request))
         self._keep_training_data(name, version)
         log.info("version %s of %s is in production again, after version %s", version, name, entry.from_version)
         return {"model": name, "version": version, "previous": entry.from_version, "example": example}

@@ -102,6 +102,11 @@ class Production:
             raise Refused(f"{_title(made)} was made by this request: name a new one for version {version}")
         return made
 
+    def decided(self) -> str | None:
+        """The version that the ledger has put into production, whether the alias has followed or not."""
+        entries = self._book.entries()
+        return entries[-1].to_version if entries else None
+
     def mend(self) -> None:
         """Carries out what the process left undone that changed the model last, and says so.
 

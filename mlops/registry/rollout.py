@@ -4,10 +4,13 @@ import json
 import logging
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from mlops.config import ModelServerSettings
+from mlops.registry.promotion import Production
 from mlops.result import Failure, Result
 from mlops.stores.deployments import Deployment, NotServed, Overtaken
 from mlops.stores.tracking import Tracking
@@ -18,25 +21,67 @@ _REQUEST_TIMEOUT = 20.0  # seconds
 log = logging.getLogger(__name__)
 
 
-def serve(tracking: Tracking, model: str, version: str, *, fallback: str | None, timeout: float) -> Result | None:
-    """Rolls the model's server to the version; a request of one row that it answers by it now.
+class ServedModel:
+    """A model, with the server that values give it, for who alone may change which version is in production."""
 
-    None where no server serves the model, which values decide: it is left to the registry. fallback, timeout: as
-    roll_out takes them.
-    """
-    settings = ModelServerSettings.from_environment()
-    server = settings.of(model)
-    if server is None:
-        log.warning("no model server serves %s: it is registered and not served (modelServer.models)", model)
-        return None
-    deployment = Deployment(settings.namespace, server.deployment)
-    example = tracking.input_example(f"models:/{model}/{version}")
-    answered = roll_out(deployment, model, version, fallback, url=server.url, example=example, timeout=timeout)
-    log.info("the model server answered with %d predictions", answered)
+    def __init__(self, tracking: Tracking, model: str, production: Production) -> None:
+        self._tracking, self._model, self._production = tracking, model, production
+        settings = ModelServerSettings.from_environment()
+        self._server = settings.of(model)
+        self._deployment = None if self._server is None else Deployment(settings.namespace, self._server.deployment)
+
+    def strayed(self) -> str | None:
+        """The version that the server was left at by who died, or could not write it down; None where there is none."""
+        served = None if self._deployment is None else self._deployment.model_version(self._model)
+        return served if served != self._production.version else None
+
+    @contextmanager
+    def rolled(self, version: str, timeout: float) -> Iterator[Result | None]:
+        """Has the version served: a request of one row that the server answers by it now.
+
+        The block writes down that it is in production. Where it fails before the ledger says so, the server goes back.
+        None where no server serves the model, which values decide: it is left to the registry. timeout: as roll_out
+        takes it.
+        """
+        fallback = self._production.version
+        if self._server is None or self._deployment is None:
+            log.warning("no model server serves %s: it is registered and not served (modelServer.models)", self._model)
+            yield None
+            return
+        if (left := self.strayed()) not in (None, version):
+            log.warning("the model server was left at version %s, which is not in production", left)
+        example = self._tracking.input_example(f"models:/{self._model}/{version}")
+        url = self._server.url
+        answered = roll_out(self._deployment, self._model, version, fallback, url=url, example=example, timeout=timeout)
+        log.info("the model server answered with %d predictions", answered)
+        try:
+            yield _row(example)
+        except Failure as failure:
+            if fallback == version or self._decided(version, failure):
+                raise
+            self._deployment.set_model_version(self._model, fallback)
+            raise NotServed(f"{failure}; the model server went back to {_kept(fallback)}") from failure
+
+    def _decided(self, version: str, failure: Failure) -> bool:
+        """Whether the ledger says that the version is in production."""
+        try:
+            return self._production.decided() == version
+        except Failure:
+            raise Failure(
+                f"{failure}; what the ledger says of it cannot be seen: the model server is left at version {version}, "
+                "and the next change of the model, or a rollback, puts that right"
+            ) from failure
+
+
+def _row(example: bytes) -> Result:
     split = json.loads(example)["dataframe_split"]
     # JSON has no NaN, by which MLflow writes a cell that is missing.
     rows = [[None if cell != cell else cell for cell in row] for row in split["data"][:1]]
     return {"columns": split["columns"], "data": rows}
+
+
+def _kept(fallback: str | None) -> str:
+    return f"version {fallback}" if fallback else "no model, as before"
 
 
 def roll_out(
@@ -66,8 +111,7 @@ def roll_out(
         if fallback == version:
             raise
         deployment.set_model_version(model, fallback)
-        kept = f"version {fallback}" if fallback else "no model, as before"
-        raise NotServed(f"{failure}; the model server went back to {kept}") from failure
+        raise NotServed(f"{failure}; the model server went back to {_kept(fallback)}") from failure
 
 
 def predictions(url: str, example: bytes) -> int:

@@ -48,9 +48,9 @@ def deploy(*, model: str, run_id: str, timeout: float) -> Result:
         _skip_unless_compared(tracking, model, record, champion)
         version = register(tracking, declared, record)
         keep_card(tracking, model, version)
-        example = rollout.serve(tracking, model, version, fallback=champion, timeout=timeout)
-        # Not the champion, where an earlier try came as far as this.
-        replaced = production.promote(version, Reason("it passed the gate", record.evidence))
+        with rollout.ServedModel(tracking, model, production).rolled(version, timeout) as example:
+            # Not the champion, where an earlier try came as far as this.
+            replaced = production.promote(version, Reason("it passed the gate", record.evidence))
     keep_training_data(tracking, declared, version, data_bucket())
     log.info("version %s of %s is in production, after version %s", version, model, replaced)
     return {"model": model, "version": version, "previous": replaced, "example": example}

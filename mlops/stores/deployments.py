@@ -46,6 +46,11 @@ class Deployment:
     def replicas(self) -> int:
         return self._read().spec.replicas or 0
 
+    def model_version(self, model: str) -> str | None:
+        """The version that the pods are to have; None where none was rolled yet, or one of another model."""
+        annotations = self._read().spec.template.metadata.annotations or {}
+        return annotations.get(VERSION_ANNOTATION) if annotations.get(MODEL_ANNOTATION) in (None, model) else None
+
     def set_model_version(self, model: str, version: str | None) -> None:
         """Starts a rollout, unless the pods have this version already. None lets them serve the alias `production`."""
         template = {"metadata": {"annotations": {VERSION_ANNOTATION: version, MODEL_ANNOTATION: version and model}}}

@@ -14,9 +14,11 @@ from mlflow.exceptions import MlflowException
 from mlops.datasets.declaration import LABEL
 from mlops.registry import rollout
 from mlops.registry.aliases import PREVIOUS, PRODUCTION, production
+from mlops.registry.promotion import Production
 from mlops.registry.record import CHAMPION, GATE, GATE_PASSED, GATE_REASONS, GATE_REFUSED, NO_CHAMPION, NOT_ASKED
 from mlops.result import EXIT_REFUSED, Failure
 from mlops.stores import deployments
+from mlops.stores.ledger import Book
 from mlops.waiting import TRANSIENT
 from tests.servers import execute
 from tests.unit import small_models, trainer_api
@@ -375,6 +377,50 @@ def test_a_promotion_that_is_tried_again_after_another_one_rolls_no_server(platf
     again = platform.as_run(platform.run_id)
     assert "came after it: nothing is done" in again.failure_of(*promote, "1", code=EXIT_REFUSED)
     assert (cluster.versions, production(platform.tracking, MODEL)) == (["1", "2", "1", "2"], "2")
+
+
+PROMOTE = ("registry", "promote", "--model", MODEL, "--version")
+
+
+def test_a_version_that_cannot_be_written_down_is_taken_back(platform, cluster, train, monkeypatch):
+    for _ in range(3):
+        platform.result_of(*deploy(train()))
+
+    def away(*_):
+        raise Failure("PostgreSQL is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Book, "append", away)
+        message = platform.as_run("one").failure_of(*PROMOTE, "1", code=EXIT_REFUSED)
+    assert message.endswith("PostgreSQL is away; the model server went back to version 3")
+    assert (cluster.version, production(platform.tracking, MODEL)) == ("3", "3")
+    with monkeypatch.context() as patch:
+        patch.setattr(Production, "_apply", away)
+        assert "went back" not in platform.as_run("another").failure_of(*PROMOTE, "1")
+    assert cluster.version == "1", "the ledger says so, and the next change gives it the alias"
+    platform.as_run("a third").result_of(*PROMOTE, "1")
+    assert production(platform.tracking, MODEL) == "1"
+
+
+def test_a_rollback_of_a_server_that_was_left_ahead_brings_it_back_to_production_and_no_further(
+    platform, cluster, train, monkeypatch
+):
+    for _ in range(3):
+        platform.result_of(*deploy(train()))
+    platform.result_of(*PROMOTE, "2")
+
+    def away(*_):
+        raise Failure("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Book, "append", away)
+        patch.setattr(Production, "decided", away)
+        message = platform.as_run("one").failure_of(*PROMOTE, "1")
+    assert "the model server is left at version 1" in message
+    message = platform.as_run("another").failure_of(*ROLLBACK, code=EXIT_REFUSED)
+    assert "left at version 1, which is not in production: it is back at version 2" in message
+    assert (cluster.version, production(platform.tracking, MODEL)) == ("2", "2")
+    assert platform.as_run("a third").result_of(*ROLLBACK)["version"] == "3"
 
 
 def test_a_missing_model_server_is_named_with_the_remedy(platform, cluster, train, monkeypatch):
