@@ -27,7 +27,7 @@ The Secret with the key <user>-password for each of Redis' users, that of `defau
 {{- define "common.redis.secretName" -}}
 {{- $redis := .root.Values.global.redis -}}
 {{- if and $redis.external.enabled (not $redis.existingSecret) -}}
-{{- $keys := ternary "keys features-password, queue-password and monitoring-password" "key redis-password" $redis.external.users -}}
+{{- $keys := ternary "keys features-password, queue-password, celery-password and monitoring-password" "key redis-password" $redis.external.users -}}
 {{- fail (printf "an external Redis needs its passwords: create a Secret with the %s and set global.redis.existingSecret to its name" $keys) -}}
 {{- end -}}
 {{- $redis.existingSecret | default (include "common.fullname" (dict "root" .root "component" "redis")) -}}
@@ -52,7 +52,7 @@ The key of that user's password in the Secret.
 {{- end -}}
 
 {{/*
-Entries of the environment of a container that comes to Redis as one of its users, `features` or `queue`; its keys are the
+Entries of the environment of a container that comes to Redis as one of its users, `features`, `queue` or `celery`; its keys are the
 fields of mlops.config.RedisSettings.
   (dict "root" $ "user" "features")
 */}}

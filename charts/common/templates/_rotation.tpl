@@ -15,7 +15,7 @@ sensor-trainer: [postgresql/sensors-password, redis/queue-password, mlflow/reade
 sensor-trainer-worker: [postgresql/sensors-password, postgresql/ledger-password, redis/queue-password, mlflow/writer-password]
 postgresql-exporter: [postgresql/monitoring-password]
 redis-exporter: [redis/monitoring-password]
-redis: [redis/redis-password, redis/features-password, redis/queue-password, redis/monitoring-password]
+redis: [redis/redis-password, redis/features-password, redis/queue-password, redis/celery-password, redis/monitoring-password]
 minio: [s3-root/access-key, s3-root/secret-key]
 {{- end -}}
 
