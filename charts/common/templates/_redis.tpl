@@ -68,8 +68,22 @@ fields of mlops.config.RedisSettings.
     secretKeyRef:
       name: {{ include "common.redis.secretName" . }}
       key: {{ include "common.redis.passwordKey" . }}
-{{- if include "common.tls.speaks" (dict "root" .root "component" "redis") }}
+{{- with include "common.redis.ca" . }}
 - name: MAESTRO_REDIS_CA
-  value: {{ include "common.tls.ca" . }}
+  value: {{ . }}
 {{- end }}
+{{- end -}}
+
+{{/*
+The file with which clients verify Redis, or nothing where it speaks no TLS. One elsewhere is verified by the authorities that
+the system knows.
+  (dict "root" $)
+*/}}
+{{- define "common.redis.ca" -}}
+{{- $external := .root.Values.global.redis.external -}}
+{{- if include "common.tls.speaks" (dict "root" .root "component" "redis") -}}
+{{- include "common.tls.ca" . -}}
+{{- else if and $external.enabled $external.tls -}}
+/etc/ssl/certs/ca-certificates.crt
+{{- end -}}
 {{- end -}}

@@ -1,6 +1,6 @@
 {{/*
 The HorizontalPodAutoscaler of a Deployment, or nothing.
-  (dict "root" $ "component" "feast" "values" .Values "metric" "spec.metrics as text")
+  (dict "root" $ "component" "feast" "values" .Values "metric" "spec.metrics as text" "behavior" "spec.behavior as text")
 Without a metric the CPU that the pods use of what they request. "path" "worker." for the message, of values below worker.
 */}}
 {{- define "common.autoscaler" -}}
@@ -29,6 +29,10 @@ spec:
           type: Utilization
           averageUtilization: {{ $scaling.targetCPUUtilizationPercentage }}
     {{- end }}
+  {{- with .behavior }}
+  behavior:
+    {{- . | nindent 4 }}
+  {{- end }}
 {{- end -}}
 {{- end -}}
 
