@@ -335,6 +335,7 @@ PROBES: dict[str, dict[str, Probe]] = {
     "scheduler": LOOP,
     "dag-processor": LOOP,
     "triggerer": LOOP,
+    "celery": LOOP,  # of a worker of Airflow
     "prometheus": health("/-/ready", startup_failures=600) | {"livenessProbe": ("http /-/healthy", *PATIENT)},
     "alertmanager": small("http", "/-/ready", "/-/healthy"),
     "pushgateway": small("http", "/-/ready", "/-/healthy"),

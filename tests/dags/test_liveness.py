@@ -8,7 +8,7 @@ import pytest
 from airflow.jobs.job import Job
 
 from mlops.airflow.internals import liveness
-from mlops.airflow.internals.liveness import LIMIT, Beats, note_jobs, note_worker, serve
+from mlops.airflow.internals.liveness import LIMIT, Beats, note_jobs, serve
 from tests.processes import free_ports
 
 

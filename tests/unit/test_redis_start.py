@@ -59,13 +59,30 @@ KEYS = {"default": "any", "features": "entity:maestro", "queue": "rq:queue:train
 ALLOWED: dict[str, list[tuple[str, ...]]] = {
     "features": [("HSET", KEYS["features"], "f", "1"), ("HGET", KEYS["features"], "f"), ("SCAN", "0")],
     "queue": [("RPUSH", KEYS["queue"], "x"), ("LRANGE", KEYS["queue"], "0", "1"), ("PUBLISH", "rq:pubsub:x", "x")],
-    "celery": [("SELECT", "1"), ("LPUSH", KEYS["celery"], "x"), ("RPOP", KEYS["celery"]), ("PUBLISH", "airflow:x", "x")],
+    "celery": [
+        ("SELECT", "1"),
+        ("LPUSH", KEYS["celery"], "x"),
+        ("RPOP", KEYS["celery"]),
+        ("PUBLISH", "airflow:x", "x"),
+    ],
     "monitoring": [("INFO",), ("SLOWLOG", "LEN")],
 }
 REFUSED: dict[str, list[tuple[str, ...]]] = {
     "features": [*ALLOWED["queue"], *ALLOWED["celery"], ("SET", "other", "x"), ("SELECT", "1"), ("SLOWLOG", "LEN")],
-    "queue": [*ALLOWED["features"], *ALLOWED["celery"][1:], ("SET", "other", "x"), ("DBSIZE",), ("EVAL", "return redis.call('get','x')", "0")],
-    "celery": [*ALLOWED["features"], *ALLOWED["queue"], ("SET", "other", "x"), ("SUBSCRIBE", "rq:pubsub:x"), ("DBSIZE",)],
+    "queue": [
+        *ALLOWED["features"],
+        *ALLOWED["celery"][1:],
+        ("SET", "other", "x"),
+        ("DBSIZE",),
+        ("EVAL", "return redis.call('get','x')", "0"),
+    ],
+    "celery": [
+        *ALLOWED["features"],
+        *ALLOWED["queue"],
+        ("SET", "other", "x"),
+        ("SUBSCRIBE", "rq:pubsub:x"),
+        ("DBSIZE",),
+    ],
     "monitoring": [*ALLOWED["features"], *ALLOWED["queue"], ("SLOWLOG", "GET"), ("MONITOR",), ("GET", "x")],
 }
 OF_ADMINISTRATION = [

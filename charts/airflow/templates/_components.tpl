@@ -2,8 +2,8 @@
 The Deployment of an Airflow component up to its init containers, of which the first waits for the setup Job. More may
 follow, then the containers and airflow.volumes.
   (dict "root" $ "component" "airflow-scheduler" "values" .Values.scheduler "grace" 120 "awaits" "airflow-settings"
-        "startsPods" true "strategy" "Recreate" "role" "airflow-worker" "reads" (list "redis/celery-password")), without
-  "awaits" and what follows one that waits for the schema, and rolls
+        "startsPods" true "strategy" "Recreate" "role" "airflow-worker" "reads" (list "redis/celery-password")
+        "account" "airflow-scheduler"), without "awaits" and what follows one that waits for the schema, and rolls
 values: beside replicas, where its pods run, if not where all of Airflow does.
 */}}
 {{- define "airflow.deployment" -}}
@@ -16,7 +16,7 @@ values: beside replicas, where its pods run, if not where all of Airflow does.
         checksum/pods: {{ include (print .root.Template.BasePath "/pods/configmap.yaml") .root | sha256sum }}
         {{- end }}
     spec:
-      serviceAccountName: {{ include "common.fullname" (dict "root" .root "component" "airflow") }}
+      serviceAccountName: {{ include "common.fullname" (dict "root" .root "component" (.account | default "airflow")) }}
       {{- include "common.podDefaults" (dict "root" .root "component" .component "values" (include "airflow.placement" . | fromYaml)) | nindent 6 }}
       terminationGracePeriodSeconds: {{ .grace }}
       initContainers:
@@ -38,11 +38,11 @@ Where the pods of a component run: what its values say, and of the rest those of
 {{/*
 The container of an Airflow component. Its ports, probes and the like follow.
   (dict "root" $ "name" "triggerer" "args" (list "celery" "worker") "values" .Values.triggerer "token" true "dags" false "loop" true)
-args: the words after `airflow` where they are more than its name.
+container: what it is called where that is not its name. args: the words after `airflow` where they are more than its name.
 loop: whether its loop is probed, with airflow.livenessPort among its ports and airflow.loopProbes.
 */}}
 {{- define "airflow.container" -}}
-- name: {{ .name }}
+- name: {{ .container | default .name }}
   {{- include "common.containerImage" (dict "root" .root "image" "airflow") | nindent 2 }}
   args: {{ prepend (.args | default (list .name)) "airflow" | toJson }}
   env:

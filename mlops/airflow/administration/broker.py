@@ -1,4 +1,4 @@
-"""What Celery is told beside airflow.cfg ([celery] celery_config_options): as whom it comes to Redis, and its place there.
+"""What Celery is told beside airflow.cfg ([celery] celery_config_options): as whom it comes to Redis, and where in it.
 
 airflow.cfg has the address without user and password, which come from the environment. So any character may be in a
 password, and no file and no argument shows it.
@@ -12,11 +12,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from airflow.providers.celery.executors.default_celery import DEFAULT_CELERY_CONFIG
-from sqlalchemy.pool import NullPool
 
 from mlops.config import RedisSettings
 
-# What all keys and channels begin with that Celery has in Redis: those that its user may use (images/redis/redis-start).
+# What all keys and channels of Celery in Redis begin with: those that its user may use (images/redis/redis-start).
 PREFIX = "airflow:"
 
 
@@ -26,6 +25,8 @@ def config(told: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str,
     Whoever is told of no Redis, as what only asks which executor there is, gets an address at which nobody is let in. A
     broker of one's own, with a user in its address or another scheme, is left as it is.
     """
+    from sqlalchemy.pool import NullPool
+
     address = urlsplit(told["broker_url"])
     if address.username is not None or address.scheme not in ("redis", "rediss"):
         return dict(told)

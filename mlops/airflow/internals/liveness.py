@@ -1,8 +1,9 @@
 """Whether this process of Airflow goes on, for the kubelet: its loop, and not what it stands on.
 
 Scheduler, DAG processor and triggerer beat once in their loop (airflow.jobs.job.Job.heartbeat), which Airflow notes in
-its database; a worker of Celery beats in its loop, which tells the other workers. Here it is noted in the process itself and told over HTTP: the probe starts no program, takes no
-connection, and does not mistake a database or a broker that is away, which no restart would cure, for a loop that hangs.
+its database; a worker of Celery beats in its loop, which tells the other workers. Here it is noted in the process
+itself and told over HTTP: the probe starts no program, takes no connection, and does not mistake a database or a broker
+that is away, which no restart would cure, for a loop that hangs.
 """
 
 from __future__ import annotations
