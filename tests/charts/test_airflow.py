@@ -440,13 +440,13 @@ def test_the_broker_is_where_the_one_place_says_and_is_verified_where_it_speaks_
     external = {"enabled": True, "host": "redis.example.com", "port": 6380, "users": True}
     elsewhere = {"redis": {"external": external, "existingSecret": "ours"}}
     for shared, database, address, authority in (
-        ({}, 1, "redis://maestro-redis:6379/1", ""),
-        ({"tls": {"enabled": True}}, 1, "rediss://maestro-redis:6379/1", "/etc/tls-ca/ca.crt"),
+        ({}, 2, "redis://maestro-redis:6379/2", ""),
+        ({"tls": {"enabled": True}}, 2, "rediss://maestro-redis:6379/2", "/etc/tls-ca/ca.crt"),
         (elsewhere, 0, "redis://redis.example.com:6380/0", ""),
         (
             {"redis": {**elsewhere["redis"], "external": {**external, "tls": True}}},
-            2,
-            "rediss://redis.example.com:6380/2",
+            3,
+            "rediss://redis.example.com:6380/3",
             "/etc/ssl/certs/ca-certificates.crt",
         ),
     ):
@@ -624,7 +624,7 @@ def test_pods_of_a_component_are_spread_over_nodes_and_zones_unless_values_say_o
         ),
         (
             CELERY | {"config": {"core": {"default_task_execution_timeout": "7200"}}},
-            "Set config.celery_broker_transport_options.visibility_timeout above 7200",
+            "set config.celery_broker_transport_options.visibility_timeout above 7200",
         ),
         (CELERY | {"taskSizes": {"large": {"queue": "lage"}}}, 'taskSizes.large.queue is "lage" and no worker takes'),
         (CELERY | {"workers": {"queue": "other"}}, 'no worker takes tasks from the queue "default"'),

@@ -23,7 +23,7 @@ from tests.servers import PASSWORD, ROOT, Redis, new_database
 pytestmark = pytest.mark.timeout(900)  # five processes of Airflow, on a machine that does much else
 
 VALUES = {"executor": "CeleryExecutor", "config": {"celery": {"worker_concurrency": "1"}}}
-DATABASE = 1
+DATABASE = 2
 # A task says where it runs and waits until it may end.
 DAG = """
 import os, time
