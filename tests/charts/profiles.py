@@ -41,7 +41,7 @@ EVERYTHING: dict[str, Any] = {
         "taskSizes": {"large": {"queue": "large"}},
         "workers": {
             "hpa": {"enabled": True},
-            "sets": {"large": {"queue": "large", "hpa": {"enabled": False}, "keda": {"enabled": True}}},
+            "sets": {"large": {"queue": "large", "hpa": {"enabled": False}}},
         },
     },
     "postgresql": {"conf": {"max_connections": 1000}},

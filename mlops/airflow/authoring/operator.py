@@ -250,6 +250,7 @@ def task_pods(
         execution_timeout=timeout,
         pool=pool,
         max_active_tis_per_dagrun=at_once,
+        **_queue_of(size),
     ).expand(arguments=of.output.concat().map(arguments))
 
 
