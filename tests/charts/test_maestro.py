@@ -254,6 +254,13 @@ def test_schemas_and_reference_are_those_that_the_comments_make() -> None:
     assert made.returncode == 0, made.stderr
 
 
+CELERY = {"airflow": {"executor": "CeleryExecutor"}}
+
+
+def workers(**values: Any) -> dict[str, Any]:
+    return {"airflow": {"executor": "CeleryExecutor", "workers": values}}
+
+
 GRAFANA = {"monitoring": {"grafana": {"enabled": True, "image": "grafana:1"}}}
 MAIL = {"global": {"notifications": {"mail": {"host": "smtp.example.com", "existingSecret": "x"}}}}
 # A value that is rendered only together with another.
@@ -285,10 +292,13 @@ NEEDS: dict[str, dict[str, Any]] = {
     "monitoring.enabled": SILENT,
     "monitoring.grafana": GRAFANA,
     "global.services.grafana": GRAFANA,
-    "airflow.workers.replicas": {"airflow": {"executor": "CeleryExecutor"}},
-    "airflow.workers.keda": {"airflow": {"executor": "CeleryExecutor", "workers": {"keda": {"enabled": True}}}},
-    "airflow.workers.hpa": {"airflow": {"executor": "CeleryExecutor", "workers": {"hpa": {"enabled": True}}}},
-    "airflow.workers": {"airflow": {"executor": "CeleryExecutor"}},
+    "airflow.workers.hpa.enabled": CELERY,
+    "airflow.workers.keda.enabled": CELERY,
+    # Of a set beside those that are scaled otherwise: not both scale the same.
+    "airflow.workers.keda": workers(sets={"keda": {"hpa": {"enabled": False}, "keda": {"enabled": True}}}),
+    "airflow.workers.hpa": workers(hpa={"enabled": True}),
+    "airflow.workers.replicas": workers(sets={"fixed": {"hpa": {"enabled": False}}}),
+    "airflow.workers": CELERY,
     "airflow.dags.persistence": {"airflow": {"dags": {"persistence": {"enabled": True}}}},
     "feast.replicas": {"feast": {"autoscaling": {"enabled": False}}},
     "modelServer.replicas": {"modelServer": {"autoscaling": {"enabled": False}}},
@@ -323,8 +333,12 @@ OTHER: dict[str, Callable[[str], Any]] = {
     "postgresql.reservedConnections": lambda _: None,  # nothing is rendered of it
     "airflow.executor": lambda _: None,  # tests/charts/test_airflow.py
     "airflow.broker.database": lambda _: 7,
+    # Less than the time after which messages go to another worker, which is none of a mark.
+    "airflow.workers.terminationGracePeriodSeconds": lambda _: 601,
+    "airflow.config.celery_broker_transport_options.visibility_timeout": lambda _: "3601",
+    "airflow.workers.queue": lambda mark: f"default,{mark}",
     "airflow.workers.hpa.metrics": lambda mark: [{"type": mark}],
-    "airflow.workers.sets": lambda mark: {"other": {"queue": mark}},
+    "airflow.workers.sets": lambda mark: {mark: {}},
     "airflow.logs.format": lambda _: "json",
     "airflow.statsd": lambda _: None,  # is refused
     "airflow.dags.persistence.accessMode": lambda _: "ReadWriteOnce",

@@ -230,12 +230,13 @@ OTHER_WORKERS: dict[str, tuple[Callable[[Object, Object], object], str]] = {
     ),
     "a whole Secret": (lambda _, c: c.update(envFrom=[{"secretRef": {"name": "maestro-minio"}}]), "envFrom"),
     "Airflow's key": (lambda _, c: c["env"].append(told_of("maestro-airflow", "fernet-key")), "template names"),
-    "a Secret as a volume": (volume(secret={"secretName": "maestro-airflow"}), "none of a Secret"),
+    "a Secret as a volume": (volume(secret={"secretName": "maestro-airflow"}), "no volumes but"),
     "a projected Secret": (
         volume(projected={"sources": [{"secret": {"name": "maestro-airflow"}}]}),
-        "none of a Secret",
+        "no volumes but",
     ),
-    "the node's files": (volume(hostPath={"path": "/"}), "no volume of its node|PodSecurity"),
+    "a store's volume": (volume(persistentVolumeClaim={"claimName": "data-maestro-minio-0"}), "no volumes but"),
+    "the node's files": (volume(hostPath={"path": "/"}), "no volumes but|PodSecurity"),
     "a node": (lambda s, _: s.update(nodeName="node"), "nothing of its node"),
 }
 
@@ -264,7 +265,8 @@ def test_the_scheduler_makes_labels_and_deletes_pods_of_workers_and_no_others(ku
     namespace.create({**worker, "metadata": {"name": "store", "labels": {"app.kubernetes.io/component": "redis"}}})
     adopted = {"metadata": {"labels": {"airflow-worker": "2"}}}
     call(scheduler, "PATCH", namespace.path("pods/worker"), adopted)
-    image = {"spec": {"containers": [{"name": "base", "image": "x"}]}}
+    there = call(scheduler, "GET", namespace.path("pods/worker"))
+    image = {"spec": {"containers": [{**there["spec"]["containers"][0], "image": "x"}]}}
     as_worker = {"metadata": {"labels": {"app.kubernetes.io/component": "airflow-worker"}}}
     for name, method, body in (
         ("worker", "PATCH", image),
