@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 import redis
+from celery import Celery
 from sqlalchemy.engine import make_url
 
-from mlops.airflow.administration.broker import PREFIX
+from mlops.airflow.administration.broker import PREFIX, config
 from mlops.airflow.internals import liveness
 from tests.charts.conftest import environment, find, render
 from tests.processes import answers, eventually, free_ports, is_healthy, running
 from tests.servers import PASSWORD, ROOT, Redis, new_database
 
-pytestmark = pytest.mark.timeout(900)  # five processes of Airflow, on a machine that does much else
+pytestmark = pytest.mark.timeout(1800)  # five processes of Airflow, on a machine that does much else
 
 VALUES = {"executor": "CeleryExecutor", "config": {"celery": {"worker_concurrency": "1"}}}
 DATABASE = 2
@@ -104,6 +105,11 @@ class Scene:
 
     def let_end(self, task: str) -> None:
         (self.folder / f"{task}.may-end").touch()
+
+    def celery(self) -> Celery:
+        """Who asks workers, as Airflow does to revoke what is queued for too long."""
+        told = {"broker_url": self.told["AIRFLOW__CELERY__BROKER_URL"], "broker_transport_options": {}}
+        return Celery(config_source=config(told, self.told))
 
     @contextmanager
     def worker(self, name: str) -> Iterator["subprocess.Popen[bytes]"]:
@@ -213,6 +219,7 @@ def test_a_worker_that_is_told_to_end_ends_the_task_that_it_has_and_leaves_what_
 ) -> None:
     assert "AIRFLOW__CORE__FERNET_KEY" not in environment(container()), "it reads nothing that is encrypted"
     with scene.worker("one") as one:
+        eventually(lambda: len(scene.celery().control.ping(timeout=5)) == 1)
         send(scheduler, "first")
         eventually(lambda: scene.said("first.began") == "one")
         one.send_signal(signal.SIGTERM)

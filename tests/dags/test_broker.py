@@ -5,7 +5,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from sqlalchemy.pool import NullPool
 
-from mlops.airflow.administration.broker import PREFIX, config
+from mlops.airflow.administration.broker import FANOUT_PREFIX, PREFIX, config
 
 TOLD = {"broker_url": "redis://redis:6379/2", "broker_transport_options": {"visibility_timeout": 60}}
 REDIS = {
@@ -24,7 +24,11 @@ def test_any_password_comes_through_and_the_place_stays() -> None:
 
 def test_what_airflow_says_stays_and_the_prefix_is_added() -> None:
     made = config(TOLD, REDIS)
-    assert made["broker_transport_options"] == {"visibility_timeout": 60, "global_keyprefix": PREFIX}
+    assert made["broker_transport_options"] == {
+        "visibility_timeout": 60,
+        "global_keyprefix": PREFIX,
+        "fanout_prefix": FANOUT_PREFIX,
+    }
     assert made["database_engine_options"] == {"poolclass": NullPool}
     assert "broker_use_ssl" not in made
 

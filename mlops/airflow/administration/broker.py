@@ -17,6 +17,9 @@ from mlops.config import RedisSettings
 
 # What all keys and channels of Celery in Redis begin with: those that its user may use (images/redis/redis-start).
 PREFIX = "airflow:"
+# And what its channels go on with. kombu's own has the number of the database in it, of which the list of rights knows
+# nothing; that it begins with a slash and ends with a dot is how kombu tells it from the channel's name.
+FANOUT_PREFIX = "/fanout."
 
 
 def config(told: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -31,7 +34,8 @@ def config(told: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str,
     if address.username is not None or address.scheme not in ("redis", "rediss"):
         return dict(told)
     made = dict(told)
-    made["broker_transport_options"] = {**told["broker_transport_options"], "global_keyprefix": PREFIX}
+    ours = {"global_keyprefix": PREFIX, "fanout_prefix": FANOUT_PREFIX}
+    made["broker_transport_options"] = {**told["broker_transport_options"], **ours}
     # What became of a message is written by one statement, and a connection that is kept would be one for each process
     # of each worker.
     made["database_engine_options"] = {**told.get("database_engine_options", {}), "poolclass": NullPool}
