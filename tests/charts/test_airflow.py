@@ -515,6 +515,7 @@ def test_the_query_of_keda_counts_what_waits_and_runs_in_the_queues(queues: str,
     objects = airflow({**values, "workers": {"queue": queues, "keda": {"enabled": True}}})
     (trigger,) = find(objects, "ScaledObject", "maestro-airflow-worker")["spec"]["triggers"]
     database = new_database(postgresql)
+    rows: list[tuple[str | None, str]]
     rows = [("queued", "default"), ("running", "default"), ("running", "default"), ("deferred", "default")]
     rows += [("queued", "urgent"), ("queued", "urgent"), ("success", "default"), (None, "default"), ("queued", "other")]
     with psycopg.connect(database) as connection:

@@ -186,7 +186,7 @@ def test_a_size_with_a_queue_sends_its_tasks_there_and_others_where_they_went(mo
     monkeypatch.setenv(QUEUES, json.dumps({"large": "heavy"}))
     with DAG(dag_id="d", schedule=None):
         sizes = PodTask(task_id="sizes", arguments=["true"])
-        told = {
+        told: dict[str, Any] = {
             "large": PodTask(task_id="a", arguments=["true"], size="large"),
             "small": PodTask(task_id="b", arguments=["true"]),
             "of its own": PodTask(task_id="c", arguments=["true"], size="large", queue="mine"),
