@@ -631,7 +631,7 @@ def test_pods_of_a_component_are_spread_over_nodes_and_zones_unless_values_say_o
         (CELERY | {"workers": {"queue": "other"}}, 'no worker takes tasks from the queue "default"'),
         (
             CELERY | {"workers": {"hpa": {"enabled": True, "minReplicaCount": 21}}},
-            "minReplicas is 21 and maxReplicas is 20",
+            "workers.hpa.minReplicaCount is 21 and maxReplicaCount is 20",
         ),
         (COMBINED | {"apiServer": {"replicas": 2}}, "set scheduler.withApiServer to false or apiServer.replicas to 1"),
         ({"scheduler": {"withApiServer": True, "replicas": 2}}, "set scheduler.withApiServer to false"),

@@ -1,6 +1,6 @@
 {{/*
 The workers of CeleryExecutor, as YAML: by component the values of each set, those of `workers` with what workers.sets says
-of it, and whether it is scaled. Nothing for the other executors.
+of it, whether it is scaled, and what values call it. Nothing for the other executors.
   (dict "values" .Values), those of this chart
 */}}
 {{- define "airflow.workerSets" -}}
@@ -14,6 +14,7 @@ of it, and whether it is scaled. Nothing for the other executors.
 {{- $scaler := ternary $values.hpa $values.keda $values.hpa.enabled -}}
 {{- $scaling := dict "enabled" $scaler.enabled "minReplicas" $scaler.minReplicaCount "maxReplicas" $scaler.maxReplicaCount -}}
 {{- $_ := set $values "autoscaling" $scaling -}}
+{{- $_ = set $values "path" (eq $component "airflow-worker" | ternary "workers" (printf "workers.sets.%s" (trimPrefix "airflow-worker-" $component))) -}}
 {{- end -}}
 {{- toYaml $sets -}}
 {{- end -}}
@@ -27,14 +28,12 @@ Ends the rendering where values of workers contradict each other, with the remed
 {{- $queues := list -}}
 {{- $visible := int (dig "celery_broker_transport_options" "visibility_timeout" 86400 .values.config) -}}
 {{- range $component, $set := include "airflow.workerSets" . | fromYaml -}}
-{{- $at := $component | trimPrefix "airflow-worker" | trimPrefix "-" -}}
-{{- $path := ternary (printf "workers.sets.%s" $at) "workers" (ne $at "") -}}
 {{- $queues = concat $queues (splitList "," $set.queue) -}}
 {{- if and $set.hpa.enabled $set.keda.enabled -}}
-{{- fail (printf "%s has hpa and keda, which would each scale the same pods: set hpa.enabled or keda.enabled to false" $path) -}}
+{{- fail (printf "%s has hpa and keda, which would each scale the same pods: set hpa.enabled or keda.enabled to false" $set.path) -}}
 {{- end -}}
 {{- if ge (int $set.terminationGracePeriodSeconds) $visible -}}
-{{- fail (printf "%s.terminationGracePeriodSeconds is %d and a message that nobody acknowledged for %d s is given to another worker: while a worker still ends its tasks they would be handed on. Set config.celery_broker_transport_options.visibility_timeout above %d" $path (int $set.terminationGracePeriodSeconds) $visible (int $set.terminationGracePeriodSeconds)) -}}
+{{- fail (printf "%s.terminationGracePeriodSeconds is %d and a message that nobody acknowledged for %d s is given to another worker: while a worker still ends its tasks they would be handed on. Set config.celery_broker_transport_options.visibility_timeout above %d" $set.path (int $set.terminationGracePeriodSeconds) $visible (int $set.terminationGracePeriodSeconds)) -}}
 {{- end -}}
 {{- end -}}
 {{- $longest := int (dig "core" "default_task_execution_timeout" 0 .values.config) -}}
