@@ -141,8 +141,10 @@ export: $(VENV)/ready ## Write a version's files into the data bucket: MODEL=...
 	$(PYTHON) -m infrastructure.models export
 
 dags: ## Copy dags/ into the running release, until its pods are replaced
-	for part in dag-processor scheduler; do \
-	  tar -C $(DAGS) --exclude __pycache__ -cf - $$(ls $(DAGS)) | kubectl --namespace $(NAMESPACE) exec -i deployment/$(RELEASE)-airflow-$$part -c $$part -- tar -C /opt/maestro/dags -xf -; \
+	selector='app.kubernetes.io/instance=$(RELEASE),app.kubernetes.io/name=airflow,app.kubernetes.io/component notin (airflow-api-server,airflow-triggerer,airflow-setup,airflow-test)'; \
+	for pod in $$(kubectl --namespace $(NAMESPACE) get pods --selector "$$selector" --field-selector status.phase=Running \
+	  --output jsonpath='{range .items[*]}{.metadata.name}/{.spec.containers[0].name} {end}'); do \
+	  tar -C $(DAGS) --exclude __pycache__ -cf - $$(ls $(DAGS)) | kubectl --namespace $(NAMESPACE) exec -i $${pod%/*} -c $${pod#*/} -- tar -C /opt/maestro/dags -xf -; \
 	done
 
 check: ## Check every service of the installed platform

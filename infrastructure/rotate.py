@@ -232,7 +232,7 @@ ROTATIONS: Mapping[str, Rotation] = {
     },
     "postgresql": Rotation("postgresql", "postgres-password", tell=alter_role("postgres"), last="postgresql"),
     "redis": _redis("default", "redis-password"),
-    **{f"redis-{user}": _redis(user, f"{user}-password") for user in ("features", "queue", "monitoring")},
+    **{f"redis-{user}": _redis(user, f"{user}-password") for user in ("features", "queue", "celery", "monitoring")},
     "minio": Rotation("minio", "root-password"),
     **{f"minio-{user}": _store_user(user) for user in ("airflow", "mlflow", "feast", "serving", "tasks", "features")},
     **{f"mlflow-{user}": Rotation("mlflow", f"{user}-password") for user in ("writer", "reader")},

@@ -34,7 +34,7 @@ PASSWORD = "a,pass=word with anything"
 KEEPER = Path(__file__).with_name("keeper.py")
 MLFLOW_PLUGIN = Path(__file__).parents[1] / "images/mlflow"  # on Python's path in the image
 REDIS_START = Path(__file__).parents[1] / "images/redis/redis-start"
-REDIS_PASSWORDS = ("REDISCLI_AUTH", "FEATURES_PASSWORD", "QUEUE_PASSWORD", "MONITORING_PASSWORD")
+REDIS_PASSWORDS = ("REDISCLI_AUTH", "FEATURES_PASSWORD", "QUEUE_PASSWORD", "CELERY_PASSWORD", "MONITORING_PASSWORD")
 
 
 class Server(AbstractContextManager):

@@ -32,8 +32,13 @@ _FORMER_NAMES = {
 }
 # The components that clear tasks, two of them by the command line.
 _CLEARING = ("api-server", "scheduler", "tasks", "dags")
-# The components whose loop the kubelet asks for.
-_BEATING = ("scheduler", "dag-processor", "triggerer")
+# The components whose loop the kubelet asks for, and what notes its beats.
+_BEATING = {
+    "scheduler": "note_jobs",
+    "dag-processor": "note_jobs",
+    "triggerer": "note_jobs",
+    "celery": "note_worker",
+}
 
 
 class MaestroPlugin(AirflowPlugin):
@@ -62,7 +67,7 @@ class MaestroPlugin(AirflowPlugin):
         if started in _BEATING:
             from mlops.airflow.internals import liveness
 
-            liveness.watch()
+            liveness.watch(getattr(liveness, _BEATING[started]))
         for module in _MODULES.get(started, ()):
             importlib.import_module(module)
         if started == "triggerer":

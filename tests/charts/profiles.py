@@ -37,11 +37,19 @@ EVERYTHING: dict[str, Any] = {
     "airflow": {
         **{component: {"replicas": 2} for component in ("apiServer", "scheduler", "dagProcessor", "triggerer")},
         "dags": {"persistence": {"enabled": True}},
+        "executor": "CeleryExecutor",
+        "taskSizes": {"large": {"queue": "large"}},
+        "workers": {
+            "hpa": {"enabled": True},
+            "sets": {"large": {"queue": "large", "hpa": {"enabled": False}}},
+        },
     },
+    "postgresql": {"conf": {"max_connections": 1000}},
 }
 PROFILES: dict[str, dict[str, Any]] = {
     "default": {},
     "minikube": yaml.safe_load((ROOT / "charts/maestro/values-minikube.yaml").read_text()),
+    "prod": yaml.safe_load((ROOT / "charts/maestro/values-prod.yaml").read_text()),
     "everything": EVERYTHING,
 }
 

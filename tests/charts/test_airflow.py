@@ -2,6 +2,7 @@
 
 import base64
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -10,18 +11,27 @@ from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
+import psycopg
 import pytest
 import yaml
+from airflow.providers.celery.get_provider_info import get_provider_info as celery_provider
+from airflow.providers.cncf.kubernetes.get_provider_info import get_provider_info as kubernetes_provider
 
+from mlops.airflow.authoring.operator import QUEUES
 from mlops.airflow.guard import LIMITS
 from mlops.airflow.internals import liveness
 from mlops.masking import SECRETS
-from tests.charts.conftest import ROOT, Object, Refused, containers, environment, find, render
+from tests.charts.conftest import ROOT, Object, Refused, containers, environment, find, render, unrestricted
+from tests.charts.network import Network, Pod, Port
 from tests.charts.profiles import platform as platform_of
+from tests.servers import new_database
 
 AIRFLOW = Path(next(iter(importlib.util.find_spec("airflow").submodule_search_locations)))
 SLACK = {"global": {"notifications": {"slackWebhookSecret": "slack"}}}
 COMBINED = {"scheduler": {"withApiServer": True}}
+CELERY = {"executor": "CeleryExecutor"}
+KUBERNETES = {"executor": "KubernetesExecutor"}
 
 
 def airflow(values: dict[str, Any] | None = None) -> list[Object]:
@@ -68,6 +78,9 @@ def setup_container(objects: list[Object]) -> Object:
 
 def test_every_setting_of_airflow_cfg_is_one_that_airflow_knows() -> None:
     known = yaml.safe_load((AIRFLOW / "config_templates/config.yml").read_text())
+    known |= celery_provider()["config"] | kubernetes_provider()["config"]
+    # What Airflow hands to kombu as it is.
+    known["celery_broker_transport_options"]["options"] |= {"visibility_timeout": {}}
     parser = cfg(airflow())
     unknown = [
         f"[{section}] {key}"
@@ -400,13 +413,226 @@ def test_where_values_say_so_no_metrics_are_sent_or_looked_for() -> None:
     assert "statsd" not in str(find(objects, "Pod", "maestro-airflow-test")["spec"]["containers"])
 
 
+# Executors
+
+
+def test_only_celery_has_workers_and_only_it_has_a_broker() -> None:
+    for values in ({}, KUBERNETES):
+        objects = airflow(values)
+        assert "maestro-airflow-worker" not in {entry["metadata"]["name"] for entry in objects if "spec" in entry}
+        told = environment(container("scheduler", template_of("scheduler", objects)["spec"]))
+        assert not [name for name in told if name.startswith("MAESTRO_REDIS")]
+    objects = airflow(CELERY)
+    assert cfg(objects)["core"]["executor"] == "CeleryExecutor"
+    assert deployment("worker", objects)["spec"]["replicas"] == 3
+    for part, name in (("scheduler", "scheduler"), ("worker", "celery")):
+        told = environment(container(name, template_of(part, objects)["spec"]))
+        assert told["MAESTRO_REDIS_USERNAME"] == "celery"
+        assert told["MAESTRO_REDIS_PASSWORD"]["secretKeyRef"] == {"name": "maestro-redis", "key": "celery-password"}
+
+
+def test_a_worker_reads_nothing_that_is_encrypted_and_signs_nothing() -> None:
+    told = environment(container("celery", template_of("worker", airflow(CELERY))["spec"]))
+    assert not {"AIRFLOW__CORE__FERNET_KEY", "AIRFLOW__API_AUTH__JWT_SECRET"} & told.keys()
+
+
+def test_the_broker_is_where_the_one_place_says_and_is_verified_where_it_speaks_tls() -> None:
+    external = {"enabled": True, "host": "redis.example.com", "port": 6380, "users": True}
+    elsewhere = {"redis": {"external": external, "existingSecret": "ours"}}
+    for shared, database, address, authority in (
+        ({}, 2, "redis://maestro-redis:6379/2", ""),
+        ({"tls": {"enabled": True}}, 2, "rediss://maestro-redis:6379/2", "/etc/tls-ca/ca.crt"),
+        (elsewhere, 0, "redis://redis.example.com:6380/0", ""),
+        (
+            {"redis": {**elsewhere["redis"], "external": {**external, "tls": True}}},
+            3,
+            "rediss://redis.example.com:6380/3",
+            "/etc/ssl/certs/ca-certificates.crt",
+        ),
+    ):
+        celery = cfg(airflow({**CELERY, "broker": {"database": database}, "global": shared}))["celery"]
+        assert celery["broker_url"] == address
+        assert celery["ssl_cacert"] == authority or (authority and celery["ssl_cacert"].endswith("/ca.crt"))
+        assert celery.getboolean("ssl_active") == bool(authority)
+
+
+def test_a_worker_has_as_long_to_end_as_values_say_and_less_than_its_messages_wait() -> None:
+    objects = airflow({**CELERY, "workers": {"terminationGracePeriodSeconds": 900}})
+    grace = template_of("worker", objects)["spec"]["terminationGracePeriodSeconds"]
+    assert grace == 900
+    assert int(cfg(objects)["celery_broker_transport_options"]["visibility_timeout"]) > grace
+
+
+def test_a_size_with_a_queue_has_workers_of_its_own_that_take_from_it() -> None:
+    large = {"queue": "large", "replicas": 1, "nodeSelector": {"pool": "large"}, "priorityClassName": "high"}
+    objects = airflow({**CELERY, "taskSizes": {"large": {"queue": "large"}}, "workers": {"sets": {"large": large}}})
+    spec = template_of("worker-large", objects)["spec"]
+    assert deployment("worker-large", objects)["spec"]["replicas"] == 1
+    assert (spec["nodeSelector"], spec["priorityClassName"]) == ({"pool": "large"}, "high")
+    taken = {}
+    for part in ("worker", "worker-large"):
+        args = container("celery", template_of(part, objects)["spec"])["args"]
+        taken[part] = args[args.index("--queues") + 1]
+    assert taken == {"worker": "default", "worker-large": "large"}
+    reader = environment(container("dag-processor", template_of("dag-processor", objects)["spec"]))
+    assert json.loads(reader[QUEUES]) == {"large": "large"}
+    assert "queue" not in platform_of(objects).sizes["large"], "Kubernetes would refuse it"
+
+
+def test_workers_are_scaled_by_what_they_use_or_by_the_tasks_that_there_are() -> None:
+    scaled = airflow({**CELERY, "workers": {"hpa": {"enabled": True}}})
+    by_use = find(scaled, "HorizontalPodAutoscaler", "maestro-airflow-worker")["spec"]
+    assert (by_use["minReplicas"], by_use["maxReplicas"]) == (3, 20)
+    assert {metric["resource"]["name"] for metric in by_use["metrics"]} == {"cpu", "memory"}
+    assert by_use["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 300
+    by_tasks = airflow({**CELERY, "workers": {"keda": {"enabled": True}, "queue": "default,urgent"}})
+    scaler = find(by_tasks, "ScaledObject", "maestro-airflow-worker")["spec"]
+    assert (scaler["minReplicaCount"], scaler["maxReplicaCount"]) == (3, 20)
+    (trigger,) = scaler["triggers"]
+    assert trigger["metadata"]["host"] == "maestro-postgresql.maestro", "it asks from its own namespace"
+    authentication = find(by_tasks, "TriggerAuthentication", trigger["authenticationRef"]["name"])
+    (password,) = authentication["spec"]["secretTargetRef"]
+    assert (password["name"], password["key"]) == ("maestro-postgresql", "airflow-password")
+    for objects in (scaled, by_tasks):
+        target = find(objects, "Deployment", "maestro-airflow-worker")
+        assert "replicas" not in target["spec"], "an upgrade would undo what the autoscaler said"
+    assert not [entry for entry in by_tasks if entry["kind"] == "HorizontalPodAutoscaler"], "KEDA makes its own"
+
+
+def test_keda_is_let_at_the_database_from_its_namespace_and_nobody_else_from_there() -> None:
+    labels = {"kubernetes.io/metadata.name": "scalers"}
+    values = {**CELERY, "workers": {"keda": {"enabled": True, "namespaceLabels": labels}}}
+    network = Network([*airflow(values), *render("postgresql")])
+    database = Pod("postgresql", {"app.kubernetes.io/part-of": "maestro", "app.kubernetes.io/component": "postgresql"})
+    assert network.allows(Pod("keda-operator", {}, "scalers"), database, Port(5432))
+    assert not network.allows(Pod("keda-operator", {}, "keda"), database, Port(5432))
+    assert not network.allows(Pod("keda-operator", {}, "scalers"), database, Port(22))
+
+
+@pytest.mark.parametrize("queues", ["default", "default,urgent"])
+def test_the_query_of_keda_counts_what_waits_and_runs_in_the_queues(queues: str, postgresql: str) -> None:
+    values = {**CELERY, "config": {"celery": {"worker_concurrency": "2"}}}
+    objects = airflow({**values, "workers": {"queue": queues, "keda": {"enabled": True}}})
+    (trigger,) = find(objects, "ScaledObject", "maestro-airflow-worker")["spec"]["triggers"]
+    database = new_database(postgresql)
+    rows: list[tuple[str | None, str]]
+    rows = [("queued", "default"), ("running", "default"), ("running", "default"), ("deferred", "default")]
+    rows += [("queued", "urgent"), ("queued", "urgent"), ("success", "default"), (None, "default"), ("queued", "other")]
+    with psycopg.connect(database) as connection:
+        connection.execute("create table task_instance (state text, queue text)")
+        connection.cursor().executemany("insert into task_instance values (%s, %s)", rows)
+        assert connection.execute(trigger["metadata"]["query"]).fetchone() == (2 if queues == "default" else 3,)
+
+
+def worker_pod(objects: list[Object]) -> Object:
+    pod: Object = yaml.safe_load(find(objects, "ConfigMap", "maestro-airflow-pods")["data"]["worker-template.yaml"])
+    return pod
+
+
+def test_the_pod_of_a_task_is_of_the_charts_template_and_holds_what_tasks_need_alone() -> None:
+    objects = airflow(
+        {**KUBERNETES, "workers": {"resources": {"limits": {"memory": "3Gi"}}, "nodeSelector": {"a": "b"}}}
+    )
+    pod = worker_pod(objects)
+    mounted = {volume["name"]: volume for volume in template_of("dag-processor", objects)["spec"]["volumes"]}
+    directory = cfg(objects)["kubernetes_executor"]["pod_template_file"]
+    assert directory == f"{environment(container('base', pod['spec']))['MAESTRO_POD_CONFIG']}/worker-template.yaml"
+    assert mounted["pods"]["configMap"]["name"] == "maestro-airflow-pods"
+    assert unrestricted([pod]) == []
+    kubernetes_validate.validate(pod, "1.36", strict=True)
+    told = environment(container("base", pod["spec"]))
+    assert [name for name, value in told.items() if isinstance(value, dict)] == [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+    ], "no database and no key: the api-server answers it"
+    assert pod["spec"]["nodeSelector"] == {"a": "b"}
+    assert container("base", pod["spec"])["resources"]["limits"]["memory"] == "3Gi"
+    network = Network(objects)
+    worker = Pod("worker", pod["metadata"]["labels"])
+    assert network.isolates("Ingress", worker) and network.isolates("Egress", worker)
+
+
+def test_airflow_makes_of_the_template_a_pod_that_runs_the_task(tmp_path: Path) -> None:
+    from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+
+    template = find(airflow(KUBERNETES), "ConfigMap", "maestro-airflow-pods")["data"]["worker-template.yaml"]
+    (tmp_path / "worker-template.yaml").write_text(template)
+    base = PodGenerator.deserialize_model_file(str(tmp_path / "worker-template.yaml"))
+    command = ["python", "-m", "airflow.sdk.execution_time.execute_workload"]
+    pod = PodGenerator.construct_pod(
+        dag_id="d", task_id="t", pod_id="d-t-1", try_number=1, kube_image=None, date=None, args=command,
+        pod_override_object=None, base_worker_pod=base, namespace="maestro", scheduler_job_id="1",
+    )  # fmt: skip
+    (only,) = pod.spec.containers
+    assert (only.image, only.args, only.command) == ("localhost/maestro/airflow:latest", command, None)
+    assert pod.metadata.labels["app.kubernetes.io/component"] == "airflow-worker"
+    assert {entry.name for entry in only.env} >= {"AIRFLOW_CONFIG", "AIRFLOW_IS_K8S_EXECUTOR_POD"}
+
+
+def test_who_makes_workers_pods_may_nothing_else_and_tasks_have_another_identity() -> None:
+    objects = airflow(KUBERNETES)
+    assert template_of("scheduler", objects)["spec"]["serviceAccountName"] == "maestro-airflow-scheduler"
+    assert worker_pod(objects)["spec"]["serviceAccountName"] == "maestro-airflow"
+    (rule,) = find(objects, "Role", "maestro-airflow-scheduler")["rules"]
+    assert (rule["resources"], set(rule["verbs"])) == (
+        ["pods"],
+        {"create", "get", "list", "watch", "patch", "delete"},
+    )
+    for values in ({}, CELERY):
+        assert template_of("scheduler", airflow(values))["spec"]["serviceAccountName"] == "maestro-airflow"
+
+
+def test_where_a_component_runs_its_own_values_say_and_of_the_rest_those_of_all() -> None:
+    own = {"priorityClassName": "first", "nodeSelector": {"disk": "fast"}}
+    objects = airflow({"priorityClassName": "all", "tolerations": [{"key": "a"}], "scheduler": own})
+    spec = template_of("scheduler", objects)["spec"]
+    assert (spec["priorityClassName"], spec["nodeSelector"], spec["tolerations"]) == (
+        "first",
+        {"disk": "fast"},
+        [{"key": "a"}],
+    )
+    other = template_of("triggerer", objects)["spec"]
+    assert (other["priorityClassName"], "nodeSelector" in other) == ("all", False)
+
+
+def test_pods_of_a_component_are_spread_over_nodes_and_zones_unless_values_say_otherwise() -> None:
+    spread = template_of("scheduler", airflow())["spec"]["topologySpreadConstraints"]
+    assert {each["topologyKey"] for each in spread} == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+    assert {each["whenUnsatisfiable"] for each in spread} == {"ScheduleAnyway"}, "one node is enough"
+    mine = [{"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}}]
+    for values in ({"topologySpreadConstraints": mine}, {"scheduler": {"topologySpreadConstraints": mine}}):
+        assert template_of("scheduler", airflow(values))["spec"]["topologySpreadConstraints"] == mine
+
+
 # Contradictions
 
 
 @pytest.mark.parametrize(
     ("values", "remedy"),
     [
-        ({"executor": "CeleryExecutor"}, "set executor to LocalExecutor"),
+        ({"executor": "SequentialExecutor"}, "LocalExecutor"),
+        (
+            CELERY | {"workers": {"hpa": {"enabled": True}, "keda": {"enabled": True}}},
+            "workers has hpa and keda, which would each scale the same pods: set hpa.enabled or keda.enabled to false",
+        ),
+        (
+            CELERY | {"workers": {"sets": {"large": {"queue": "large", "terminationGracePeriodSeconds": 3600}}}},
+            "workers.sets.large.terminationGracePeriodSeconds is 3600",
+        ),
+        (
+            CELERY | {"config": {"celery_broker_transport_options": {"visibility_timeout": "600"}}},
+            "Set config.celery_broker_transport_options.visibility_timeout above 600",
+        ),
+        (
+            CELERY | {"config": {"core": {"default_task_execution_timeout": "7200"}}},
+            "set config.celery_broker_transport_options.visibility_timeout above 7200",
+        ),
+        (CELERY | {"taskSizes": {"large": {"queue": "lage"}}}, 'taskSizes.large.queue is "lage" and no worker takes'),
+        (CELERY | {"workers": {"queue": "other"}}, 'no worker takes tasks from the queue "default"'),
+        (
+            CELERY | {"workers": {"hpa": {"enabled": True, "minReplicaCount": 21}}},
+            "workers.hpa.minReplicaCount is 21 and maxReplicaCount is 20",
+        ),
         (COMBINED | {"apiServer": {"replicas": 2}}, "set scheduler.withApiServer to false or apiServer.replicas to 1"),
         ({"scheduler": {"withApiServer": True, "replicas": 2}}, "set scheduler.withApiServer to false"),
         ({"dags": {"persistence": {"existingClaim": "mine"}}}, "set enabled to true or existingClaim"),

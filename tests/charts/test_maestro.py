@@ -257,6 +257,13 @@ def test_schemas_and_reference_are_those_that_the_comments_make() -> None:
     assert made.returncode == 0, made.stderr
 
 
+CELERY = {"airflow": {"executor": "CeleryExecutor"}}
+
+
+def workers(**values: Any) -> dict[str, Any]:
+    return {"airflow": {"executor": "CeleryExecutor", "workers": values}}
+
+
 GRAFANA = {"monitoring": {"grafana": {"enabled": True, "image": "grafana:1"}}}
 MAIL = {"global": {"notifications": {"mail": {"host": "smtp.example.com", "existingSecret": "x"}}}}
 # A value that is rendered only together with another.
@@ -288,6 +295,13 @@ NEEDS: dict[str, dict[str, Any]] = {
     "monitoring.enabled": SILENT,
     "monitoring.grafana": GRAFANA,
     "global.services.grafana": GRAFANA,
+    "airflow.workers.hpa.enabled": CELERY,
+    "airflow.workers.keda.enabled": CELERY,
+    # Of a set beside those that are scaled otherwise: not both scale the same.
+    "airflow.workers.keda": workers(sets={"keda": {"hpa": {"enabled": False}, "keda": {"enabled": True}}}),
+    "airflow.workers.hpa": workers(hpa={"enabled": True}),
+    "airflow.workers.replicas": workers(sets={"fixed": {"hpa": {"enabled": False}}}),
+    "airflow.workers": CELERY,
     "airflow.dags.persistence": {"airflow": {"dags": {"persistence": {"enabled": True}}}},
     "feast.replicas": {"feast": {"autoscaling": {"enabled": False}}},
     "modelServer.replicas": {"modelServer": {"autoscaling": {"enabled": False}}},
@@ -320,7 +334,14 @@ OTHER: dict[str, Callable[[str], Any]] = {
     },
     "postgresql.conf.max_connections": lambda mark: ROOMY + int(mark[1:]),
     "postgresql.reservedConnections": lambda _: None,  # nothing is rendered of it
-    "airflow.executor": lambda _: None,  # has one value so far
+    "airflow.executor": lambda _: None,  # tests/charts/test_airflow.py
+    "airflow.broker.database": lambda _: 7,
+    # Less than the time after which messages go to another worker, which is none of a mark.
+    "airflow.workers.terminationGracePeriodSeconds": lambda _: 601,
+    "airflow.config.celery_broker_transport_options.visibility_timeout": lambda _: "3601",
+    "airflow.workers.queue": lambda mark: f"default,{mark}",
+    "airflow.workers.hpa.metrics": lambda mark: [{"type": mark}],
+    "airflow.workers.sets": lambda mark: {mark: {}},
     "airflow.logs.format": lambda _: "json",
     "airflow.statsd": lambda _: None,  # is refused
     "airflow.dags.persistence.accessMode": lambda _: "ReadWriteOnce",
@@ -448,6 +469,9 @@ def connections(container: Object, cfg: configparser.ConfigParser) -> int:
         processes = [int(a.partition("=")[2]) for a in container["args"] if a.startswith("--workers=")]
         each = sum(int(told[key]) for key in STORE)
         return processes[0] * MLFLOW_STORES * each if processes else each
+    if name == "celery":
+        # One a process, which writes what became of its task, and those of the first of them at its start.
+        return cfg.getint("celery", "worker_concurrency") + 2
     if "AIRFLOW_CONFIG" in told:
         return sum(cfg.getint("database", f"sql_alchemy_{key}") for key in ("pool_size", "max_overflow"))
     if name in ("feast", "apply"):
@@ -458,10 +482,11 @@ def connections(container: Object, cfg: configparser.ConfigParser) -> int:
 def at_most(entry: Object, objects: list[Object]) -> int:
     """How many pods of a workload there are at most, while it rolls."""
     spec = entry["spec"]
+    most = {"HorizontalPodAutoscaler": "maxReplicas", "ScaledObject": "maxReplicaCount"}
     scaled = [
-        e["spec"]["maxReplicas"]
+        e["spec"][most[e["kind"]]]
         for e in objects
-        if e["kind"] == "HorizontalPodAutoscaler" and e["spec"]["scaleTargetRef"]["name"] == entry["metadata"]["name"]
+        if e["kind"] in most and e["spec"]["scaleTargetRef"]["name"] == entry["metadata"]["name"]
     ]
     rolled = entry["kind"] == "Deployment" and spec["strategy"].get("type") != "Recreate"
     return (scaled or [spec.get("replicas", 1)])[0] + rolled
@@ -542,6 +567,48 @@ def test_a_command_that_promotes_runs_as_an_account_that_there_is(enabled: bool)
 
 
 # Profiles
+
+
+def test_the_production_profile_has_two_of_what_can_have_a_second_and_workers_that_grow() -> None:
+    objects = maestro("prod")
+    cfg = configparser.ConfigParser(interpolation=None)
+    cfg.read_string(find(objects, "ConfigMap", "maestro-airflow-config")["data"]["airflow.cfg"])
+    assert cfg["core"]["executor"] == "CeleryExecutor"
+    scalers = {
+        entry["metadata"]["name"]: (entry["spec"]["minReplicas"], entry["spec"]["maxReplicas"])
+        for entry in objects
+        if entry["kind"] == "HorizontalPodAutoscaler"
+    }
+    assert scalers["maestro-airflow-worker"] == (3, 20)
+    budgets = {entry["metadata"]["name"] for entry in objects if entry["kind"] == "PodDisruptionBudget"}
+    least = {}
+    for entry in objects:
+        if entry["kind"] in ("Deployment", "StatefulSet"):
+            name = entry["metadata"]["name"]
+            least[name] = scalers[name][0] if name in scalers else entry["spec"]["replicas"]
+            if least[name] > 1:
+                assert name in budgets
+                spread = entry["spec"]["template"]["spec"]["topologySpreadConstraints"]
+                assert [constraint["topologyKey"] for constraint in spread] == [
+                    "kubernetes.io/hostname",
+                    "topology.kubernetes.io/zone",
+                ]
+                for constraint in spread:
+                    assert constraint["labelSelector"] == entry["spec"]["selector"]
+    more = ("airflow-api-server", "airflow-dag-processor", "airflow-scheduler", "airflow-triggerer", "feast", "mlflow")
+    assert {name: number for name, number in least.items() if number > 1} == {
+        **{f"maestro-{name}": 2 for name in (*more, "model-server", "sensor-trainer", "sensor-trainer-worker")},
+        "maestro-airflow-worker": 3,
+    }
+    requested = sum(
+        least[entry["metadata"]["name"]] * mebibytes(container["resources"]["requests"]["memory"])
+        for entry in objects
+        if entry["kind"] in ("Deployment", "StatefulSet")
+        for container in entry["spec"]["template"]["spec"]["containers"]
+    )
+    assert 8 * 1024 <= requested <= 16 * 1024
+    claim = find(objects, "PersistentVolumeClaim", "maestro-airflow-dags")["spec"]
+    assert claim["accessModes"] == ["ReadWriteMany"]
 
 
 def test_the_minikube_profile_is_the_small_one() -> None:

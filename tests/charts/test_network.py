@@ -253,7 +253,7 @@ def behind(objects: list[Object], host: str, number: int) -> tuple[str, int]:
 
 
 # Asked without being told: the addresses of those whose logs it shows are in Airflow's database.
-BY_THE_DATABASE = {("airflow-api-server", "airflow-scheduler"), ("airflow-api-server", "airflow-triggerer")}
+BY_THE_DATABASE = {("airflow-api-server", f"airflow-{part}") for part in ("scheduler", "triggerer", "worker")}
 
 
 def test_every_address_that_a_pod_is_told_is_one_that_it_may_reach(objects: list[Object]) -> None:
@@ -271,8 +271,12 @@ def test_every_address_that_a_pod_is_told_is_one_that_it_may_reach(objects: list
 
 
 def test_nobody_has_an_arrow_to_what_it_is_not_told() -> None:
-    objects = maestro("default")
-    known = {(who, behind(objects, host, number)[0]) for who, host, number in told(objects)}
+    known = {
+        (who, behind(objects, host, number)[0])
+        # Workers there are with one executor alone.
+        for objects in (maestro("default"), maestro("prod"))
+        for who, host, number in told(objects)
+    }
     known |= BY_THE_DATABASE | {("grafana", "prometheus")}  # which is not there by default
     # The scheduler's pod may be the api-server's as well.
     known |= {(who, "airflow-scheduler") for who, whom in known if whom == "airflow-api-server"}

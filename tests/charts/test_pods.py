@@ -111,6 +111,8 @@ IDENTITIES = {
         "airflow-setup",
         "airflow-test",
         "airflow-triggerer",
+        "airflow-worker",
+        "airflow-worker-large",
     },
     "maestro-pod-states": {"pod-states"},
     "maestro-task": {"task"},
@@ -149,7 +151,9 @@ def test_pods_have_the_identity_that_the_table_says_and_its_token_only_where_the
         for volume in pod["spec"].get("volumes", ())
         if mount["name"] == volume["name"] and "serviceAccountToken" in json.dumps(volume)
     }
-    airflow = {"airflow-scheduler scheduler", "airflow-triggerer triggerer", "airflow-test test"}
+    # Who runs tasks makes their pods.
+    workers = {f"{name} celery" for name in pods(objects) if name.startswith("airflow-worker")}
+    airflow = {*(workers or {"airflow-scheduler scheduler"}), "airflow-triggerer triggerer", "airflow-test test"}
     assert holders == {*airflow, "pod-states pod-states"}
 
 
@@ -164,6 +168,7 @@ def test_a_task_has_the_token_of_the_identity_that_it_names_and_no_other() -> No
 ROOT_OF_S3 = {"AWS_ACCESS_KEY_ID": "minio/root-user", "AWS_SECRET_ACCESS_KEY": "minio/root-password"}
 FEATURES = {"MAESTRO_REDIS_PASSWORD": "redis/features-password"}
 QUEUE = {"MAESTRO_REDIS_PASSWORD": "redis/queue-password"}
+BROKER = {"MAESTRO_REDIS_PASSWORD": "redis/celery-password"}
 REGISTRY = {"MAESTRO_FEAST_REGISTRY_PASSWORD": "postgresql/feast-password"}
 TRAINER = {"SENSOR_TRAINER_TOKEN": "sensor-trainer/token"}
 TRAINER_OF_TASKS = {"MAESTRO_SENSOR_TRAINER_TOKEN": "sensor-trainer/token"}
@@ -200,11 +205,13 @@ SECRETS: dict[str, dict[str, str]] = {
     "airflow-dag-processor dag-processor": AIRFLOW | CHANNELS,
     "airflow-dag-processor release-gate": database("airflow"),
     "airflow-scheduler release-gate": database("airflow"),
-    "airflow-scheduler scheduler": AIRFLOW | LOGS | TOKENS | CHANNELS,
+    "airflow-scheduler scheduler": AIRFLOW | LOGS | TOKENS | CHANNELS | BROKER,
     "airflow-setup setup": AIRFLOW | OF_SETUP,
     "airflow-test test": AIRFLOW | s3("airflow") | CHANNELS | ADMIN,
     "airflow-triggerer release-gate": database("airflow"),
     "airflow-triggerer triggerer": AIRFLOW | LOGS | CHANNELS,
+    **{f"airflow-worker{name} celery": database("airflow") | BROKER | LOGS | CHANNELS for name in ("", "-large")},
+    **{f"airflow-worker{name} release-gate": database("airflow") for name in ("", "-large")},
     "command command": s3("features") | REGISTRY,
     "feast feast": s3("feast") | REGISTRY | FEATURES,
     "feast release-gate": database("feast"),
@@ -230,7 +237,10 @@ SECRETS: dict[str, dict[str, str]] = {
     "redis-exporter redis-exporter": {"REDIS_PASSWORD": "redis/monitoring-password"},
     "redis redis": {
         "REDISCLI_AUTH": "redis/redis-password",
-        **{f"{user.upper()}_PASSWORD": f"redis/{user}-password" for user in ("features", "queue", "monitoring")},
+        **{
+            f"{user.upper()}_PASSWORD": f"redis/{user}-password"
+            for user in ("features", "queue", "celery", "monitoring")
+        },
     },
     "redis-test test": FEATURES,
     "sensor-trainer api": database("sensors") | QUEUE | MLFLOW_READER | TRAINER,
@@ -360,7 +370,7 @@ def test_a_store_has_one_pod_which_an_upgrade_replaces_even_where_it_never_becam
 
 def test_a_budget_lets_one_pod_go_and_any_that_is_not_ready() -> None:
     budgets = [entry for entry in maestro("everything") if entry["kind"] == "PodDisruptionBudget"]
-    assert len(budgets) == 11
+    assert len(budgets) == 13
     for budget in budgets:
         spec = {key: value for key, value in budget["spec"].items() if key != "selector"}
         assert spec == {"maxUnavailable": 1, "unhealthyPodEvictionPolicy": "AlwaysAllow"}, budget["metadata"]["name"]

@@ -82,7 +82,10 @@ def test_for_an_external_server_nothing_is_rendered() -> None:
     ("shared", "remedy"),
     [
         ({"external": EXTERNAL}, "key redis-password and set global.redis.existingSecret"),
-        ({"external": {**EXTERNAL, "users": True}}, "keys features-password, queue-password and monitoring-password"),
+        (
+            {"external": {**EXTERNAL, "users": True}},
+            "keys features-password, queue-password, celery-password and monitoring-password",
+        ),
         ({"external": {"enabled": True}, "existingSecret": "ours"}, "set global.redis.external.host"),
         ({"external": {"host": "redis.example.com"}}, "set global.redis.external.enabled to true"),
     ],

@@ -131,6 +131,7 @@ OWN_PORTS = {
     "api-server": {airflow_default("api", "port")},
     "scheduler": {airflow_default("logging", "worker_log_server_port"), LIVENESS},
     "triggerer": {airflow_default("logging", "trigger_log_server_port"), LIVENESS},
+    "celery": {airflow_default("logging", "worker_log_server_port"), LIVENESS},
     "dag-processor": {LIVENESS},
 }
 
@@ -335,6 +336,7 @@ PROBES: dict[str, dict[str, Probe]] = {
     "scheduler": LOOP,
     "dag-processor": LOOP,
     "triggerer": LOOP,
+    "celery": LOOP,  # of a worker of Airflow
     "prometheus": health("/-/ready", startup_failures=600) | {"livenessProbe": ("http /-/healthy", *PATIENT)},
     "alertmanager": small("http", "/-/ready", "/-/healthy"),
     "pushgateway": small("http", "/-/ready", "/-/healthy"),
@@ -370,7 +372,9 @@ def serving(objects: list[Object]) -> Iterator[tuple[Object, Object]]:
 
 
 def test_probes_ask_what_they_are_to_ask_as_patiently(objects: list[Object]) -> None:
-    assert {container["name"]: probes(container) for container, _ in serving(objects)} == PROBES
+    found = {container["name"]: probes(container) for container, _ in serving(objects)}
+    # Workers there are with one executor alone.
+    assert {"celery": PROBES["celery"], **found} == PROBES
 
 
 def test_what_is_merely_busy_is_not_restarted(objects: list[Object]) -> None:

@@ -38,6 +38,7 @@ PLAIN = {
     ("pod-states", 8080),
     ("airflow-scheduler", 8793),  # logs of what runs
     ("airflow-triggerer", 8794),
+    ("airflow-worker", 8793),
 }
 # How a server is told of its files;
 TOLD = {

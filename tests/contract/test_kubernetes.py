@@ -97,10 +97,10 @@ def test_nobody_but_airflow_the_deployer_and_who_lists_pods_has_rights(release: 
 # What Airflow's identity may create, with which DAG code can do what it likes
 
 
-def asked_of_airflow(namespace: Namespace, pod: Object) -> str:
+def asked_of_airflow(namespace: Namespace, pod: Object, account: str = "maestro-airflow") -> str:
     """What the server says to Airflow where it would create the pod; nothing where it lets it."""
     try:
-        call(namespace.client("maestro-airflow"), "POST", namespace.path("pods"), pod, dryRun="All")
+        call(namespace.client(account), "POST", namespace.path("pods"), pod, dryRun="All")
     except ApiException as error:
         return str(json.loads(error.body)["message"])
     return ""
@@ -214,6 +214,68 @@ def test_a_task_pod_is_no_pod_of_a_service_and_airflow_deletes_no_other_one(
         except ApiException as error:
             assert refused, error.body
             assert "task pods only" in error.body
+
+
+# Who makes the pods of workers, with KubernetesExecutor
+
+SCHEDULER = "maestro-airflow-scheduler"
+OTHER_WORKERS: dict[str, tuple[Callable[[Object, Object], object], str]] = {
+    "another service account": (lambda s, _: s.update(serviceAccountName="maestro-deployer"), "service account"),
+    "another image": (lambda _, c: c.update(image="docker.io/library/busybox"), "Airflow's image"),
+    "a second container": (lambda s, c: s["containers"].append({**c, "name": "more"}), "one container"),
+    "an init container of another image": (lambda s, _: s["initContainers"][0].update(image="x"), "Airflow's image"),
+    "an init container that is told a Secret": (
+        lambda s, _: s["initContainers"][0]["env"].append(told_of("maestro-airflow", "fernet-key")),
+        "envFrom",
+    ),
+    "a whole Secret": (lambda _, c: c.update(envFrom=[{"secretRef": {"name": "maestro-minio"}}]), "envFrom"),
+    "Airflow's key": (lambda _, c: c["env"].append(told_of("maestro-airflow", "fernet-key")), "template names"),
+    "a Secret as a volume": (volume(secret={"secretName": "maestro-airflow"}), "no volumes but"),
+    "a projected Secret": (
+        volume(projected={"sources": [{"secret": {"name": "maestro-airflow"}}]}),
+        "no volumes but",
+    ),
+    "a store's volume": (volume(persistentVolumeClaim={"claimName": "data-maestro-minio-0"}), "no volumes but"),
+    "the node's files": (volume(hostPath={"path": "/"}), "no volumes but|PodSecurity"),
+    "a node": (lambda s, _: s.update(nodeName="node"), "nothing of its node"),
+}
+
+
+def test_the_scheduler_makes_labels_and_deletes_pods_of_workers_and_no_others(kube_apiserver: KubeApiserver) -> None:
+    namespace = kube_apiserver.namespace()
+    values = {"airflow": {"executor": "KubernetesExecutor"}}
+    objects = render("maestro", values, namespace=namespace.namespace)
+    namespace.grant(objects)
+    told = find(objects, "ConfigMap", "maestro-airflow-pods")["data"]["worker-template.yaml"]
+    worker = yaml.safe_load(told)
+    eventually(
+        lambda: (
+            "Airflow's image"
+            in asked_of_airflow(namespace, changed(worker, OTHER_WORKERS["another image"][0]), SCHEDULER)
+        ),
+        60,
+    )
+    assert asked_of_airflow(namespace, worker, SCHEDULER) == ""
+    for what, (change, said) in OTHER_WORKERS.items():
+        assert re.search(said, asked_of_airflow(namespace, changed(worker, change), SCHEDULER)), what
+    assert "pods of workers only" in asked_of_airflow(namespace, task_pod(objects), SCHEDULER)
+    assert "task pods only" in asked_of_airflow(namespace, worker), "what a task may make is no worker"
+    scheduler = namespace.client(SCHEDULER)
+    namespace.create(worker)
+    namespace.create({**worker, "metadata": {"name": "store", "labels": {"app.kubernetes.io/component": "redis"}}})
+    adopted = {"metadata": {"labels": {"airflow-worker": "2"}}}
+    call(scheduler, "PATCH", namespace.path("pods/worker"), adopted)
+    there = call(scheduler, "GET", namespace.path("pods/worker"))
+    image = {"spec": {"containers": [{**there["spec"]["containers"][0], "image": "x"}]}}
+    as_worker = {"metadata": {"labels": {"app.kubernetes.io/component": "airflow-worker"}}}
+    for name, method, body in (
+        ("worker", "PATCH", image),
+        ("store", "PATCH", as_worker),
+        ("store", "DELETE", {"gracePeriodSeconds": 0}),
+    ):
+        with pytest.raises(ApiException, match="pods of workers only"):
+            call(scheduler, method, namespace.path(f"pods/{name}"), body)
+    call(scheduler, "DELETE", namespace.path("pods/worker"), {"gracePeriodSeconds": 0})
 
 
 # The deployer

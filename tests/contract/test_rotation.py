@@ -39,7 +39,7 @@ KEYS = {
     "databases": tuple(
         f"{name}-password" for name in ("airflow", "mlflow", "feast", "sensors", "ledger", "monitoring")
     ),
-    "online-store": ("redis-password", "features-password", "queue-password", "monitoring-password"),
+    "online-store": ("redis-password", "features-password", "queue-password", "celery-password", "monitoring-password"),
     "object-store": ("root-user", "root-password"),
     "object-store-of-feast": ("access-key", "secret-key"),
     "tracking": ("writer-password", "reader-password"),

@@ -13,7 +13,7 @@ from airflow.sdk import DAG, Asset
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, TaskDeferred
 from kubernetes.client.exceptions import ApiException
 
-from mlops.airflow.authoring.operator import PodTask, task_pod
+from mlops.airflow.authoring.operator import QUEUES, PodTask, task_pod, task_pods
 from mlops.airflow.internals.task_metrics import TaskMetrics
 from mlops.airflow.pods import create
 from mlops.result import Failure
@@ -180,6 +180,22 @@ def test_defaults_hold_unless_the_task_or_its_dag_says_otherwise() -> None:
     with DAG(dag_id="patient", schedule=None, default_args={"retries": 7}):
         assert task_pod("t", "notify", "send").retries == 7
         assert task_pod("u", "notify", "send", retries=0).retries == 0
+
+
+def test_a_size_with_a_queue_sends_its_tasks_there_and_others_where_they_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(QUEUES, json.dumps({"large": "heavy"}))
+    with DAG(dag_id="d", schedule=None):
+        sizes = PodTask(task_id="sizes", arguments=["true"])
+        told: dict[str, Any] = {
+            "large": PodTask(task_id="a", arguments=["true"], size="large"),
+            "small": PodTask(task_id="b", arguments=["true"]),
+            "of its own": PodTask(task_id="c", arguments=["true"], size="large", queue="mine"),
+            "mapped": task_pods(
+                "e", "training", "fit", each="data", of=sizes, size="large", at_once=1, timeout=timedelta(1), pool="p"
+            ),
+        }
+    found = {name: task.queue for name, task in told.items()}
+    assert found == {"large": "heavy", "small": "default", "of its own": "mine", "mapped": "heavy"}
 
 
 def test_a_mapped_task_has_the_same_defaults() -> None:

@@ -36,6 +36,7 @@ def installed(tmp_path: Path) -> Path:
     ("component", "loaded"),
     [
         ("scheduler", ["KubernetesPodOperator", "mlops.airflow.authoring.operator", "mlops.airflow.pods.trigger"]),
+        ("celery", ["KubernetesPodOperator", "mlops.airflow.authoring.operator", "mlops.airflow.pods.trigger"]),
         ("dag-processor", ["KubernetesPodOperator", "mlops.airflow.authoring.operator", "mlops.airflow.pods.trigger"]),
         ("triggerer", ["mlops.airflow.pods.trigger"]),
         ("api-server", []),

@@ -56,16 +56,35 @@ def of(client: redis.Redis, user: str) -> redis.Redis:
     return redis.Redis(port=port, username=user, password=PASSWORDS[f"{user.upper()}_PASSWORD"])
 
 
-KEYS = {"default": "any", "features": "entity:maestro", "queue": "rq:queue:training"}
+KEYS = {"default": "any", "features": "entity:maestro", "queue": "rq:queue:training", "celery": "airflow:default"}
 # What each user asks for, of which others are refused all.
 ALLOWED: dict[str, list[tuple[str, ...]]] = {
     "features": [("HSET", KEYS["features"], "f", "1"), ("HGET", KEYS["features"], "f"), ("SCAN", "0")],
     "queue": [("RPUSH", KEYS["queue"], "x"), ("LRANGE", KEYS["queue"], "0", "1"), ("PUBLISH", "rq:pubsub:x", "x")],
+    "celery": [
+        ("SELECT", "1"),
+        ("LPUSH", KEYS["celery"], "x"),
+        ("RPOP", KEYS["celery"]),
+        ("PUBLISH", "airflow:x", "x"),
+    ],
     "monitoring": [("INFO",), ("SLOWLOG", "LEN")],
 }
 REFUSED: dict[str, list[tuple[str, ...]]] = {
-    "features": [*ALLOWED["queue"], ("SET", "other", "x"), ("SELECT", "1"), ("SLOWLOG", "LEN")],
-    "queue": [*ALLOWED["features"], ("SET", "other", "x"), ("DBSIZE",), ("EVAL", "return redis.call('get','x')", "0")],
+    "features": [*ALLOWED["queue"], *ALLOWED["celery"], ("SET", "other", "x"), ("SELECT", "1"), ("SLOWLOG", "LEN")],
+    "queue": [
+        *ALLOWED["features"],
+        *ALLOWED["celery"][1:],
+        ("SET", "other", "x"),
+        ("DBSIZE",),
+        ("EVAL", "return redis.call('get','x')", "0"),
+    ],
+    "celery": [
+        *ALLOWED["features"],
+        *ALLOWED["queue"],
+        ("SET", "other", "x"),
+        ("SUBSCRIBE", "rq:pubsub:x"),
+        ("DBSIZE",),
+    ],
     "monitoring": [*ALLOWED["features"], *ALLOWED["queue"], ("SLOWLOG", "GET"), ("MONITOR",), ("GET", "x")],
 }
 OF_ADMINISTRATION = [

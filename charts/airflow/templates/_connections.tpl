@@ -27,6 +27,11 @@ api-server has a second pool, of asyncpg, with as many connections kept and SQLA
 {{- end -}}
 {{- $servers := include "common.podsAtMost" (dict "values" $values.apiServer "recreated" $together) -}}
 {{- $_ := set $of "apiServer" (add $of.apiServer (mul $servers (add (min 5 (int $values.apiServer.databaseConnections)) 10))) -}}
+{{- /* Each process of a worker writes what became of its task, and the first one that there are tables for it. */}}
+{{- $each := add 2 (dig "celery" "worker_concurrency" 16 $values.config) -}}
+{{- range $component, $set := include "airflow.workerSets" . | fromYaml -}}
+{{- $_ := set $of ($component | trimPrefix "airflow-") (mul $each (include "common.podsAtMost" (dict "values" $set))) -}}
+{{- end -}}
 {{- $cfg := $values.config.database | default dict -}}
 {{- $_ = set $of "setup" (add (int (dig "sql_alchemy_pool_size" 5 $cfg)) (int (dig "sql_alchemy_max_overflow" 10 $cfg))) -}}
 {{- range $name, $number := $of }}

@@ -19,8 +19,10 @@ One entry of the environment, from a Secret.
 {{- end -}}
 
 {{/*
-What each container opens beside Airflow's database, whose secrets all of them read: connections and variables are
-encrypted in it. As YAML, by the container:
+What each container opens, as YAML, by the container:
+  database       it reads Airflow's database: connections and variables are encrypted in it
+  results        it writes into it what became of a message, and reads nothing that is encrypted
+  broker         it sends tasks to workers, or takes them, where the executor is Celery
   tokens         it signs or checks the tokens of Airflow's APIs: who has this secret is whoever he says he is. The executor
                  signs those of tasks, in the scheduler
   logs           it serves the logs of what still runs, or asks for them
@@ -28,12 +30,15 @@ encrypted in it. As YAML, by the container:
   notifications  it runs the callbacks that tell people: those of tasks that failed in the triggerer run in the dag-processor
 */}}
 {{- define "airflow.opens" -}}
-api-server: [tokens, logs, s3]
-scheduler: [tokens, logs, s3, notifications]
-triggerer: [logs, s3, notifications]
-dag-processor: [notifications]
-setup: []
-test: [s3, notifications]
+api-server: [database, tokens, logs, s3]
+scheduler: [database, tokens, logs, s3, notifications{{ if eq .root.Values.executor "CeleryExecutor" }}, broker{{ end }}]
+triggerer: [database, logs, s3, notifications]
+dag-processor: [database, notifications]
+setup: [database]
+test: [database, s3, notifications]
+# Who runs the tasks of a DAG and nothing else: these ask the api-server, by a token that came with the task.
+celery: [results, broker, logs, s3, notifications]
+worker: [s3, notifications]
 {{- end -}}
 
 {{/*
@@ -71,8 +76,26 @@ entries are, so that none of them is seen in a log.
   value: /etc/airflow/airflow.cfg
 - name: MAESTRO_POD_CONFIG
   value: /etc/maestro
+{{- if has "database" $opens }}
 {{ include "airflow.secretEnv" (dict "root" $root "name" "AIRFLOW__CORE__FERNET_KEY" "existing" $root.Values.fernetKeySecretName "key" "fernet-key") }}
+{{- end }}
+{{- if or (has "database" $opens) (has "results" $opens) }}
 {{ include "common.postgresql.env" (dict "root" $root "database" "airflow") }}
+{{- end }}
+{{- $queues := dict }}
+{{- range $size, $of := $root.Values.taskSizes }}
+{{- with $of.queue }}
+{{- $_ := set $queues $size . }}
+{{- end }}
+{{- end }}
+{{- if and $queues (eq .name "dag-processor") }}
+# The queue of a size, as JSON, for who reads DAG files.
+- name: MAESTRO_TASK_QUEUES
+  value: {{ toJson $queues | quote }}
+{{- end }}
+{{- if has "broker" $opens }}
+{{ include "common.redis.env" (dict "root" $root "user" "celery") }}
+{{- end }}
 {{- if has "tokens" $opens }}
 {{ include "airflow.secretEnv" (dict "root" $root "name" "AIRFLOW__API_AUTH__JWT_SECRET" "existing" $root.Values.jwtSecretName "key" "jwt-secret") }}
 {{- end }}
@@ -101,4 +124,10 @@ entries are, so that none of them is seen in a log.
 {{- with $root.Values.env }}
 {{ toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{/* Where the queue of CeleryExecutor is, without user and password. */}}
+{{- define "airflow.brokerUrl" -}}
+{{- $redis := dict "root" . -}}
+redis{{ if include "common.redis.ca" $redis }}s{{ end }}://{{ include "common.redis.host" $redis }}:{{ include "common.redis.port" $redis }}/{{ .Values.broker.database }}
 {{- end -}}

@@ -5,11 +5,11 @@ The api-server runs in the scheduler's pod where airflow.scheduler.withApiServer
 */}}
 {{- define "common.arrows" -}}
 postgresql:
-  5432/TCP: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-test, mlflow, mlflow-migrate, feast, feast-apply, sensor-trainer, sensor-trainer-worker, sensor-trainer-migrate, postgresql-exporter, postgresql-test, opens-feast, opens-ledger]
+  5432/TCP: [airflow-api-server, airflow-scheduler, airflow-worker, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-test, mlflow, mlflow-migrate, feast, feast-apply, sensor-trainer, sensor-trainer-worker, sensor-trainer-migrate, postgresql-exporter, postgresql-test, opens-feast, opens-ledger]
 redis:
-  6379/TCP: [feast, feast-apply, sensor-trainer, sensor-trainer-worker, redis-exporter, redis-test, opens-redis]
+  6379/TCP: [airflow-scheduler, airflow-worker, feast, feast-apply, sensor-trainer, sensor-trainer-worker, redis-exporter, redis-test, opens-redis]
 minio:
-  9000/TCP: [airflow-api-server, airflow-scheduler, airflow-triggerer, airflow-test, mlflow, feast, feast-apply, minio-buckets, minio-test, prometheus, opens-s3, opens-feast]
+  9000/TCP: [airflow-api-server, airflow-scheduler, airflow-triggerer, airflow-worker, airflow-test, mlflow, feast, feast-apply, minio-buckets, minio-test, prometheus, opens-s3, opens-feast]
 mlflow:
   5000/TCP: [feast-apply, model-server, sensor-trainer, sensor-trainer-worker, mlflow-test, prometheus, opens-mlflow, opens-mlflow-reader]
 feast:
@@ -20,14 +20,16 @@ model-server:
 sensor-trainer:
   8000/TCP: [sensor-trainer-test, prometheus, opens-sensor-trainer]
 airflow-api-server:
-  8080/TCP: [airflow-scheduler, airflow-test, opens-airflow]
+  8080/TCP: [airflow-scheduler, airflow-worker, airflow-test, opens-airflow]
 airflow-scheduler:
-  8080/TCP: [airflow-scheduler, airflow-test, opens-airflow]
+  8080/TCP: [airflow-scheduler, airflow-worker, airflow-test, opens-airflow]
   8793/TCP: [airflow-api-server, airflow-scheduler]
 airflow-triggerer:
   8794/TCP: [airflow-api-server, airflow-scheduler]
+airflow-worker:
+  8793/TCP: [airflow-api-server, airflow-scheduler]
 statsd:
-  9125/UDP: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-test, statsd-test]
+  9125/UDP: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-worker, airflow-setup, airflow-test, statsd-test]
   9102/TCP: [airflow-test, statsd-test, prometheus]
 pushgateway:
   9091/TCP: [prometheus, opens-pushgateway]
@@ -48,9 +50,9 @@ Who may leave the namespace, as YAML: for which addresses (global.networkPolicie
 where it is external; then all go there who have an arrow to it.
 */}}
 {{- define "common.arrowsOutside" -}}
-kubernetes: [airflow-scheduler, airflow-triggerer, airflow-test, pod-states, opens-kubernetes, opens-model-server]
-webhook: [airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-test, alertmanager, opens-notifications]
-mail: [airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-test, opens-notifications]
+kubernetes: [airflow-scheduler, airflow-triggerer, airflow-worker, airflow-test, pod-states, opens-kubernetes, opens-model-server]
+webhook: [airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-worker, airflow-test, alertmanager, opens-notifications]
+mail: [airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-worker, airflow-test, opens-notifications]
 {{- end -}}
 
 {{/*

@@ -131,7 +131,7 @@ spec:
 
 {{/* The roles that components have beside their names, as YAML. */}}
 {{- define "common.roles" -}}
-[model-server]
+[model-server, airflow-worker]
 {{- end -}}
 
 {{/*

@@ -13,10 +13,24 @@ seccompProfile:
 {{- end -}}
 
 {{/*
-Where a pod may be placed: those of the fields that the values of a workload set.
-  (dict "values" .Values)
+Where a pod may be placed: those of the fields that the values of a workload set. Where these know a spread and set none, the
+pods of a component are spread over nodes and zones as far as there are such: one that is lost takes few of them along.
+  (dict "root" $ "component" "mlflow" "values" .Values), without a component no spread by itself
 */}}
 {{- define "common.scheduling" -}}
+{{- if and .component (hasKey .values "topologySpreadConstraints") (not .values.topologySpreadConstraints) }}
+topologySpreadConstraints:
+  {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  - topologyKey: {{ . }}
+    maxSkew: 1
+    whenUnsatisfiable: ScheduleAnyway
+    # Those of a release before end while it is upgraded, and are no reason to go elsewhere.
+    matchLabelKeys: [pod-template-hash]
+    labelSelector:
+      matchLabels:
+        {{- include "common.selectorLabels" $ | nindent 8 }}
+  {{- end }}
+{{- end }}
 {{- $fields := pick .values "priorityClassName" "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" -}}
 {{- range $field, $value := $fields }}
 {{- with $value }}
@@ -28,7 +42,8 @@ Where a pod may be placed: those of the fields that the values of a workload set
 {{/*
 What every pod of ours without a service-account token has: rights, placement, where images are pulled from. No service
 links: a Service called "mlflow" would set MLFLOW_PORT, which MLflow takes for its own.
-  (dict "root" $ "values" .Values), no values for a pod that may run anywhere
+  (dict "root" $ "component" "mlflow" "values" .Values), no values for a pod that may run anywhere, no component for one that is
+  alone
 */}}
 {{- define "common.podDefaults" -}}
 automountServiceAccountToken: false
@@ -38,7 +53,7 @@ enableServiceLinks: false
 {{- end }}
 securityContext:
   {{- include "common.podSecurityContext" . | nindent 2 }}
-{{- include "common.scheduling" (dict "values" (.values | default dict)) }}
+{{- include "common.scheduling" (dict "root" (.root | default .) "component" .component "values" (.values | default dict)) }}
 {{- end -}}
 
 {{/*

@@ -27,7 +27,7 @@ The Secret with the key <user>-password for each of Redis' users, that of `defau
 {{- define "common.redis.secretName" -}}
 {{- $redis := .root.Values.global.redis -}}
 {{- if and $redis.external.enabled (not $redis.existingSecret) -}}
-{{- $keys := ternary "keys features-password, queue-password and monitoring-password" "key redis-password" $redis.external.users -}}
+{{- $keys := ternary "keys features-password, queue-password, celery-password and monitoring-password" "key redis-password" $redis.external.users -}}
 {{- fail (printf "an external Redis needs its passwords: create a Secret with the %s and set global.redis.existingSecret to its name" $keys) -}}
 {{- end -}}
 {{- $redis.existingSecret | default (include "common.fullname" (dict "root" .root "component" "redis")) -}}
@@ -52,7 +52,7 @@ The key of that user's password in the Secret.
 {{- end -}}
 
 {{/*
-Entries of the environment of a container that comes to Redis as one of its users, `features` or `queue`; its keys are the
+Entries of the environment of a container that comes to Redis as one of its users, `features`, `queue` or `celery`; its keys are the
 fields of mlops.config.RedisSettings.
   (dict "root" $ "user" "features")
 */}}
@@ -68,8 +68,22 @@ fields of mlops.config.RedisSettings.
     secretKeyRef:
       name: {{ include "common.redis.secretName" . }}
       key: {{ include "common.redis.passwordKey" . }}
-{{- if include "common.tls.speaks" (dict "root" .root "component" "redis") }}
+{{- with include "common.redis.ca" . }}
 - name: MAESTRO_REDIS_CA
-  value: {{ include "common.tls.ca" . }}
+  value: {{ . }}
 {{- end }}
+{{- end -}}
+
+{{/*
+The file with which clients verify Redis, or nothing where it speaks no TLS. One elsewhere is verified by the authorities that
+the system knows.
+  (dict "root" $)
+*/}}
+{{- define "common.redis.ca" -}}
+{{- $external := .root.Values.global.redis.external -}}
+{{- if include "common.tls.speaks" (dict "root" .root "component" "redis") -}}
+{{- include "common.tls.ca" . -}}
+{{- else if and $external.enabled $external.tls -}}
+/etc/ssl/certs/ca-certificates.crt
+{{- end -}}
 {{- end -}}

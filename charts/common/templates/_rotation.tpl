@@ -7,6 +7,7 @@ read at their start, as <part>/<key>. PostgreSQL is not listed: it is told of a 
 airflow-api-server: [airflow-fernet/fernet-key, airflow-jwt/jwt-secret, airflow-api/api-secret-key, postgresql/airflow-password, s3-airflow/access-key, s3-airflow/secret-key]
 airflow-scheduler: [airflow-fernet/fernet-key, airflow-jwt/jwt-secret, airflow-api/api-secret-key, postgresql/airflow-password, s3-airflow/access-key, s3-airflow/secret-key, webhook/url, mail/from, mail/to, mail/username, mail/password]
 airflow-triggerer: [airflow-fernet/fernet-key, airflow-api/api-secret-key, postgresql/airflow-password, s3-airflow/access-key, s3-airflow/secret-key, webhook/url, mail/from, mail/to, mail/username, mail/password]
+airflow-worker: [airflow-api/api-secret-key, postgresql/airflow-password, redis/celery-password, s3-airflow/access-key, s3-airflow/secret-key, webhook/url, mail/from, mail/to, mail/username, mail/password]
 airflow-dag-processor: [airflow-fernet/fernet-key, postgresql/airflow-password, webhook/url, mail/from, mail/to, mail/username, mail/password]
 mlflow: [postgresql/mlflow-password, s3-mlflow/access-key, s3-mlflow/secret-key, mlflow/writer-password, mlflow/reader-password]
 feast: [postgresql/feast-password, redis/features-password, s3-feast/access-key, s3-feast/secret-key]
@@ -15,7 +16,7 @@ sensor-trainer: [postgresql/sensors-password, redis/queue-password, mlflow/reade
 sensor-trainer-worker: [postgresql/sensors-password, postgresql/ledger-password, redis/queue-password, mlflow/writer-password]
 postgresql-exporter: [postgresql/monitoring-password]
 redis-exporter: [redis/monitoring-password]
-redis: [redis/redis-password, redis/features-password, redis/queue-password, redis/monitoring-password]
+redis: [redis/redis-password, redis/features-password, redis/queue-password, redis/celery-password, redis/monitoring-password]
 minio: [s3-root/access-key, s3-root/secret-key]
 {{- end -}}
 

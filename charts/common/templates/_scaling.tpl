@@ -1,6 +1,6 @@
 {{/*
 The HorizontalPodAutoscaler of a Deployment, or nothing.
-  (dict "root" $ "component" "feast" "values" .Values "metric" "spec.metrics as text")
+  (dict "root" $ "component" "feast" "values" .Values "metric" "spec.metrics as text" "behavior" "spec.behavior as text")
 Without a metric the CPU that the pods use of what they request. "path" "worker." for the message, of values below worker.
 */}}
 {{- define "common.autoscaler" -}}
@@ -29,16 +29,24 @@ spec:
           type: Utilization
           averageUtilization: {{ $scaling.targetCPUUtilizationPercentage }}
     {{- end }}
+  {{- with .behavior }}
+  behavior:
+    {{- . | nindent 4 }}
+  {{- end }}
 {{- end -}}
 {{- end -}}
 
 {{/*
-Refuses an autoscaler of fewer pods at most than at least; its arguments are those of common.autoscaler.
+Refuses an autoscaler of fewer pods at most than at least; its arguments are those of common.autoscaler, and
+"count" "Count" where values call them minReplicaCount and maxReplicaCount, below the path.
 */}}
 {{- define "common.replicas" -}}
 {{- $scaling := .values.autoscaling -}}
 {{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
-{{- fail (printf "%sautoscaling.minReplicas is %d and maxReplicas is %d: set minReplicas to at most maxReplicas" (.path | default "") (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
+{{- $path := printf "%s%s" (.path | default "") (ternary "" "autoscaling." (hasKey . "count")) -}}
+{{- $min := printf "minReplica%s" (.count | default "s") -}}
+{{- $max := printf "maxReplica%s" (.count | default "s") -}}
+{{- fail (printf "%s%s is %d and %s is %d: set %s to at most %s" $path $min (int $scaling.minReplicas) $max (int $scaling.maxReplicas) $min $max) -}}
 {{- end -}}
 {{- end -}}
 

@@ -6,6 +6,8 @@ The worker creates the pod and defers at once; the trigger waits for the pod's e
 from __future__ import annotations
 
 import inspect
+import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -40,13 +42,19 @@ _KUBERNETES_FIELDS = inspect.signature(KubernetesPodOperator.__init__).parameter
 }
 
 
+# Environment key: by size the queue of the workers that make its pods, as JSON. The chart tells it who reads DAG files,
+# where values name such queues (airflow.taskSizes).
+QUEUES = "MAESTRO_TASK_QUEUES"
+
+
 class PodTask(KubernetesPodOperator):
     """Runs `arguments` in a pod made from the chart's template.
 
-    image, size, identity: names that the chart declares; the size may be a template, such as one of a run's params.
-    needs: what the container opens, by the names in mlops/needs.py. env: more environment for the container. report:
-    the file for people that the command leaves in the task's folder of the reports bucket, to link to. start_timeout:
-    how long the pod may wait for its start. What a pod is made of otherwise is the chart's to say, so the fields of
+    image, size, identity: names that the chart declares; the size may be a template, such as one of a run's params. A
+    size may have a queue of workers, which make its pods; one that is a template has the default queue. needs: what the
+    container opens, by the names in mlops/needs.py. env: more environment for the container. report: the file for
+    people that the command leaves in the task's folder of the reports bucket, to link to. start_timeout: how long the
+    pod may wait for its start. What a pod is made of otherwise is the chart's to say, so the fields of
     KubernetesPodOperator for it are refused. Other options are those of any operator. Defaults that differ from
     Airflow's stand in the signature: from there they reach mapped tasks too, and a DAG's default_args override them.
     The task's result is the JSON object that the command hands back. Exit code 99 skips the task.
@@ -94,7 +102,7 @@ class PodTask(KubernetesPodOperator):
             retry_exponential_backoff=retry_exponential_backoff,
             do_xcom_push=do_xcom_push,
             owner=owner,
-            **options,
+            **{**_queue_of(size), **options},
         )
         self.size = size
         self.identity = identity
@@ -242,7 +250,14 @@ def task_pods(
         execution_timeout=timeout,
         pool=pool,
         max_active_tis_per_dagrun=at_once,
+        **_queue_of(size),
     ).expand(arguments=of.output.concat().map(arguments))
+
+
+def _queue_of(size: str) -> dict[str, str]:
+    """The option `queue` of an operator for a size that has one."""
+    queues: dict[str, str] = json.loads(os.environ.get(QUEUES, "{}"))
+    return {"queue": queues[size]} if size in queues else {}
 
 
 def _arguments(options: Mapping[str, Any]) -> list[str]:

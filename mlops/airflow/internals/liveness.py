@@ -1,8 +1,9 @@
 """Whether this process of Airflow goes on, for the kubelet: its loop, and not what it stands on.
 
 Scheduler, DAG processor and triggerer beat once in their loop (airflow.jobs.job.Job.heartbeat), which Airflow notes in
-its database. Here it is noted in the process itself and told over HTTP: the probe starts no program, takes no
-connection, and does not mistake a database that is away, which no restart would cure, for a loop that hangs.
+its database; a worker of Celery beats in its loop, which tells the other workers. Here it is noted in the process
+itself and told over HTTP: the probe starts no program, takes no connection, and does not mistake a database or a broker
+that is away, which no restart would cure, for a loop that hangs.
 """
 
 from __future__ import annotations
@@ -30,13 +31,19 @@ class Beats:
     def beat(self) -> None:
         self._last = self._now()
 
+    def rest(self) -> None:
+        """It has nothing to go round for until the next beat, and is alive."""
+        self._last = float("inf")
+
     def alive(self) -> bool:
-        """Whether it went round within LIMIT."""
+        """Whether it went round within LIMIT, or rests."""
         return self._now() - self._last <= LIMIT
 
 
-def watch() -> None:
+def watch(note: Callable[[Beats], None]) -> None:
     """Notes each beat of this process from now on, and tells of it at the port that the chart names.
+
+    note: note_jobs, or note_worker in a worker of Celery.
 
     The processes that it starts load the plugin too, and are not asked: they do not find the port.
     """
@@ -48,7 +55,7 @@ def watch() -> None:
     serve(beats, int(port))
 
 
-def note(beats: Beats) -> None:
+def note_jobs(beats: Beats) -> None:
     """Has Airflow's jobs beat here too, before they ask their database."""
     from airflow.jobs.job import Job
 
@@ -59,6 +66,29 @@ def note(beats: Beats) -> None:
         heartbeat(self, *args, **kwargs)
 
     Job.heartbeat = noted  # type: ignore[method-assign]
+
+
+def note_worker(beats: Beats) -> None:
+    """Has a worker of Celery beat here too. While it looks for its broker, or ends, it has no loop."""
+    from celery import bootsteps, signals
+
+    class Loop(bootsteps.StartStopStep):  # type: ignore[misc]
+        requires = ("celery.worker.consumer.connection:Connection",)
+
+        def start(self, parent: Any) -> None:
+            beats.beat()
+
+        def stop(self, parent: Any) -> None:
+            beats.rest()
+
+    def add(instance: Any, **_: Any) -> None:
+        instance.app.steps["consumer"].add(Loop)
+
+    def beat(**_: Any) -> None:
+        beats.beat()
+
+    signals.celeryd_init.connect(add, weak=False)
+    signals.heartbeat_sent.connect(beat, weak=False)
 
 
 def serve(beats: Beats, port: int) -> HTTPServer:

@@ -61,21 +61,5 @@ What a task pod is: a list of expressions in CEL, each with what is said where i
   message: a task pod is told of those Secrets only that a need of mlops/needs.py or airflow.taskPods.env names
 - expression: "!has(variables.spec.volumes) || variables.spec.volumes.all(v, has(v.emptyDir) || (has(v.projected) && v.projected.sources.all(s, !has(s.secret) && (!has(s.configMap) || s.configMap.name == 'kube-root-ca.crt'))){{ include "airflow.taskCA" . }})"
   message: a task pod has no volumes but empty ones, the token of its service account, and the certificate by which it verifies servers
-- expression: "!has(variables.spec.nodeName) && !(has(variables.spec.hostNetwork) && variables.spec.hostNetwork) && !(has(variables.spec.hostPID) && variables.spec.hostPID) && !(has(variables.spec.hostIPC) && variables.spec.hostIPC)"
-  message: a task pod shares nothing of its node and does not choose it
-- expression: "!has(variables.container.ports) || variables.container.ports.all(p, !has(p.hostPort))"
-  message: a task pod has no port of its node
-# Pod Security "restricted", which holds so in a namespace without its label as well.
-- expression: has(variables.spec.securityContext) && has(variables.container.securityContext) && has(variables.rights.runAsNonRoot) && variables.rights.runAsNonRoot && (!has(variables.own.runAsNonRoot) || variables.own.runAsNonRoot)
-  message: a task pod is not root (runAsNonRoot)
-- expression: "!(has(variables.rights.runAsUser) && variables.rights.runAsUser == 0) && !(has(variables.own.runAsUser) && variables.own.runAsUser == 0)"
-  message: a task pod is not root (runAsUser)
-- expression: has(variables.own.allowPrivilegeEscalation) && !variables.own.allowPrivilegeEscalation && !(has(variables.own.privileged) && variables.own.privileged) && !has(variables.own.procMount)
-  message: a task pod has no privileges and gets none
-- expression: has(variables.own.capabilities) && has(variables.own.capabilities.drop) && "ALL" in variables.own.capabilities.drop && !has(variables.own.capabilities.add)
-  message: a task pod gives up all capabilities
-- expression: has(variables.rights.seccompProfile) && variables.rights.seccompProfile.type == "RuntimeDefault" && !has(variables.own.seccompProfile)
-  message: a task pod has the runtime's seccomp profile
-- expression: "!has(variables.rights.appArmorProfile) && !has(variables.own.appArmorProfile) && !has(variables.rights.seLinuxOptions) && !has(variables.own.seLinuxOptions) && !has(variables.rights.sysctls)"
-  message: a task pod sets nothing of AppArmor, SELinux and the kernel
+{{ include "airflow.restrictedRules" (dict "pod" "a task pod") }}
 {{- end -}}
