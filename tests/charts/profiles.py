@@ -13,7 +13,7 @@ import yaml
 from infrastructure.commands import make_job
 from mlops.airflow.platform import Platform
 from mlops.airflow.pods.manifest import TaskTry, make_pod
-from tests.charts.conftest import ROOT, Object, find, render
+from tests.charts.conftest import ROOT, Object, find, pod_template, render
 
 # Values that switch on what the defaults leave out, so that it is rendered too.
 EVERYTHING: dict[str, Any] = {
@@ -26,6 +26,7 @@ EVERYTHING: dict[str, Any] = {
         "images": {"pullSecrets": ["registry"]},
         "tls": {"enabled": True},
     },
+    "postgresql": {"backup": {"enabled": True}, "restore": {"from": "maestro-before", "at": "2026-11-28 09:30:00+00"}},
     "mlflow": {"replicas": 2},
     "modelServer": {
         "models": {
@@ -91,9 +92,8 @@ def pods(objects: list[Object]) -> dict[str, Object]:
     found = {}
     for entry in objects:
         name = re.sub(r"-[0-9a-f]{8}$", "", entry["metadata"]["name"].removeprefix("maestro-"))
-        spec = entry.get("spec") or {}
         if entry["kind"] == "Pod":
             found["task" if name.startswith("dag-task-") else name] = entry
-        elif "template" in spec:
-            found[name] = spec["template"]
+        elif template := pod_template(entry):
+            found[name] = template
     return found

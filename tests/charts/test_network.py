@@ -224,8 +224,8 @@ def said(pod: Object, objects: list[Object]) -> Iterator[str]:
         entries = environment(container)
         yield from map(str, container.get("args", ()))
         for key, value in entries.items():
-            if key.endswith("_HOST"):
-                port = entries[key.replace("_HOST", "_PORT")]
+            if key.endswith("HOST"):
+                port = entries[key.removesuffix("HOST") + "PORT"]
                 yield f" {value}:{port} "
             elif isinstance(value, str):
                 yield f" {value} "
@@ -271,9 +271,9 @@ def test_every_address_that_a_pod_is_told_is_one_that_it_may_reach(objects: list
 
 
 def test_nobody_has_an_arrow_to_what_it_is_not_told() -> None:
-    objects = maestro("default")
+    objects = maestro("everything")
     known = {(who, behind(objects, host, number)[0]) for who, host, number in told(objects)}
-    known |= BY_THE_DATABASE | {("grafana", "prometheus")}  # which is not there by default
+    known |= BY_THE_DATABASE | {("grafana", "prometheus")}  # which values have to name an image of
     # The scheduler's pod may be the api-server's as well.
     known |= {(who, "airflow-scheduler") for who, whom in known if whom == "airflow-api-server"}
     known |= {("airflow-scheduler", whom) for who, whom in known if who == "airflow-api-server"}
