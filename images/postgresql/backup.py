@@ -58,7 +58,9 @@ def main() -> None:
     newest = there[-1]
     note(newest)
     size = newest["info"]["repository"]["delta"]
-    print(f"backup {newest['label']} ({newest['type']}): {size} bytes written; {len(there)} backups are kept", flush=True)
+    print(
+        f"backup {newest['label']} ({newest['type']}): {size} bytes written; {len(there)} backups are kept", flush=True
+    )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ EVERYTHING: dict[str, Any] = {
         "tls": {"enabled": True},
     },
     "postgresql": {"backup": {"enabled": True}, "restore": {"from": "maestro-before", "at": "2026-11-28 09:30:00+00"}},
-    "mlflow": {"replicas": 2},
+    "minio": {"lifecycle": {"expire": {"logs": 90, "predictions": 365}, "versions": {"data": 30, "mlflow": 30}}},
+    "retention": {"enabled": True},
+    "mlflow": {"replicas": 2, "retention": {"enabled": True}},
     "modelServer": {
         "models": {
             "clicks": {"model": "click-through-activity", "onlineFeatures": True, "log": {"share": 0.5}},
@@ -38,6 +40,7 @@ EVERYTHING: dict[str, Any] = {
     "airflow": {
         **{component: {"replicas": 2} for component in ("apiServer", "scheduler", "dagProcessor", "triggerer")},
         "dags": {"persistence": {"enabled": True}},
+        "retention": {"enabled": True},
     },
 }
 PROFILES: dict[str, dict[str, Any]] = {

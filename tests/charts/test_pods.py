@@ -77,7 +77,7 @@ def test_what_a_container_mounts_is_a_volume_of_its_pod_and_can_be_written_to_on
                 (kind,) = volumes.get(mount["name"], {"volumeClaimTemplate"})
                 assert kind != "volumeClaimTemplate" or mount["name"] == "data", f"{name} {mount['name']}"
                 writable = kind in ("emptyDir", "persistentVolumeClaim", "volumeClaimTemplate")
-                writable = writable and container["name"] != "backup" or mount["name"] == "tmp"
+                writable = (writable and container["name"] != "backup") or mount["name"] == "tmp"
                 assert mount.get("readOnly", False) != writable, f"{name} {container['name']} {mount['name']}"
         assert volumes.keys() <= mounted, name
 
@@ -108,6 +108,7 @@ IDENTITIES = {
     "maestro-airflow": {
         "airflow-api-server",
         "airflow-dag-processor",
+        "airflow-retention",
         "airflow-scheduler",
         "airflow-setup",
         "airflow-test",
@@ -202,6 +203,7 @@ SECRETS: dict[str, dict[str, str]] = {
     "airflow-dag-processor release-gate": database("airflow"),
     "airflow-scheduler release-gate": database("airflow"),
     "airflow-scheduler scheduler": AIRFLOW | LOGS | TOKENS | CHANNELS,
+    "airflow-retention retention": AIRFLOW,
     "airflow-setup setup": AIRFLOW | OF_SETUP,
     "airflow-test test": AIRFLOW | s3("airflow") | CHANNELS | ADMIN,
     "airflow-triggerer release-gate": database("airflow"),
@@ -219,7 +221,9 @@ SECRETS: dict[str, dict[str, str]] = {
     | {f"TRACKING_{user.upper()}_PASSWORD": f"mlflow/{user}-password" for user in ("writer", "reader")},
     "mlflow release-gate": database("mlflow"),
     "mlflow-migrate migrate": database("mlflow"),
+    "mlflow-retention retention": database("mlflow") | MLFLOW_WRITER,
     "mlflow-test test": MLFLOW_WRITER,
+    "retention retention": s3("tasks") | MLFLOW_READER,
     "model-server model-server": MLFLOW_READER,
     "model-server-trial model-server": MLFLOW_READER,
     "model-server-clicks model-server": MLFLOW_READER | FEATURES | s3("serving"),
@@ -281,7 +285,7 @@ PLACED = {
     ],
 }
 MEASURES = re.compile(r"statsd|pushgateway|prometheus|alertmanager|(postgresql|redis)-exporter|pod-states")
-ANYWHERE = re.compile(r"(?!airflow).*-test|command")
+ANYWHERE = re.compile(r"(?!airflow).*-test|command|retention")
 
 
 def test_every_pod_runs_where_values_say_and_pulls_as_they_say() -> None:

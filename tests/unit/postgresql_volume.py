@@ -1,4 +1,4 @@
-"""Servers that postgresql-start starts with Debian's PostgreSQL, as the user without rights whom the image runs it as."""
+"""Servers that postgresql-start starts with Debian's PostgreSQL, as the user whom the image runs it as."""
 
 import os
 import shutil

@@ -257,8 +257,6 @@ def test_the_user_of_backups_opens_no_other_bucket(store, volume):
         assert "AccessDenied" in refused.stderr
 
 
-
-
 def test_without_its_store_the_server_starts_works_and_ends_and_archives_later_what_it_wrote(store, volume):
     (nobodys,) = free_ports(1)
     away, there = repository(store, volume, "late", nobodys), repository(store, volume, "late")

@@ -5,13 +5,13 @@ The api-server runs in the scheduler's pod where airflow.scheduler.withApiServer
 */}}
 {{- define "common.arrows" -}}
 postgresql:
-  5432/TCP: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-test, mlflow, mlflow-migrate, feast, feast-apply, sensor-trainer, sensor-trainer-worker, sensor-trainer-migrate, postgresql-exporter, postgresql-backup, postgresql-stanza, postgresql-test, opens-feast, opens-ledger]
+  5432/TCP: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-retention, airflow-test, mlflow, mlflow-migrate, mlflow-retention, feast, feast-apply, sensor-trainer, sensor-trainer-worker, sensor-trainer-migrate, postgresql-exporter, postgresql-backup, postgresql-stanza, postgresql-test, opens-feast, opens-ledger]
 redis:
   6379/TCP: [feast, feast-apply, sensor-trainer, sensor-trainer-worker, redis-exporter, redis-test, opens-redis]
 minio:
-  9000/TCP: [airflow-api-server, airflow-scheduler, airflow-triggerer, airflow-test, mlflow, feast, feast-apply, postgresql, postgresql-backup, postgresql-stanza, minio-buckets, minio-test, prometheus, opens-s3, opens-feast]
+  9000/TCP: [airflow-api-server, airflow-scheduler, airflow-triggerer, airflow-test, mlflow, feast, feast-apply, postgresql, postgresql-backup, postgresql-stanza, minio-buckets, minio-test, retention, prometheus, opens-s3, opens-feast]
 mlflow:
-  5000/TCP: [feast-apply, model-server, sensor-trainer, sensor-trainer-worker, mlflow-test, prometheus, opens-mlflow, opens-mlflow-reader]
+  5000/TCP: [feast-apply, model-server, sensor-trainer, sensor-trainer-worker, mlflow-retention, mlflow-test, retention, prometheus, opens-mlflow, opens-mlflow-reader]
 feast:
   6566/TCP: [feast-test]
   8000/TCP: [prometheus]
@@ -27,7 +27,7 @@ airflow-scheduler:
 airflow-triggerer:
   8794/TCP: [airflow-api-server, airflow-scheduler]
 statsd:
-  9125/UDP: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-test, statsd-test]
+  9125/UDP: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-retention, airflow-test, statsd-test]
   9102/TCP: [airflow-test, statsd-test, prometheus]
 pushgateway:
   9091/TCP: [prometheus, opens-pushgateway]
