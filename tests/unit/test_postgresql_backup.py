@@ -20,6 +20,7 @@ from tests.conftest import eventually, free_ports
 from tests.servers import ACCESS_KEY, REGION, ROOT, S3, SECRET_KEY
 from tests.unit.postgresql_volume import PASSWORDS, UNPRIVILEGED, answers, ask, command, hand_over, new_volume, server
 
+pytestmark = pytest.mark.timeout(1800)  # several servers each, one after the other
 KEYS = {"access-key": "backups-access-key", "secret-key": "backups-secret-key"}
 ARCHIVED = {**PASSWORDS, "POSTGRES_ARCHIVE_TIMEOUT": "300", "POSTGRES_DATABASES": "airflow"}
 CHECKSUM = "SELECT count(*) || ' ' || md5(string_agg(id || name, ',' ORDER BY id)) FROM kept"
