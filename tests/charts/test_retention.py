@@ -14,6 +14,8 @@ from mlflow import MlflowClient
 from tests.charts.conftest import ROOT, Object, containers, environment, find, pod_template, render
 from tests.servers import MLflow, PostgreSQL
 
+pytestmark = pytest.mark.timeout(1200)  # the whole of MLflow and of Airflow is imported several times
+
 
 def container(chart: str, name: str, values: dict[str, Any]) -> Object:
     objects = render(chart, {"retention": {"enabled": True, **values}})

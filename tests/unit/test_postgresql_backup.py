@@ -273,3 +273,17 @@ def test_without_its_store_the_server_starts_works_and_ends_and_archives_later_w
         eventually(lambda: ask(port, "SELECT archived_count FROM pg_stat_archiver") > 1)
         archive_all(port)
         assert ask(port, "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'") == 0
+
+
+@pytest.mark.parametrize("at", ["2001-01-01 00:00:00+00", "2101-01-01 00:00:00+00"])
+def test_a_point_in_time_that_was_not_archived_is_refused_and_said(store, volume, at):
+    told = repository(store, volume, f"of-{at[:4]}")
+    with server(volume, **ARCHIVED, **told) as port:
+        write(port, 1, 10)
+        back_up(volume, told, port)
+    with new_volume() as other:
+        own = repository(store, other, "other")
+        assert restore(other, own, told["PGBACKREST_STANZA"], at).returncode == 0
+        done = run(other, ["postgresql-start", "-c", "port=1"], {**own, **ARCHIVED})
+        assert done.returncode != 0
+        assert "has to lie in what was archived" in done.stderr
