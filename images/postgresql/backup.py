@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Backs a PostgreSQL server up by pgbackrest: all of it where the newest full backup is too old, else what changed since.
+"""Backs a PostgreSQL server up by pgbackrest: all of it where the newest full backup is too old, else what changed.
 
-PGHOST, PGPORT, PGPASSWORD and libpq's other variables name the server, as its superuser; $PGDATA is its data, read only.
-FULL_DAYS says how many days a full backup serves, RETAINED_FULL how many of them are kept with what stands on them and the
-log since. The end of the backup is noted in the server, as the comment on the database `postgres`: who may connect to any
-database there can read it, and the alert PostgreSQLBackupOld does.
+PGHOST, PGPORT, PGPASSWORD and libpq's other variables name the server, as its superuser; $PGDATA is its data, read
+only. FULL_DAYS says how many days a full backup serves, RETAINED_FULL how many of them are kept with what stands on
+them and the log since. The end of the backup is noted in the server, as the comment on the database `postgres`: who may
+connect to any database there can read it, and the alert PostgreSQLBackupOld does.
 """
 
 from __future__ import annotations

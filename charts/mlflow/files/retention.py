@@ -1,4 +1,4 @@
-"""Removes for good the runs that were deleted more than DAYS days ago, with their artifacts, which `mlflow gc` would do too.
+"""Removes for good the runs that were deleted more than DAYS days ago, with their artifacts, as `mlflow gc` does.
 
 That one asks nobody whether a run is a registered model's; here such a run stays. The server removes the artifacts.
 """
@@ -20,12 +20,12 @@ while True:
     if not token:
         break
 removed = 0
-for run_id in store._get_deleted_runs(older_than=int(float(os.environ["DAYS"]) * DAY)):
+for run_id in store._get_deleted_runs(older_than=int(float(os.environ["DAYS"]) * DAY)):  # noqa: SLF001 - as gc does
     if run_id in registered:
         print(f"run {run_id} stays: a registered model is of it", flush=True)
         continue
     get_artifact_repository(store.get_run(run_id).info.artifact_uri).delete_artifacts()
-    store._hard_delete_run(run_id)
+    store._hard_delete_run(run_id)  # noqa: SLF001
     print(f"removed run {run_id}", flush=True)
     removed += 1
 print(f"removed {removed} runs", flush=True)
