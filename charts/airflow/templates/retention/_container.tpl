@@ -1,6 +1,6 @@
 {{/*
 Removes old runs, and what Airflow keeps of them, from its database: of each table it says how many rows. Not into tables of
-an archive, which would lie on the same volume. The newest run of each DAG stays.
+an archive, which would lie on the same volume. The newest scheduled run of each DAG stays.
 */}}
 {{- define "airflow.retention" -}}
 - name: retention
