@@ -116,7 +116,7 @@ image-%: cluster-up ## Build one image and what it stands on, as in image-task
 	python3 images/build.py $* --registry $(registry) $(engine_$(CLUSTER)) $(wheels)
 
 ##@ Platform
-.PHONY: install uninstall data models promote rollback export dags check check-connections rotate
+.PHONY: install uninstall data models promote rollback export dags restore check check-connections rotate
 install: images $(VENV)/ready ## Install the platform into the cluster, or upgrade it
 	@echo '[install] the platform (usually 1 min)'
 	$(PYTHON) -m infrastructure.install $(VALUES) $(BUILD)/images.yaml
@@ -147,6 +147,12 @@ dags: ## Copy dags/ into the running release, until its pods are replaced
 	  tar -C $(DAGS) --exclude __pycache__ -cf - $$(ls $(DAGS)) | kubectl --namespace $(NAMESPACE) exec -i $${pod%/*} -c $${pod#*/} -- tar -C /opt/maestro/dags -xf -; \
 	done
 
+restore: ## Install with PostgreSQL from its backups, where its volume holds no cluster: FROM=<stanza>, and AT="2026-11-28 09:30:00+00"
+	@test -n '$(FROM)' || { echo 'FROM is empty: name the backups, as in FROM=maestro-maestro (<namespace>-<release>)' >&2; exit 1; }
+	@mkdir -p $(BUILD)
+	@printf 'postgresql: {restore: {from: "%s", at: "%s"}}\n' '$(FROM)' '$(AT)' >$(BUILD)/restore.yaml
+	$(MAKE) --no-print-directory install VALUES='$(VALUES) $(BUILD)/restore.yaml'
+
 check: ## Check every service of the installed platform
 	helm test $(RELEASE) --namespace $(NAMESPACE) || { kubectl --namespace $(NAMESPACE) logs --selector app.kubernetes.io/part-of=maestro --field-selector status.phase=Failed --prefix; exit 1; }
 
@@ -167,7 +173,7 @@ lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell, char
 	for folder in charts docs images infrastructure/local; do MYPYPATH=$$folder $(VENV)/bin/mypy --cache-dir $(CACHE)/mypy $$folder/*.py; done
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/hadolint images/*/Dockerfile infrastructure/local/node/Dockerfile
-	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/redis/redis-start images/redis/redis-cli images/builder/*-*
+	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/postgresql/postgresql-restore images/postgresql/pgbackrest images/redis/redis-start images/redis/redis-cli images/builder/*-*
 	$(PYTHON) charts/values.py --check
 	$(PYTHON) charts/dashboards.py --check
 	$(PYTHON) docs/links.py
@@ -238,7 +244,7 @@ $(VENV)/ready: $(VENV)/bin/uv constraints.txt infrastructure/packages
 
 # The programs that tests and measurements run on this machine; nothing that is installed needs them.
 $(VENV)/test-tools: $(VENV)/ready
-	infrastructure/packages shellcheck postgresql-15 redis-server prometheus prometheus-alertmanager \
+	infrastructure/packages shellcheck postgresql-15 pgbackrest redis-server prometheus prometheus-alertmanager \
 	  prometheus-postgres-exporter prometheus-pushgateway prometheus-redis-exporter
 	touch $@
 

@@ -225,6 +225,8 @@ def _store_user(name: str) -> Rotation:
     return _by_job(f"minio-{name}", "secret-key", "minio-buckets")
 
 
+STORE_USERS = ("airflow", "mlflow", "feast", "serving", "tasks", "features", "backups")
+
 ROTATIONS: Mapping[str, Rotation] = {
     **{
         f"postgresql-{name}": _database(name)
@@ -234,7 +236,7 @@ ROTATIONS: Mapping[str, Rotation] = {
     "redis": _redis("default", "redis-password"),
     **{f"redis-{user}": _redis(user, f"{user}-password") for user in ("features", "queue", "celery", "monitoring")},
     "minio": Rotation("minio", "root-password"),
-    **{f"minio-{user}": _store_user(user) for user in ("airflow", "mlflow", "feast", "serving", "tasks", "features")},
+    **{f"minio-{user}": _store_user(user) for user in STORE_USERS},
     **{f"mlflow-{user}": Rotation("mlflow", f"{user}-password") for user in ("writer", "reader")},
     "sensor-trainer": Rotation("sensor-trainer", "token"),
     "airflow-admin": _by_job("airflow", "admin-password", "airflow-setup"),

@@ -32,6 +32,7 @@ GROUPS = {
     "sensor-trainer": "mlops.sensor_trainer.commands",
     "health": "mlops.health.commands",
     "notify": "mlops.notify.commands",
+    "retention": "mlops.retention.commands",
 }
 
 # Of a table in S3 polars would hold 128 row groups that it has not come to yet: of ten million rows all. Two keep it

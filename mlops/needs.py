@@ -68,6 +68,7 @@ _NEEDS = {
     "health report": ("s3", "code"),
     "health alert": ("s3", "notifications"),
     "notify send": ("notifications",),
+    "retention runs": ("s3", "mlflow-reader"),
 }
 
 

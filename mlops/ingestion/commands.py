@@ -22,10 +22,19 @@ from mlops.stores.store_users import Grant, Keys, StoreUsers
 log = logging.getLogger(__name__)
 
 
-def buckets(*, names: list[str], wait: float) -> Result:
-    """Creates the buckets that are not there yet."""
-    deadline = time.monotonic() + wait
+def buckets(*, names: list[str], expire: list[tuple[str, int]], versions: list[tuple[str, int]], wait: float) -> Result:
+    """Creates the buckets that are not there yet, and sets what each removes and keeps by itself.
+
+    expire, versions: buckets and days; one that is in neither loses the rules that an earlier call set.
+    """
+    deadline, days, kept = time.monotonic() + wait, dict(expire), dict(versions)
+    if unknown := sorted({*days, *kept} - set(names)):
+        raise Refused(f"there are rules for {', '.join(unknown)}, which is none of the buckets {', '.join(names)}")
     made = {name: once_started(bucket(name).ensure, deadline) for name in names}
+    for name in names:
+        bucket(name).rule(days.get(name), kept.get(name))
+        if name in days or name in kept:
+            log.info("%s: objects go after %s days, earlier versions after %s", name, days.get(name), kept.get(name))
     return {name: "created" if new else "present" for name, new in made.items()}
 
 
@@ -144,6 +153,13 @@ def _shift(raw: DatasetFiles, dataset: Dataset, to_now: bool | None) -> Mapping[
 
 def _buckets_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", dest="names", action="append", required=True, help="a bucket; repeatable")
+    for option, text in (
+        ("--expire", "that its objects go after so many days"),
+        ("--versions", "that it keeps what is overwritten or removed, for so many days"),
+    ):
+        parser.add_argument(
+            option, type=_days, action="append", default=[], metavar="BUCKET:DAYS", help=f"{text}; repeatable"
+        )
     parser.add_argument(
         "--wait", type=float, default=0, metavar="SECONDS", help="how long the store may take to start (%(default)s)"
     )
@@ -163,6 +179,13 @@ def _users_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait", type=float, default=0, metavar="SECONDS", help="how long the store may take to start (%(default)s)"
     )
+
+
+def _days(text: str) -> tuple[str, int]:
+    match text.split(":"):
+        case [bucket, days] if bucket and days.isdecimal() and int(days):
+            return bucket, int(days)
+    raise argparse.ArgumentTypeError(f"{text!r} is no bucket and days: write it as logs:90")
 
 
 def _grant(text: str) -> Grant:

@@ -16,11 +16,14 @@ from mlops.config import S3Settings
 from mlops.result import JSON, Failure
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import pandas as pd
     import polars as pl
 
 _ROW_GROUP = 1 << 17  # rows: what a reader holds of a table, and leaves out, at a time
 _FACTS = "PANDAS_ATTRS"  # where pandas keeps a table's `attrs`, so that both read what either wrote
+_OURS = "maestro-"  # how the ids of lifecycle rules begin that are ours
 _DIGEST = "sha256"  # metadata of an object: the digest of its content
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "403"}
 
@@ -97,6 +100,21 @@ class ObjectStore:
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
             found = [Entry(each["Key"], each["ETag"].strip('"')) for page in pages for each in page.get("Contents", ())]
         return sorted(found)
+
+    def written(self, prefix: str) -> dict[str, datetime]:
+        """When each object whose key begins with the prefix was written."""
+        with self._explained(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+            return {each["Key"]: each["LastModified"] for page in pages for each in page.get("Contents", ())}
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Removes objects, a thousand by a request; those that are not there are no error."""
+        with self._explained():
+            for start in range(0, len(keys), 1000):
+                named = [{"Key": key} for key in keys[start : start + 1000]]
+                answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": named, "Quiet": True})
+                for fault in answer.get("Errors", ()):
+                    raise Failure(f"{self._endpoint} does not remove {self._address(fault['Key'])} ({fault['Code']})")
 
     def download(self, key: str, path: Path) -> str:
         """Copies an object to a file by one request, so that all of it is of one version; gives its SHA-256."""
@@ -292,6 +310,42 @@ class ObjectStore:
                 self._client.create_bucket(Bucket=self.bucket)
                 return True
         return False
+
+    def rule(self, expire: int | None, versions: int | None) -> None:
+        """Has the store remove objects that are so many days old, and keep what was overwritten or removed for so many.
+
+        None: it does not. Rules that others have set stay; once a bucket keeps versions, it goes on doing so.
+        """
+        ours: list[dict[str, Any]] = []
+        if expire:
+            ours.append({"ID": f"{_OURS}expire", "Expiration": {"Days": expire}})
+        if versions:
+            ours.append(
+                {"ID": f"{_OURS}versions", "NoncurrentVersionExpiration": {"NoncurrentDays": versions}},
+            )
+        ours = [{**each, "Status": "Enabled", "Filter": {"Prefix": ""}} for each in ours]
+        with self._explained():
+            if versions:
+                self._client.put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration={"Status": "Enabled"})
+            there = self._rules()
+            rules = [*ours, *(each for each in there if not each.get("ID", "").startswith(_OURS))]
+            if rules:
+                self._client.put_bucket_lifecycle_configuration(
+                    Bucket=self.bucket, LifecycleConfiguration={"Rules": rules}
+                )
+            elif there:
+                self._client.delete_bucket_lifecycle(Bucket=self.bucket)
+
+    def _rules(self) -> list[Any]:
+        from botocore.exceptions import ClientError
+
+        try:
+            found: list[Any] = self._client.get_bucket_lifecycle_configuration(Bucket=self.bucket)["Rules"]
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "NoSuchLifecycleConfiguration":
+                raise
+            return []
+        return found
 
     def _address(self, key: str | None = None) -> str:
         return f"s3://{self.bucket}/{key}" if key else f"bucket {self.bucket!r}"

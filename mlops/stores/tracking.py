@@ -435,6 +435,12 @@ class Tracking:
             raise Failure(f"version {version} of model {name!r} names no run: give its alias to one that was trained")
         return str(run_id)
 
+    def registered_runs(self) -> list[Run]:
+        """The runs that all versions of all registered models were made by, those that were deleted among them."""
+        with self._explained():
+            versions = list(self._pages(self._client.search_model_versions))
+            return [self._client.get_run(run_id) for run_id in sorted({one.run_id for one in versions if one.run_id})]
+
     def describe(self, name: str, version: str, description: str, tags: Mapping[str, str]) -> None:
         """Writes a version's description and tags; repeating it changes nothing."""
         with self._explained():

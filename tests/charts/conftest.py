@@ -77,14 +77,21 @@ def find(objects: list[Object], kind: str, name: str) -> Object:
     return found
 
 
+def pod_template(entry: Object) -> Object | None:
+    """That of the pods which an object makes, if it does."""
+    spec = entry.get("spec") or {}
+    made: Object | None = (spec["jobTemplate"]["spec"] if "jobTemplate" in spec else spec).get("template")
+    return made
+
+
 def pod_specs(objects: list[Object]) -> Iterator[tuple[str, Object]]:
     """Each pod that the objects are or make: `Kind/name` and its spec."""
     for entry in objects:
-        kind, spec = entry["kind"], entry.get("spec") or {}
-        if kind == "Pod":
-            yield f"{kind}/{entry['metadata']['name']}", spec
-        elif "template" in spec:
-            yield f"{kind}/{entry['metadata']['name']}", spec["template"]["spec"]
+        where = f"{entry['kind']}/{entry['metadata']['name']}"
+        if entry["kind"] == "Pod":
+            yield where, entry["spec"]
+        elif template := pod_template(entry):
+            yield where, template["spec"]
 
 
 def containers(spec: Object) -> list[Object]:

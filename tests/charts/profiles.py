@@ -13,7 +13,7 @@ import yaml
 from infrastructure.commands import make_job
 from mlops.airflow.platform import Platform
 from mlops.airflow.pods.manifest import TaskTry, make_pod
-from tests.charts.conftest import ROOT, Object, find, render
+from tests.charts.conftest import ROOT, Object, find, pod_template, render
 
 # Values that switch on what the defaults leave out, so that it is rendered too.
 EVERYTHING: dict[str, Any] = {
@@ -26,7 +26,10 @@ EVERYTHING: dict[str, Any] = {
         "images": {"pullSecrets": ["registry"]},
         "tls": {"enabled": True},
     },
-    "mlflow": {"replicas": 2},
+    "postgresql": {"backup": {"enabled": True}, "restore": {"from": "maestro-before", "at": "2026-11-28 09:30:00+00"}},
+    "minio": {"lifecycle": {"expire": {"logs": 90, "predictions": 365}, "versions": {"data": 30, "mlflow": 30}}},
+    "retention": {"enabled": True},
+    "mlflow": {"replicas": 2, "retention": {"enabled": True}},
     "modelServer": {
         "models": {
             "clicks": {"model": "click-through-activity", "onlineFeatures": True, "log": {"share": 0.5}},
@@ -43,6 +46,7 @@ EVERYTHING: dict[str, Any] = {
             "hpa": {"enabled": True},
             "sets": {"large": {"queue": "large", "hpa": {"enabled": False}}},
         },
+        "retention": {"enabled": True},
     },
     "postgresql": {"conf": {"max_connections": 1000}},
 }
@@ -99,9 +103,8 @@ def pods(objects: list[Object]) -> dict[str, Object]:
     found = {}
     for entry in objects:
         name = re.sub(r"-[0-9a-f]{8}$", "", entry["metadata"]["name"].removeprefix("maestro-"))
-        spec = entry.get("spec") or {}
         if entry["kind"] == "Pod":
             found["task" if name.startswith("dag-task-") else name] = entry
-        elif "template" in spec:
-            found[name] = spec["template"]
+        elif template := pod_template(entry):
+            found[name] = template
     return found

@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -17,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mlops.airflow.administration.setup import MONITORED
 from tests.charts.conftest import ROOT, containers, environment, find, render
-from tests.conftest import answers, free_ports, running
+from tests.conftest import answers, eventually, free_ports, running
 from tests.servers import PASSWORD, PostgreSQL, Redis
 
 QUERIES = ROOT / "charts/monitoring/files/postgresql-queries.yaml"
@@ -68,9 +69,18 @@ VALUES (1, '{}', now() - interval '2 h'), (1, '{}', now() - interval '1 h');
 @pytest.fixture(scope="module")
 def server(run_folder: Path) -> Iterator[PostgreSQL]:
     """A server of its own, since roles are one's for all databases, with Airflow's database and who watches it."""
-    with PostgreSQL(run_folder) as server:
+    archiving = PostgreSQL(run_folder)
+    # As where there is no store to archive to.
+    archiving.command += ["-c", "archive_mode=on", "-c", "archive_command=pgbackrest archive-push %p"]
+    with archiving as server:
+        ended = (datetime.now(UTC) - timedelta(minutes=90)).isoformat()
         server.execute(
-            "postgres", "CREATE DATABASE airflow", "CREATE ROLE monitoring LOGIN", "GRANT pg_monitor TO monitoring"
+            "postgres",
+            "CREATE DATABASE airflow",
+            "CREATE ROLE monitoring LOGIN",
+            "GRANT pg_monitor TO monitoring",
+            f"COMMENT ON DATABASE postgres IS 'backed up {ended}'",
+            "SELECT pg_switch_wal()",
         )
         own = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
         own |= {
@@ -84,6 +94,8 @@ def server(run_folder: Path) -> Iterator[PostgreSQL]:
         program += "upgrade_schema(); let_monitor(); let_monitor()"
         subprocess.run([sys.executable, "-c", program], env=own, check=True, capture_output=True)
         server.execute("airflow", SEED)
+        with psycopg.connect(f"{server.url}/postgres", autocommit=True) as asking:
+            eventually(lambda: asking.execute("SELECT failed_count > 0 FROM pg_stat_archiver").fetchone() == (True,))
         yield server
 
 
@@ -131,6 +143,12 @@ def test_every_query_is_answered(shown: dict[str, float]) -> None:
     assert shown["pg_exporter_last_scrape_error"] == 0
     queries = yaml.safe_load(QUERIES.read_text())
     assert {name for name in queries if not any(one.startswith(f"{name}_") for one in shown)} == set()
+
+
+def test_it_is_seen_when_the_last_backup_was_and_whether_the_log_is_archived(shown: dict[str, float]) -> None:
+    assert aged(shown, "postgresql_backup_timestamp_seconds") == pytest.approx(90, abs=10)
+    assert shown["postgresql_archive_failing"] == 1
+    assert shown["postgresql_archive_waiting_files"] >= 1
 
 
 def test_dags_that_are_active_say_how_they_fare(shown: dict[str, float]) -> None:

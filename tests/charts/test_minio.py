@@ -50,7 +50,7 @@ def test_the_job_creates_every_bucket_by_a_command_that_there_is() -> None:
     assert args[:3] == ["python", "-m", "mlops"]
     options = parser().parse_args(args[3:])
     assert (options.group, options.command) == ("ingestion", "buckets")
-    assert options.names == ["extra", "mlflow", "ours", "predictions", "reports"]
+    assert options.names == ["backups", "extra", "mlflow", "ours", "predictions", "reports"]
 
 
 def test_the_job_is_told_all_that_its_command_reads() -> None:
@@ -112,7 +112,7 @@ def test_an_existing_secret_takes_the_place_of_the_charts_own() -> None:
     assert told["MINIO_ROOT_PASSWORD"]["secretKeyRef"] == {"name": "ours", "key": "root-password"}
 
 
-USERS = ("airflow", "features", "feast", "mlflow", "serving", "tasks")
+USERS = ("airflow", "backups", "features", "feast", "mlflow", "serving", "tasks")
 
 
 def grants(objects: list[Object]) -> set[tuple[str, str, str]]:
@@ -137,6 +137,7 @@ def test_each_user_may_open_the_buckets_of_its_work_and_no_other() -> None:
         ("features", "write", "raw"),
         ("features", "write", "reports"),
         ("features", "write", "feast"),
+        ("backups", "write", "backups"),
     }
 
 

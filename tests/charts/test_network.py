@@ -224,8 +224,8 @@ def said(pod: Object, objects: list[Object]) -> Iterator[str]:
         entries = environment(container)
         yield from map(str, container.get("args", ()))
         for key, value in entries.items():
-            if key.endswith("_HOST"):
-                port = entries[key.replace("_HOST", "_PORT")]
+            if key.endswith("HOST"):
+                port = entries[key.removesuffix("HOST") + "PORT"]
                 yield f" {value}:{port} "
             elif isinstance(value, str):
                 yield f" {value} "
@@ -274,7 +274,7 @@ def test_nobody_has_an_arrow_to_what_it_is_not_told() -> None:
     known = {
         (who, behind(objects, host, number)[0])
         # Workers there are with one executor alone.
-        for objects in (maestro("default"), maestro("prod"))
+        for objects in (maestro("default"), maestro("prod"), maestro("everything"))
         for who, host, number in told(objects)
     }
     known |= BY_THE_DATABASE | {("grafana", "prometheus")}  # which is not there by default

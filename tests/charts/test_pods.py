@@ -77,6 +77,7 @@ def test_what_a_container_mounts_is_a_volume_of_its_pod_and_can_be_written_to_on
                 (kind,) = volumes.get(mount["name"], {"volumeClaimTemplate"})
                 assert kind != "volumeClaimTemplate" or mount["name"] == "data", f"{name} {mount['name']}"
                 writable = kind in ("emptyDir", "persistentVolumeClaim", "volumeClaimTemplate")
+                writable = (writable and container["name"] != "backup") or mount["name"] == "tmp"
                 assert mount.get("readOnly", False) != writable, f"{name} {container['name']} {mount['name']}"
         assert volumes.keys() <= mounted, name
 
@@ -107,6 +108,7 @@ IDENTITIES = {
     "maestro-airflow": {
         "airflow-api-server",
         "airflow-dag-processor",
+        "airflow-retention",
         "airflow-scheduler",
         "airflow-setup",
         "airflow-test",
@@ -206,6 +208,7 @@ SECRETS: dict[str, dict[str, str]] = {
     "airflow-dag-processor release-gate": database("airflow"),
     "airflow-scheduler release-gate": database("airflow"),
     "airflow-scheduler scheduler": AIRFLOW | LOGS | TOKENS | CHANNELS | BROKER,
+    "airflow-retention retention": AIRFLOW,
     "airflow-setup setup": AIRFLOW | OF_SETUP,
     "airflow-test test": AIRFLOW | s3("airflow") | CHANNELS | ADMIN,
     "airflow-triggerer release-gate": database("airflow"),
@@ -225,13 +228,17 @@ SECRETS: dict[str, dict[str, str]] = {
     | {f"TRACKING_{user.upper()}_PASSWORD": f"mlflow/{user}-password" for user in ("writer", "reader")},
     "mlflow release-gate": database("mlflow"),
     "mlflow-migrate migrate": database("mlflow"),
+    "mlflow-retention retention": database("mlflow") | MLFLOW_WRITER,
     "mlflow-test test": MLFLOW_WRITER,
+    "retention retention": s3("tasks") | MLFLOW_READER,
     "model-server model-server": MLFLOW_READER,
     "model-server-trial model-server": MLFLOW_READER,
     "model-server-clicks model-server": MLFLOW_READER | FEATURES | s3("serving"),
     "postgresql postgresql": {
         f"{name.upper()}_PASSWORD": f"postgresql/{name}-password" for name in ("postgres", "monitoring", *DATABASES)
     },
+    "postgresql-backup backup": database("postgres"),
+    "postgresql-stanza backup": database("postgres"),
     "postgresql-exporter postgresql-exporter": {"DATA_SOURCE_PASS": "postgresql/monitoring-password"},
     **{f"postgresql-test {name}": database(name) for name in DATABASES},
     "redis-exporter redis-exporter": {"REDIS_PASSWORD": "redis/monitoring-password"},
@@ -288,7 +295,7 @@ PLACED = {
     ],
 }
 MEASURES = re.compile(r"statsd|pushgateway|prometheus|alertmanager|(postgresql|redis)-exporter|pod-states")
-ANYWHERE = re.compile(r"(?!airflow).*-test|command")
+ANYWHERE = re.compile(r"(?!airflow).*-test|command|retention")
 
 
 def test_every_pod_runs_where_values_say_and_pulls_as_they_say() -> None:
@@ -390,10 +397,18 @@ JOBS = {
 def test_a_job_is_tried_until_what_it_needs_is_there_and_stays_for_its_log(objects: list[Object]) -> None:
     jobs = {re.sub(r"^maestro-|-\w{8}$", "", e["metadata"]["name"]): e["spec"] for e in objects if e["kind"] == "Job"}
     found = {name: (job["backoffLimit"], job["template"]["spec"]["restartPolicy"]) for name, job in jobs.items()}
-    assert found == JOBS
+    backup = {"postgresql-stanza": (10, "OnFailure")}
+    assert found == JOBS | (backup if "postgresql-stanza" in found else {})
     for name, job in jobs.items():
         # A Job that is gone would be made anew by the next upgrade; one that ends early would leave pods waiting.
         assert job.keys() <= {"backoffLimit", "template", "podFailurePolicy"}, name
+
+
+def test_what_runs_by_the_clock_runs_once_at_a_time_and_cannot_hang_for_good(objects: list[Object]) -> None:
+    for entry in (entry for entry in objects if entry["kind"] == "CronJob"):
+        spec = entry["spec"]
+        assert (spec["timeZone"], spec["concurrencyPolicy"]) == ("Etc/UTC", "Forbid")
+        assert spec["jobTemplate"]["spec"]["activeDeadlineSeconds"] < 86400
 
 
 def test_a_job_that_a_person_asks_for_ends_soon_and_goes_with_the_release() -> None:

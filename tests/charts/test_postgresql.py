@@ -140,3 +140,90 @@ def test_a_release_name_that_leaves_no_room_is_refused_with_the_remedy() -> None
     assert render("postgresql", name="r" * 41)
     with pytest.raises(Refused, match="release name of at most 41 characters"):
         render("postgresql", name="r" * 42)
+
+
+# Backups
+
+BACKUPS = {"backup": {"enabled": True}}
+TLS = {"tls": {"enabled": True}}
+
+
+def backed_up(values: dict[str, Any] | None = None, **shared: Any) -> list[Object]:
+    return render("postgresql", {**BACKUPS, **(values or {}), "global": {**TLS, **shared}})
+
+
+def test_server_restore_and_backup_look_in_one_place_and_keys_are_files_that_may_change() -> None:
+    objects = backed_up({"restore": {"from": "before"}})
+    pod = stateful_set(objects)["template"]["spec"]
+    job = find(objects, "CronJob", "maestro-postgresql-backup")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    said = []
+    for spec in (pod, job):
+        (keys,) = (volume["secret"] for volume in spec["volumes"] if volume["name"] == "backup-keys")
+        assert keys["secretName"] == "maestro-minio-backups"
+        for container in containers(spec):
+            told = environment(container)
+            assert not [name for name in told if "S3_KEY" in name], "a rotated key would restart the server"
+            mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+            assert mounts["backup-keys"] == told["BACKUP_KEYS"]
+            said.append({name: value for name, value in told.items() if name.startswith("PGBACKREST_")})
+    assert len(said) == 3
+    assert said[0] == said[1] == said[2]
+    assert said[0]["PGBACKREST_STANZA"] == "maestro-maestro"
+    assert said[0]["PGBACKREST_REPO1_S3_ENDPOINT"] == "maestro-minio:9000"
+
+
+def test_without_backups_nothing_of_them_is_there() -> None:
+    objects = postgresql()
+    assert not [entry for entry in objects if entry["kind"] in ("CronJob", "Job")]
+    assert "initContainers" not in stateful_set(objects)["template"]["spec"]
+    assert not [name for name in environment(server(objects)) if "BACKUP" in name or "PGBACKREST" in name]
+
+
+def test_a_backup_runs_on_the_node_of_the_server_wherever_values_put_that() -> None:
+    zone = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+    objects = backed_up({"affinity": zone, "nodeSelector": {"disk": "fast"}})
+    spec = find(objects, "CronJob", "maestro-postgresql-backup")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (beside,) = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert beside["topologyKey"] == "kubernetes.io/hostname"
+    labels = stateful_set(objects)["template"]["metadata"]["labels"]
+    assert beside["labelSelector"]["matchLabels"].items() <= labels.items()
+    assert spec["affinity"]["nodeAffinity"] == zone["nodeAffinity"]
+    assert spec["nodeSelector"] == {"disk": "fast"}
+
+
+def test_another_store_is_told_with_its_keys_and_may_be_reached() -> None:
+    elsewhere = {
+        "endpoint": "https://s3.example.com:9443",
+        "bucket": "ours",
+        "region": "eu",
+        "existingSecret": "theirs",
+    }
+    objects = render("postgresql", {"backup": {"enabled": True, "s3": elsewhere}})
+    told = environment(server(objects))
+    assert told["PGBACKREST_REPO1_S3_ENDPOINT"] == "s3.example.com:9443"
+    assert (told["PGBACKREST_REPO1_S3_BUCKET"], told["PGBACKREST_REPO1_S3_REGION"]) == ("ours", "eu")
+    (keys,) = (v for v in stateful_set(objects)["template"]["spec"]["volumes"] if v["name"] == "backup-keys")
+    assert keys["secret"]["secretName"] == "theirs"
+    for component in ("postgresql", "postgresql-backup", "postgresql-stanza"):
+        policy = find(objects, "NetworkPolicy", f"maestro-{component}-network")["spec"]
+        assert {"protocol": "TCP", "port": 9443} in [port for rule in policy["egress"] for port in rule["ports"]]
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        (BACKUPS, "pgbackrest speaks TLS only: set global.tls.enabled to true"),
+        ({"restore": {"from": "a"}}, "pgbackrest speaks TLS only"),
+        ({"restore": {"at": "2026-11-28 09:30:00+00"}}, r"restore\.from names no backups"),
+        ({"restore": {"from": "a", "at": "yesterday"}}, "restore/at"),
+        ({"backup": {"enabled": True, "s3": {"endpoint": "https://s3.example.com"}}}, "set backup.s3.existingSecret"),
+        ({**BACKUPS, "global": TLS, "conf": {"archive_mode": "off"}}, "take it out of conf"),
+        (
+            {**BACKUPS, "global": {**TLS, "postgresql": {"external": EXTERNAL, "existingSecret": "ours"}}},
+            "who runs it backs it up",
+        ),
+    ],
+)
+def test_backups_that_could_not_be_made_are_refused_with_the_remedy(values: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(Refused, match=remedy):
+        render("postgresql", values)

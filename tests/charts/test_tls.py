@@ -66,6 +66,8 @@ VERIFIED = {
     "FEAST_URL": {"SSL_CERT_FILE": CA},
     "MODEL_SERVER_URL": {"SSL_CERT_FILE": CA},
     "SENSOR_TRAINER_URL": {"SSL_CERT_FILE": CA},
+    "PGHOST": {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": CA},
+    "PGBACKREST_REPO1_S3_ENDPOINT": {"SSL_CERT_FILE": CA},
     # Verified by the address itself, see below.
     "MAESTRO_LEDGER": {},
     "DATA_SOURCE_URI": {},
@@ -145,7 +147,7 @@ def test_only_a_server_has_its_key(objects: list[Object]) -> None:
         for container in containers(pod["spec"]):
             mounts = [mount["name"] for mount in container.get("volumeMounts", ())]
             owner = owner_of(container["name"], name)
-            main = container["name"] not in ("release-gate", "dags-from-image", "scheduler")
+            main = container["name"] not in ("release-gate", "dags-from-image", "scheduler", "restore")
             assert ("tls" in mounts) == (owner in speaking() and main), (name, container["name"])
 
 

@@ -4,49 +4,30 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
-from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg2
 import pytest
 
 from tests.certificates import Authority
-from tests.conftest import eventually, free_ports
-
-SCRIPTS = Path(__file__).parents[2] / "images/postgresql"
-PROGRAMS = "/usr/lib/postgresql/15/bin"
-# PostgreSQL refuses to run as root.
-UNPRIVILEGED = {"cwd": "/", **({"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {})}
-PASSWORDS = {"POSTGRES_PASSWORD": "it's-postgres", "AIRFLOW_PASSWORD": 'a"$(id)', "MLFLOW_PASSWORD": "mlflow"}
+from tests.conftest import free_ports
+from tests.unit.postgresql_volume import (
+    PASSWORDS,
+    PROGRAMS,
+    UNPRIVILEGED,
+    answers,
+    ask,
+    command,
+    hand_over,
+    new_volume,
+    server,
+)
 
 
 @pytest.fixture
 def volume():
-    """A folder as a volume is mounted: writable for the user that runs PostgreSQL, who is not root."""
-    folder = Path(tempfile.mkdtemp(prefix="postgresql-start-"))
-    # The checkout may lie where nobody else may look.
-    shutil.copytree(SCRIPTS, folder / "image")
-    (folder / "data").mkdir()
-    (folder / "tmp").mkdir()
-    if os.geteuid() == 0:
-        for path in (folder, *folder.rglob("*")):
-            shutil.chown(path, "nobody", "nogroup")
-    yield folder
-    shutil.rmtree(folder)
-
-
-def command(volume, port):
-    environment = {
-        "PATH": f"{PROGRAMS}:/usr/bin:/bin",
-        "PGDATA": str(volume / "data/pgdata"),
-        "TMPDIR": str(volume / "tmp"),
-        "POSTGRES_SETTINGS": str(volume / "image"),
-    }
-    options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": volume / "tmp", "fsync": "off"}
-    settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-    return [str(volume / "image/postgresql-start"), *settings], environment
+    with new_volume() as folder:
+        yield folder
 
 
 def fails(volume, **environment):
@@ -56,48 +37,6 @@ def fails(volume, **environment):
     result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240, **UNPRIVILEGED)
     assert result.returncode != 0
     return result.stderr
-
-
-@contextmanager
-def server(volume, **environment):
-    """A server that is ready; yields its port. It ends as in the image, by SIGINT."""
-    (port,) = free_ports(1)
-    words, fixed = command(volume, port)
-    process = subprocess.Popen(words, env={**fixed, **environment}, start_new_session=True, **UNPRIVILEGED)
-    try:
-        password = environment["POSTGRES_PASSWORD"]
-        eventually(lambda: process.poll() is not None or answers(port, "postgres", password))
-        assert process.poll() is None, "postgresql-start has ended"
-        yield port
-    finally:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait(timeout=240)
-
-
-def connect(port, user, password, database=None):
-    connection = psycopg2.connect(
-        host="127.0.0.1", port=port, user=user, password=password, dbname=database or user, connect_timeout=5
-    )
-    connection.autocommit = True
-    return connection
-
-
-def answers(port, user, password, database=None):
-    try:
-        connect(port, user, password, database).close()
-    except psycopg2.OperationalError:
-        return False
-    return True
-
-
-def ask(port, query, user="postgres", password=PASSWORDS["POSTGRES_PASSWORD"], database=None):
-    connection = connect(port, user, password, database)
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(query)
-            return cursor.fetchone()[0] if cursor.description else None
-    finally:
-        connection.close()
 
 
 def test_each_database_gets_an_owner_who_enters_by_password_and_no_other(volume):
@@ -184,9 +123,7 @@ def test_who_watches_sees_sizes_and_activity_and_what_an_owner_lets_it_read(volu
 def test_with_a_certificate_nobody_comes_in_without_tls_and_clients_can_verify_the_server(volume, tmp_path):
     authority, other = Authority(tmp_path / "ours"), Authority(tmp_path / "others")
     folder = authority.certificate(volume / "tls", "localhost")
-    if os.geteuid() == 0:
-        for path in (folder, *folder.iterdir()):
-            shutil.chown(path, "nobody", "nogroup")
+    hand_over(folder)
 
     def said_by(host, **options):
         """What libpq says of the server; nothing where it lets it in."""

@@ -5,13 +5,13 @@ The api-server runs in the scheduler's pod where airflow.scheduler.withApiServer
 */}}
 {{- define "common.arrows" -}}
 postgresql:
-  5432/TCP: [airflow-api-server, airflow-scheduler, airflow-worker, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-test, mlflow, mlflow-migrate, feast, feast-apply, sensor-trainer, sensor-trainer-worker, sensor-trainer-migrate, postgresql-exporter, postgresql-test, opens-feast, opens-ledger]
+  5432/TCP: [airflow-api-server, airflow-scheduler, airflow-worker, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-retention, airflow-test, mlflow, mlflow-migrate, mlflow-retention, feast, feast-apply, sensor-trainer, sensor-trainer-worker, sensor-trainer-migrate, postgresql-exporter, postgresql-backup, postgresql-stanza, postgresql-test, opens-feast, opens-ledger]
 redis:
   6379/TCP: [airflow-scheduler, airflow-worker, feast, feast-apply, sensor-trainer, sensor-trainer-worker, redis-exporter, redis-test, opens-redis]
 minio:
-  9000/TCP: [airflow-api-server, airflow-scheduler, airflow-triggerer, airflow-worker, airflow-test, mlflow, feast, feast-apply, minio-buckets, minio-test, prometheus, opens-s3, opens-feast]
+  9000/TCP: [airflow-api-server, airflow-scheduler, airflow-triggerer, airflow-worker, airflow-test, mlflow, feast, feast-apply, postgresql, postgresql-backup, postgresql-stanza, minio-buckets, minio-test, retention, prometheus, opens-s3, opens-feast]
 mlflow:
-  5000/TCP: [feast-apply, model-server, sensor-trainer, sensor-trainer-worker, mlflow-test, prometheus, opens-mlflow, opens-mlflow-reader]
+  5000/TCP: [feast-apply, model-server, sensor-trainer, sensor-trainer-worker, mlflow-retention, mlflow-test, retention, prometheus, opens-mlflow, opens-mlflow-reader]
 feast:
   6566/TCP: [feast-test]
   8000/TCP: [prometheus]
@@ -29,7 +29,7 @@ airflow-triggerer:
 airflow-worker:
   8793/TCP: [airflow-api-server, airflow-scheduler]
 statsd:
-  9125/UDP: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-worker, airflow-setup, airflow-test, statsd-test]
+  9125/UDP: [airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-worker, airflow-setup, airflow-retention, airflow-test, statsd-test]
   9102/TCP: [airflow-test, statsd-test, prometheus]
 pushgateway:
   9091/TCP: [prometheus, opens-pushgateway]
@@ -53,6 +53,7 @@ where it is external; then all go there who have an arrow to it.
 kubernetes: [airflow-scheduler, airflow-triggerer, airflow-worker, airflow-test, pod-states, opens-kubernetes, opens-model-server]
 webhook: [airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-worker, airflow-test, alertmanager, opens-notifications]
 mail: [airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-worker, airflow-test, opens-notifications]
+backups: [postgresql, postgresql-backup, postgresql-stanza]
 {{- end -}}
 
 {{/*
@@ -77,8 +78,16 @@ The ports of what is outside, as JSON: of each where there is something.
 {{- end -}}
 {{- $s3 := dig "s3" "external" dict $global -}}
 {{- if $s3.enabled -}}
-{{- $named := regexFind ":[0-9]+$" ($s3.endpoint | default "") | trimPrefix ":" -}}
-{{- $_ := set $ports "minio" (list (int ($named | default (hasPrefix "http:" ($s3.endpoint | default "") | ternary 80 443)))) -}}
+{{- $_ := set $ports "minio" (list (include "common.portOf" ($s3.endpoint | default "") | int)) -}}
+{{- end -}}
+{{- /* The store of PostgreSQL's backups, where it is another one; told in that chart alone. */ -}}
+{{- with dig "s3" "endpoint" "" (.root.Values.backup | default dict) -}}
+{{- $_ := set $ports "backups" (list (include "common.portOf" . | int)) -}}
 {{- end -}}
 {{- toJson $ports -}}
+{{- end -}}
+
+{{/* The port in an address, such as https://s3.example.com:9000, or that of its scheme; without an address that of https. */}}
+{{- define "common.portOf" -}}
+{{ regexFind ":[0-9]+$" . | trimPrefix ":" | default (hasPrefix "http:" . | ternary "80" "443") }}
 {{- end -}}

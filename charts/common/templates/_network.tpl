@@ -108,7 +108,7 @@ spec:
 {{- end -}}
 {{- range $to := $leaves }}
 - to:
-    {{- range get $root.Values.global.networkPolicies.outside (eq $to "minio" | ternary "s3" $to) }}
+    {{- range get $root.Values.global.networkPolicies.outside (has $to (list "minio" "backups") | ternary "s3" $to) }}
     - ipBlock: {cidr: {{ . }}}
     {{- end }}
   ports:

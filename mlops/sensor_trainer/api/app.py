@@ -282,12 +282,14 @@ def _refresh(services: Services, metrics: ApiMetrics) -> None:
 def _forget(services: Services) -> None:
     if days := int(services.settings.retention_days):
         try:
-            removed = services.readings.forget(days)
+            readings, jobs = services.readings.forget(days), services.jobs.forget(days)
         except Failure as failure:
-            log.warning("old readings stay until they can be removed: %s", failure)
+            log.warning("old readings and jobs stay until they can be removed: %s", failure)
             return
-        if removed:
-            log.info("removed %d readings that were more than %d days older than the newest", removed, days)
+        if readings:
+            log.info("removed %d readings that were more than %d days older than the newest", readings, days)
+        if jobs:
+            log.info("removed %d jobs that ended more than %d days ago", jobs, days)
 
 
 def _known(ask: Callable[[], T]) -> T | None:

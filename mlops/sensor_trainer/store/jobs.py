@@ -82,6 +82,13 @@ select id from sensors.training_jobs
 where state = 'queued' and (handed_over is null or handed_over < now() - make_interval(secs => %(lease)s))
 order by created for update skip locked
 """
+# The last that succeeded of a model says up to which reading it has learned.
+_FORGET = """
+delete from sensors.training_jobs as old where finished < now() - make_interval(days => %s) and exists (
+    select from sensors.training_jobs as newer
+    where newer.model = old.model and newer.state = 'succeeded' and newer.finished > old.finished
+)
+"""
 
 log = logging.getLogger(__name__)
 
@@ -193,6 +200,11 @@ class Jobs:
         with transaction(self._pool) as connection:
             row = connection.execute(query, (model,)).fetchone()
         return None if row is None else row[0]
+
+    def forget(self, days: int) -> int:
+        """Removes jobs that ended more than `days` ago, where a later one of the model has succeeded; says how many."""
+        with transaction(self._pool) as connection:
+            return connection.execute(_FORGET, (days,)).rowcount
 
     def claim(self, job_id: UUID) -> Attempt | None:
         """The next attempt at a job that waits or whose lease has ended; None where there is nothing to do."""

@@ -25,6 +25,12 @@ resources:
     - --name
     - {{ . }}
     {{- end }}
+    {{- range $bucket, $days := .Values.lifecycle.expire }}
+    - --expire={{ get $.Values.global.buckets $bucket }}:{{ $days }}
+    {{- end }}
+    {{- range $bucket, $days := .Values.lifecycle.versions }}
+    - --versions={{ get $.Values.global.buckets $bucket }}:{{ $days }}
+    {{- end }}
   {{- include "minio.rootContainer" . | nindent 2 }}
 {{- end -}}
 

@@ -20,4 +20,5 @@ what the programs do that open the store as this user.
 - features:write:{{ $buckets.data }}
 - features:write:{{ $buckets.reports }}
 - features:write:{{ $buckets.feast }}
+- backups:write:{{ $buckets.backups }}
 {{- end -}}

@@ -1,0 +1,1 @@
+"""What is removed when it is old, and what never is."""
