@@ -26,7 +26,11 @@ EVERYTHING: dict[str, Any] = {
         "images": {"pullSecrets": ["registry"]},
         "tls": {"enabled": True},
     },
-    "postgresql": {"backup": {"enabled": True}, "restore": {"from": "maestro-before", "at": "2026-11-28 09:30:00+00"}},
+    "postgresql": {
+        "conf": {"max_connections": 1000},
+        "backup": {"enabled": True},
+        "restore": {"from": "maestro-before", "at": "2026-11-28 09:30:00+00"},
+    },
     "minio": {"lifecycle": {"expire": {"logs": 90, "predictions": 365}, "versions": {"data": 30, "mlflow": 30}}},
     "retention": {"enabled": True},
     "mlflow": {"replicas": 2, "retention": {"enabled": True}},
@@ -48,7 +52,6 @@ EVERYTHING: dict[str, Any] = {
         },
         "retention": {"enabled": True},
     },
-    "postgresql": {"conf": {"max_connections": 1000}},
 }
 PROFILES: dict[str, dict[str, Any]] = {
     "default": {},
