@@ -12,7 +12,7 @@ while it trains. Set `config_path` to a YAML file in the data bucket to train ot
 all keys, and a key or a value that it cannot have is refused before anything is trained.
 """
 
-from datetime import timedelta
+from datetime import time, timedelta
 from functools import partial
 
 from airflow.sdk import DAG, Param
@@ -21,7 +21,6 @@ from mlops.airflow.authoring.alerts import due_within, task_failed
 from mlops.airflow.authoring.freshness import OFFLINE_FEATURES, FreshFeatures
 from mlops.airflow.authoring.operator import task_pod
 from mlops.airflow.authoring.schedule import cron
-from mlops.features.repository import NIGHTLY
 from mlops.models import get, names
 
 MODELS = [name for name in names() if get(name).family == "torch"]
@@ -51,8 +50,9 @@ with DAG(
     tags=["ml", "training", "features"],
 ):
     of_model = partial(task_pod, model="{{ params.model_name }}", timeout=timedelta(minutes=15))
+    # feature_engineering_pipeline is due at one.
     wait = FreshFeatures(
-        task_id="wait_for_features", features=OFFLINE_FEATURES, due=NIGHTLY.at, timeout=timedelta(minutes=10)
+        task_id="wait_for_features", features=OFFLINE_FEATURES, due=time(1), timeout=timedelta(minutes=10)
     )
     features = of_model(
         "validate_features",

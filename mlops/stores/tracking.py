@@ -186,23 +186,28 @@ class Tracking:
         Its files are those of the layout, MLmodel says what it may, and none is another one than its run was told of.
         model_uri: `runs:/<run id>/model` or `models:/<name>/<version>`.
         """
-        path = self.download_files(model_uri, folder)
+        path = self._download(model_uri, folder)
         wrong = faults(path, layout)
         if wrong:
             raise Failure(
                 f"{model_uri} may run code when it is loaded: {'; '.join(wrong[:5])}: log it with "
                 "'python -m mlops training fit', which writes files that cannot"
             )
+        self._refuse_others(model_uri, path)
         return path
 
     def download_files(self, model_uri: str, folder: Path) -> Path:
         """The same of a model that nobody is to load: none of its files is another one than its run was told of."""
         path = self._download(model_uri, folder)
+        self._refuse_others(model_uri, path)
+        return path
+
+    def _refuse_others(self, model_uri: str, path: Path) -> None:
+        """Raises Failure where a file of the model that lies at `path` is another one than its run was told of."""
         run_id = self._run_of(model_uri)
         recorded = {file: value for file, value in self._recorded(run_id).items() if file.startswith(_MODEL_FOLDER)}
         if self._is_recorded(run_id, model_uri, recorded):
             self._refuse_altered(model_uri, differences(recorded, _within_model(digests(path))))
-        return path
 
     def seal(self, name: str, version: str, layout: Layout) -> bool:
         """Records the digests of a version of before they were, as its files are now; False where it has them.

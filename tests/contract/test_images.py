@@ -164,6 +164,6 @@ def test_a_program_of_ours_that_a_container_starts_is_in_its_image() -> None:
     for name, program in started:
         copies = last(RECIPES[name], "COPY")
         file = program.replace("-", "[-_]")
-        assert [copy for copy in copies if re.search(rf"/{file}(\.py)? /usr/local/bin/({program})?$", copy)], (
+        assert [copy for copy in copies if re.search(rf"/{file}(\.py)?( \S+)* /usr/local/bin/({program})?$", copy)], (
             f"{name} {program}"
         )

@@ -87,5 +87,5 @@ def deployed():
     """
     items = json.loads(kubectl("get", "deployments,statefulsets", "-o", "json"))["items"]
     templates = {item["metadata"]["name"]: item["spec"]["template"] for item in items}
-    del templates[object_name("deployment", "airflow-dag-processor")]
+    del templates[object_name("deployment", "airflow-dag-processor").rpartition("/")[2]]
     return templates

@@ -117,7 +117,7 @@ def test_what_is_stale_fails_the_check_and_is_left_as_it_is(
     ("old", "new", "fault"),
     [
         ("# @schema {map: quantity}\n", "", "first/values.yaml:7: sizes is empty: say by '# @schema' what it may hold"),
-        ("{map: quantity}", "{map: quantum}", "'quantum' is none of charts/definitions.yaml: bucket"),
+        ("{map: quantity}", "{map: quantum}", "'quantum' is none of charts/definitions.yaml: address, bucket"),
         ("  port: 1\n", "  port: 2\n", "global.port is 2, and in the umbrella's values 1"),
         ("  port: 1\n", "  prot: 1\n", "global.prot is 1, and in the umbrella's values not there"),
     ],

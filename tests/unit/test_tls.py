@@ -65,7 +65,7 @@ WAITING = """
 import sys
 from mlops.config import CertificateSettings
 from mlops.serving.server import wait_for_a_model
-wait_for_a_model("127.0.0.1", int(sys.argv[1]), "m", CertificateSettings.from_environment())
+wait_for_a_model("127.0.0.1", int(sys.argv[1]), "m", "production", CertificateSettings.from_environment())
 """
 TRAINER = {
     "DATABASE_URL": "postgresql://sensors@127.0.0.1:1/sensors",
