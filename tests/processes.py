@@ -8,9 +8,12 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from socketserver import BaseServer
+from threading import Thread
 
 import pytest
 
@@ -91,6 +94,19 @@ class running:  # noqa: N801 - a context manager
         if self._process.poll() is None:
             os.killpg(self._process.pid, self._ending)
             self._process.wait()
+
+
+@contextmanager
+def in_background(server: BaseServer) -> Iterator[None]:
+    """A server of this process answers until the block ends."""
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def eventually(condition: Callable[[], bool], timeout: float = 240) -> None:

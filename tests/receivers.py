@@ -11,10 +11,9 @@ from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
-from threading import Thread
 from typing import Any, Self
 
-from tests.processes import free_ports
+from tests.processes import free_ports, in_background
 
 HOST = "127.0.0.1"
 SECRET = "T000-secret-path"  # of a webhook's address
@@ -51,14 +50,8 @@ class Webhook:
     @contextmanager
     def listening(cls) -> Iterator[Self]:
         hook = cls()
-        thread = Thread(target=hook.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
+        with in_background(hook.server):
             yield hook
-        finally:
-            hook.server.shutdown()
-            hook.server.server_close()
-            thread.join()
 
 
 LOGIN = {"username": "maestro-sends", "password": "mail-pass-word"}

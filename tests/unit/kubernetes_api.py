@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import yaml
+
+from tests.processes import in_background
 
 NAMESPACE, NAME = "maestro", "maestro-model-server"
 ANNOTATION = "maestro/model-version"
@@ -150,11 +151,5 @@ def serving(cluster: Cluster, kubeconfig: Path) -> Iterator[str]:
             }
         )
     )
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with in_background(server):
         yield address
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

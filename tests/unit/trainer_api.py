@@ -1,11 +1,12 @@
 """A sensor trainer that answers as a test tells it to."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.processes import in_background
 
 Reply = tuple[int, Any]
 
@@ -49,14 +50,8 @@ class Api:
 @contextmanager
 def serving() -> Iterator[Api]:
     api = Api()
-    thread = threading.Thread(target=api.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with in_background(api.server):
         yield api
-    finally:
-        api.server.shutdown()
-        api.server.server_close()
-        thread.join()
 
 
 def job(state: str, **fields: Any) -> dict[str, Any]:

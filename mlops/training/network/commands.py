@@ -70,7 +70,6 @@ def train(*, model: str, features: str, config: str, data_version: str, gpu: boo
     device, tracking = _device(gpu), Tracking.from_environment()
     with TemporaryDirectory() as folder:
         data = _downloaded(store, features, Path(folder))
-        learned = _all_rows(data) if asked.refit else data.train
         head = _head(data, store.facts(key))
         contract = feature_contract(head, key, declared.feature_service)
         columns = len(head.columns) - len({EVENT_TIME, LABEL} & {*head})
@@ -80,6 +79,7 @@ def train(*, model: str, features: str, config: str, data_version: str, gpu: boo
         if finished is not None:
             log.info("run %s was finished by an earlier try", finished.info.run_id)
             return _result(finished.info.run_id, identity.folder, finished.data.metrics)
+        learned = _all_rows(data) if asked.refit else data.train
         tags = {**run.tags(declared, identity, _described(asked)), **contract, **period(_times(learned), TRAIN)}
         with tracking.new_run(declared.dataset, f"{model} {identity.run_id}", tags) as run_id:
             tracking.log(run_id, params=params)
