@@ -12,13 +12,9 @@ The volumes of an Airflow pod, beside `tmp`.
   configMap:
     name: {{ include "common.fullname" (dict "root" .root "component" "airflow-pods") }}
 {{- if .dags }}
-- name: dags
-  {{- if .root.Values.dags.persistence.enabled }}
-  persistentVolumeClaim:
-    claimName: {{ include "airflow.dagsClaim" .root }}
-  {{- else }}
-  emptyDir: {}
-  {{- end }}
+{{- with include "airflow.dagsVolume" .root }}
+{{ . }}
+{{- end }}
 {{- end }}
 {{- if .token }}
 {{ include "common.tokenVolume" .root }}
@@ -26,7 +22,7 @@ The volumes of an Airflow pod, beside `tmp`.
 {{- end -}}
 
 {{/*
-Where a container finds them. Only the DAG files can be written to: people copy new ones there.
+Where a container finds them.
 */}}
 {{- define "airflow.volumeMounts" -}}
 - name: logs
@@ -38,11 +34,9 @@ Where a container finds them. Only the DAG files can be written to: people copy 
   mountPath: /etc/maestro
   readOnly: true
 {{- if .dags }}
-- name: dags
-  mountPath: /opt/maestro/dags
-  {{- with include "airflow.dagsSubPath" .root }}
-  {{- . | nindent 2 }}
-  {{- end }}
+{{- with include "airflow.dagsMount" .root }}
+{{ . }}
+{{- end }}
 {{- end }}
 {{- if .token }}
 - name: token

@@ -5,7 +5,7 @@ The api-server runs in the scheduler's pod where airflow.scheduler.withApiServer
 */}}
 {{- define "common.arrows" -}}
 postgresql:
-  5432/TCP: [airflow-api-server, airflow-scheduler, airflow-worker, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-retention, airflow-test, mlflow, mlflow-migrate, mlflow-retention, feast, feast-apply, sensor-trainer, sensor-trainer-worker, sensor-trainer-migrate, postgresql-exporter, postgresql-backup, postgresql-stanza, postgresql-test, opens-feast, opens-ledger]
+  5432/TCP: [airflow-api-server, airflow-scheduler, airflow-worker, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-dags, airflow-retention, airflow-test, mlflow, mlflow-migrate, mlflow-retention, feast, feast-apply, sensor-trainer, sensor-trainer-worker, sensor-trainer-migrate, postgresql-exporter, postgresql-backup, postgresql-stanza, postgresql-test, opens-feast, opens-ledger]
 redis:
   6379/TCP: [airflow-scheduler, airflow-worker, feast, feast-apply, sensor-trainer, sensor-trainer-worker, redis-exporter, redis-test, opens-redis]
 minio:
@@ -54,6 +54,7 @@ kubernetes: [airflow-scheduler, airflow-triggerer, airflow-worker, airflow-test,
 webhook: [airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-worker, airflow-test, alertmanager, opens-notifications]
 mail: [airflow-scheduler, airflow-dag-processor, airflow-triggerer, airflow-worker, airflow-test, opens-notifications]
 backups: [postgresql, postgresql-backup, postgresql-stanza]
+git: [airflow-scheduler, airflow-dag-processor, airflow-worker, airflow-test]
 {{- end -}}
 
 {{/*
@@ -84,10 +85,30 @@ The ports of what is outside, as JSON: of each where there is something.
 {{- with dig "s3" "endpoint" "" (.root.Values.backup | default dict) -}}
 {{- $_ := set $ports "backups" (list (include "common.portOf" . | int)) -}}
 {{- end -}}
+{{- /* The repository of DAG files; told in that chart alone. */ -}}
+{{- $git := dig "gitSync" dict (.root.Values.dags | default dict) -}}
+{{- if $git.enabled -}}
+{{- $_ := set $ports "git" (list (include "common.portOfRepository" $git.repo | int)) -}}
+{{- end -}}
 {{- toJson $ports -}}
 {{- end -}}
 
 {{/* The port in an address, such as https://s3.example.com:9000, or that of its scheme; without an address that of https. */}}
 {{- define "common.portOf" -}}
 {{ regexFind ":[0-9]+$" . | trimPrefix ":" | default (hasPrefix "http:" . | ternary "80" "443") }}
+{{- end -}}
+
+{{/* Whether a repository of git is reached by SSH, such as git@git.example.com:team/dags.git: "yes" or nothing. */}}
+{{- define "common.bySsh" -}}
+{{- if or (regexMatch "^([a-z]+\\+)?ssh://" .) (regexMatch "^[^/:]+@[^/]+:" .) -}}yes{{- end -}}
+{{- end -}}
+
+{{/* The port of a repository: the one in its address, or that of how it is reached. */}}
+{{- define "common.portOfRepository" -}}
+{{- $named := regexFind "^[a-z+]+://[^/]+" . | regexFind ":[0-9]+$" -}}
+{{- if and $named (contains "://" .) -}}
+{{ trimPrefix ":" $named }}
+{{- else -}}
+{{ ternary "22" (hasPrefix "http:" . | ternary "80" "443") (include "common.bySsh" . | eq "yes") }}
+{{- end -}}
 {{- end -}}

@@ -12,10 +12,11 @@ it when it is done.
 {{/*
 An init container that waits until a Job has marked the revision in the database. Its pod has common.volumes.
 Plain Jobs and waiting pods, because Helm runs a hook only after `--wait` has seen the pods ready, which wait for it.
-  (dict "root" $ "component" "mlflow" "image" "mlflow" "revision" "1a2b3c4d" "database" "mlflow")
+  (dict "root" $ "component" "mlflow" "image" "mlflow" "revision" "1a2b3c4d" "database" "mlflow" "name" "release-gate")
+name: of the container, where it is the second one of its pod.
 */}}
 {{- define "common.releaseGate" -}}
-- name: release-gate
+- name: {{ .name | default "release-gate" }}
   {{- include "common.containerImage" . | nindent 2 }}
   args: [release-gate, wait, {{ .component }}, {{ .revision | quote }}, --timeout, "600"]
   env:

@@ -14,34 +14,39 @@ subPath: {{ .subPath }}
 {{- end -}}
 
 {{/*
-An init container that fills the volume from the image's DAG files, once for each image: what was copied into the volume
-since then outlives a restart. Files that an earlier image brought and this one lacks are removed.
+The volume `dags` of who reads DAG files: that of their versions, or where the clone of a repository lies. Nothing where they
+come with the image.
 */}}
-{{- define "airflow.dagsFromImage" -}}
-- name: dags-from-image
-  {{- include "common.containerImage" (dict "root" . "image" "airflow") | nindent 2 }}
-  args:
-    - sh
-    - -euc
-    - |
-      if [ "$(cat /dags/.image 2>/dev/null)" = "$IMAGE" ]; then exit 0; fi
-      cd /opt/maestro/dags
-      find . -type f ! -path '*/__pycache__/*' | sort >/tmp/files
-      cp -R . /dags/
-      cd /dags
-      if [ -f .files ]; then comm -23 .files /tmp/files | xargs -r -d '\n' rm -f; fi
-      cp /tmp/files .files
-      printf %s "$IMAGE" >.image
-  env:
-    - name: IMAGE
-      value: {{ include "common.image" (dict "root" . "name" "airflow") }}
-  resources:
-    requests: {cpu: 10m, memory: 16Mi}
-    limits: {memory: 64Mi}
-  {{- include "common.containerDefaults" . | nindent 2 }}
-    - name: dags
-      mountPath: /dags
-      {{- with include "airflow.dagsSubPath" . }}
-      {{- . | nindent 6 }}
-      {{- end }}
+{{- define "airflow.dagsVolume" -}}
+{{- if .Values.dags.persistence.enabled -}}
+- name: dags
+  persistentVolumeClaim:
+    claimName: {{ include "airflow.dagsClaim" . }}
+    readOnly: true
+{{- else if .Values.dags.gitSync.enabled -}}
+- name: dags
+  emptyDir: {}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Where a container finds them. A clone is Airflow's own, made by the process that reads it.
+*/}}
+{{- define "airflow.dagsMount" -}}
+{{- if or .Values.dags.persistence.enabled .Values.dags.gitSync.enabled -}}
+- name: dags
+  mountPath: /opt/maestro/dags
+  {{- if .Values.dags.persistence.enabled }}
+  readOnly: true
+  {{- with include "airflow.dagsSubPath" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  {{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* The same in CEL, of a volume v, after what else it may be. */}}
+{{- define "airflow.dagsReadOnly" -}}
+{{- if .Values.dags.persistence.enabled }} || (has(v.persistentVolumeClaim) && v.persistentVolumeClaim.claimName == '{{ include "airflow.dagsClaim" . }}' && has(v.persistentVolumeClaim.readOnly) && v.persistentVolumeClaim.readOnly)
+{{- end -}}
 {{- end -}}

@@ -27,7 +27,7 @@ What the pod of a worker is: a list of expressions in CEL, each with what is sai
   message: a worker is told of no whole Secret or ConfigMap (envFrom)
 - expression: variables.env.all(e, !has(e.valueFrom) || !has(e.valueFrom.secretKeyRef) || (e.valueFrom.secretKeyRef.name + "/" + e.valueFrom.secretKeyRef.key) in {{ include "airflow.workerSecrets" . }})
   message: a worker is told of those Secrets only that the chart's template names
-- expression: "!has(variables.spec.volumes) || variables.spec.volumes.all(v, has(v.emptyDir) || has(v.configMap) || (has(v.projected) && v.projected.sources.all(s, !has(s.secret))) || (has(v.persistentVolumeClaim) && v.persistentVolumeClaim.claimName == '{{ include "airflow.dagsClaim" . }}'){{ include "airflow.taskCA" . }})"
-  message: a worker has no volumes but empty ones, configuration, DAG files, the token of its service account, and the certificate by which it verifies servers
+- expression: "!has(variables.spec.volumes) || variables.spec.volumes.all(v, has(v.emptyDir) || has(v.configMap) || (has(v.projected) && v.projected.sources.all(s, !has(s.secret))){{ include "airflow.dagsReadOnly" . }}{{ include "airflow.taskCA" . }})"
+  message: a worker has no volumes but empty ones, configuration, DAG files to read, the token of its service account, and the certificate by which it verifies servers
 {{ include "airflow.restrictedRules" (dict "pod" "a worker") }}
 {{- end -}}

@@ -53,7 +53,7 @@ SECRET_{{ printf "%s/%s" .name .key | sha256sum | trunc 8 | upper }}
 Entries of the environment that hold the Secrets which connections and variables name.
 */}}
 {{- define "airflow.settingsEnv" -}}
-{{- range $name, $ref := include "airflow.secretRefs" (dict "root" . "value" (dict "connections" .Values.connections "variables" .Values.variables)) | fromJson }}
+{{- range $name, $ref := include "airflow.secretRefs" (dict "root" . "value" (dict "connections" (include "airflow.connections" . | fromYaml) "variables" .Values.variables)) | fromJson }}
 - name: {{ $name }}
   valueFrom:
     secretKeyRef:
@@ -65,7 +65,7 @@ Entries of the environment that hold the Secrets which connections and variables
 The file that mlops.airflow.administration.setup applies.
 */}}
 {{- define "airflow.settings" -}}
-{{- $declared := dict "connections" .Values.connections "variables" .Values.variables -}}
+{{- $declared := dict "connections" (include "airflow.connections" . | fromYaml) "variables" .Values.variables -}}
 {{- $declared = (include "airflow.rendered" (dict "root" . "value" $declared) | fromJson).v -}}
 {{- $_ := set $declared "owner" (printf "Helm release %s" .Release.Name) -}}
 {{- $_ := set $declared "adminUser" (omit .Values.adminUser "existingSecret") -}}

@@ -15,8 +15,6 @@ spec:
   serviceAccountName: {{ include "common.fullname" (dict "root" . "component" "airflow") }}
   {{- include "common.podDefaults" (dict "root" . "values" (include "airflow.placement" $worker | fromYaml)) | nindent 2 }}
   terminationGracePeriodSeconds: {{ .Values.workers.terminationGracePeriodSeconds }}
-  initContainers:
-    {{- include "airflow.dagsFromImage" . | nindent 4 }}
   containers:
     {{- include "airflow.container" (dict "root" . "name" "worker" "container" "base" "values" .Values.workers "token" true "dags" true) | nindent 4 }}
   {{- include "common.volumes" . | nindent 2 }}
