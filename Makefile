@@ -140,12 +140,8 @@ rollback: $(VENV)/ready ## Put the version before into production again: MODEL=.
 export: $(VENV)/ready ## Write a version's files into the data bucket: MODEL=... VERSION=...
 	$(PYTHON) -m infrastructure.models export
 
-dags: ## Copy dags/ into the running release, until its pods are replaced
-	selector='app.kubernetes.io/instance=$(RELEASE),app.kubernetes.io/name=airflow,app.kubernetes.io/component notin (airflow-api-server,airflow-triggerer,airflow-setup,airflow-test)'; \
-	for pod in $$(kubectl --namespace $(NAMESPACE) get pods --selector "$$selector" --field-selector status.phase=Running \
-	  --output jsonpath='{range .items[*]}{.metadata.name}/{.spec.containers[0].name} {end}'); do \
-	  tar -C $(DAGS) --exclude __pycache__ -cf - $$(ls $(DAGS)) | kubectl --namespace $(NAMESPACE) exec -i $${pod%/*} -c $${pod#*/} -- tar -C /opt/maestro/dags -xf -; \
-	done
+dags: $(VENV)/ready ## Put the files of DAGS over those of the running release; DAGS= brings those of its image back
+	$(PYTHON) -m infrastructure.dags $(DAGS)
 
 restore: ## Install with PostgreSQL from its backups, where its volume holds no cluster: FROM=<stanza>, and AT="2026-11-28 09:30:00+00"
 	@test -n '$(FROM)' || { echo 'FROM is empty: name the backups, as in FROM=maestro-maestro (<namespace>-<release>)' >&2; exit 1; }

@@ -3,10 +3,7 @@
 import base64
 import importlib.util
 import json
-import os
 import re
-import shutil
-import subprocess
 from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
@@ -352,54 +349,207 @@ def test_the_operators_platform_reads_what_the_chart_renders() -> None:
 # DAG files
 
 
-def test_the_image_fills_the_dags_volume_once_and_a_new_image_takes_its_old_files_back(tmp_path: Path) -> None:
-    image, volume, scratch = (tmp_path / name for name in ("image", "volume", "scratch"))
-    for folder in (image / "utils", volume, scratch):
-        folder.mkdir(parents=True)
-    (image / "a.py").write_text("a1")
-    (image / "utils/b.py").write_text("b1")
-
-    def fill(tag: str) -> None:
-        objects = airflow({"global": {"images": {"tags": {"airflow": tag}}}})
-        entry = container("dags-from-image", template_of("dag-processor", objects)["spec"])
-        shell, flags, script = entry["args"]
-        places = {"/opt/maestro/dags": image, "/dags": volume, "/tmp": scratch}  # noqa: S108 - of the container
-        script = re.sub("|".join(places), lambda match: str(places[match[0]]), script)
-        subprocess.run([shell, flags, script], check=True, env={**os.environ, **environment(entry)})
-
-    fill("one")
-    assert read(volume) == {"a.py": "a1", "utils/b.py": "b1"}
-
-    (volume / "a.py").write_text("edited")
-    (volume / "hand.py").write_text("hand")
-    fill("one")
-    assert read(volume) == {"a.py": "edited", "utils/b.py": "b1", "hand.py": "hand"}, "a restart keeps what was copied"
-
-    shutil.rmtree(image / "utils")
-    (image / "a.py").write_text("a2")
-    fill("two")
-    assert read(volume) == {"a.py": "a2", "hand.py": "hand"}
+VOLUME = {"dags": {"persistence": {"enabled": True}}}
+HTTPS = "https://git.example.com/team/dags.git"
+SSH = "git@git.example.com:team/dags.git"
+GIT = {"dags": {"gitSync": {"enabled": True, "repo": HTTPS}}}
+KEYED = {"repo": SSH, "sshKeySecret": "key", "knownHosts": "git.example.com ssh-ed25519 AAAA"}
+EXECUTORS = ("LocalExecutor", "CeleryExecutor", "KubernetesExecutor")
+PLACE = "/opt/maestro/dags"
 
 
-def read(folder: Path) -> dict[str, str]:
-    """Content by path of the files that are not hidden."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    return {str(path.relative_to(folder)): path.read_text() for path in files}
+def git_sync(**values: Any) -> dict[str, Any]:
+    return {"dags": {"gitSync": {"enabled": True, "repo": HTTPS, **values}}}
+
+
+def readers(objects: list[Object], executor: str) -> dict[str, Object]:
+    """The pods of who reads DAG files: who parses them, and who runs their tasks."""
+    found = {part: template_of(part, objects)["spec"] for part in ("dag-processor", "scheduler")}
+    if executor == "CeleryExecutor":
+        found["celery"] = template_of("worker", objects)["spec"]
+    if executor == "KubernetesExecutor":
+        (template,) = (
+            yaml.safe_load(entry["data"]["worker-template.yaml"])
+            for entry in objects
+            if "worker-template.yaml" in (entry.get("data") or {})
+        )
+        found["base"] = template["spec"]
+    return found
+
+
+def bundle(objects: list[Object]) -> dict[str, Any]:
+    """The one bundle of DAG files, as Airflow reads it, which takes % for the beginning of a value."""
+    parser = ConfigParser()
+    parser.read_string(find(objects, "ConfigMap", "maestro-airflow-config")["data"]["airflow.cfg"])
+    (found,) = json.loads(parser["dag_processor"]["dag_bundle_config_list"])
+    assert found["name"] == "dags-folder", "runs outlive a change of the source"
+    return found
+
+
+def mounted(name: str, spec: Object) -> list[tuple[Object, Object]]:
+    """Each mount below the place of DAG files, and its volume."""
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    return [
+        (mount, volumes[mount["name"]])
+        for mount in container(name, spec)["volumeMounts"]
+        if mount["mountPath"].startswith(PLACE)
+    ]
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_dag_files_of_the_image_are_in_its_root_which_nobody_can_write_to(executor: str) -> None:
+    objects = airflow({"executor": executor})
+    assert bundle(objects)["classpath"] == "airflow.dag_processing.bundles.local.LocalDagBundle"
+    assert cfg(objects)["core"]["dags_folder"] == PLACE
+    assert f"COPY dags {PLACE}\n" in (ROOT / "images/airflow/Dockerfile").read_text()
+    for name, spec in readers(objects, executor).items():
+        assert mounted(name, spec) == []
+        assert container(name, spec)["securityContext"]["readOnlyRootFilesystem"] is True
+    assert not [entry for entry in objects if "airflow-dags" in entry["metadata"]["name"]]
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_the_volume_is_read_by_all_who_run_dags_and_written_by_its_job_alone(executor: str) -> None:
+    objects = airflow({"executor": executor} | VOLUME)
+    claim = {"claimName": "maestro-airflow-dags"}
+    for name, spec in readers(objects, executor).items():
+        (found,) = mounted(name, spec)
+        assert found == (
+            {"name": "dags", "mountPath": PLACE, "readOnly": True},
+            {"name": "dags", "persistentVolumeClaim": claim | {"readOnly": True}},
+        )
+    made = bundle(objects)
+    assert (made["classpath"], made["kwargs"]) == ("mlops.airflow.bundles.volume.VolumeDagBundle", {"path": PLACE})
+    assert cfg(objects)["dag_processor"]["stale_bundle_cleanup_interval"] == "0", (
+        "Airflow would look for copies of its own"
+    )
+    writers = [
+        entry["metadata"]["name"]
+        for entry in objects
+        if (template := (entry.get("spec") or {}).get("template"))
+        for volume in template["spec"].get("volumes", ())
+        if volume.get("persistentVolumeClaim", {}) == claim
+    ]
+    (job,) = (entry for entry in objects if entry["kind"] == "Job" and "airflow-dags" in entry["metadata"]["name"])
+    assert writers == [job["metadata"]["name"]]
+
+
+def test_who_parses_waits_for_the_files_of_its_image_and_another_image_brings_others() -> None:
+    def rendered(tag: str) -> tuple[str, str, str]:
+        objects = airflow(VOLUME | {"global": {"images": {"tags": {"airflow": tag}}}})
+        (job,) = (entry for entry in objects if entry["kind"] == "Job" and "airflow-dags" in entry["metadata"]["name"])
+        (gate,) = (
+            c["args"]
+            for c in template_of("dag-processor", objects)["spec"]["initContainers"]
+            if c["name"] == "dags-gate"
+        )
+        assert gate[:3] == ["release-gate", "wait", "airflow-dags"]
+        script = container("dags", job["spec"]["template"]["spec"])["args"][-1].splitlines()
+        assert script[0] == "python -m mlops.airflow.administration.dags image --volume /dags --keep 10"
+        assert script[-1].startswith("release-gate mark airflow-dags ")
+        return job["metadata"]["name"], gate[3], script[-1].rpartition(" ")[2]
+
+    one, again, two = rendered("one"), rendered("one"), rendered("two")
+    assert one == again, "an upgrade that changes no image leaves alone what people put"
+    assert one[1] == one[2]
+    assert two[1] == two[2]
+    assert one[0] != two[0]
+    assert one[1] != two[1]
 
 
 def test_persistent_dags_lie_in_one_claim_that_outlives_the_release() -> None:
-    values = {"dags": {"persistence": {"enabled": True, "size": "3Gi", "subPath": "team"}}}
+    values = {"dags": {"persistence": {"enabled": True, "size": "3Gi", "subPath": "team", "versions": 4}}}
     objects = airflow(values)
     claim = find(objects, "PersistentVolumeClaim", "maestro-airflow-dags")
     assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     assert claim["spec"]["resources"]["requests"]["storage"] == "3Gi"
-    for part in ("scheduler", "dag-processor"):
-        spec = template_of(part, objects)["spec"]
-        assert {"name": "dags", "persistentVolumeClaim": {"claimName": "maestro-airflow-dags"}} in spec["volumes"]
-        mount = next(m for m in container(part, spec)["volumeMounts"] if m["name"] == "dags")
+    (job,) = (entry for entry in objects if entry["kind"] == "Job" and "airflow-dags" in entry["metadata"]["name"])
+    spec = job["spec"]["template"]["spec"]
+    assert "--keep 4\n" in container("dags", spec)["args"][-1]
+    for name, pod in {"dags": spec, **readers(objects, "LocalExecutor")}.items():
+        mount = next(m for m in container(name, pod)["volumeMounts"] if m["name"] == "dags")
         assert mount["subPath"] == "team"
     existing = airflow({"dags": {"persistence": {"enabled": True, "existingClaim": "mine"}}})
     assert not [entry for entry in existing if entry["kind"] == "PersistentVolumeClaim"]
+    for spec in readers(existing, "LocalExecutor").values():
+        assert {"claimName": "mine", "readOnly": True} in [v.get("persistentVolumeClaim") for v in spec["volumes"]]
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_repository_is_cloned_by_all_who_run_dags_into_a_folder_of_their_own(executor: str) -> None:
+    objects = airflow({"executor": executor} | git_sync(ref="v1", subPath="some%20flows", period="30s"))
+    for name, spec in readers(objects, executor).items():
+        (found,) = mounted(name, spec)
+        assert found == ({"name": "dags", "mountPath": PLACE}, {"name": "dags", "emptyDir": {}})
+    assert bundle(objects) == {
+        "name": "dags-folder",
+        "classpath": "airflow.providers.git.bundles.git.GitDagBundle",
+        "kwargs": {"git_conn_id": "git_dags", "tracking_ref": "v1", "subdir": "some%20flows", "refresh_interval": 30},
+    }
+    assert cfg(objects)["dag_processor"]["dag_bundle_storage_path"] == PLACE
+    assert not [entry for entry in objects if "airflow-dags" in entry["metadata"]["name"]]
+
+
+def git_connection(objects: list[Object]) -> dict[str, Any]:
+    settings = yaml.safe_load(find(objects, "Secret", "maestro-airflow-setup")["stringData"]["settings.yaml"])
+    assert "aws_default" in settings["connections"], "the others stay"
+    found: dict[str, Any] = settings["connections"]["git_dags"]
+    return found
+
+
+def of_setup(objects: list[Object], entry: dict[str, str]) -> Object:
+    """Where the Job airflow-setup has a part of a connection from."""
+    (job,) = (e for e in objects if e["kind"] == "Job" and "airflow-setup" in e["metadata"]["name"])
+    told = environment(container("setup", job["spec"]["template"]["spec"]))
+    source: Object = told[entry["environment"]]["secretKeyRef"]
+    return source
+
+
+def test_a_repository_is_opened_by_the_secret_that_values_name_and_its_host_is_known() -> None:
+    plain = git_connection(airflow(GIT))
+    assert (plain["conn_type"], plain["host"], plain["extra"]) == ("git", HTTPS, {})
+    assert not plain.keys() & {"login", "password"}
+
+    objects = airflow(git_sync(credentialsSecret="login"))
+    found = git_connection(objects)
+    assert of_setup(objects, found["login"]) == {"name": "login", "key": "GITSYNC_USERNAME"}
+    assert of_setup(objects, found["password"]) == {"name": "login", "key": "GITSYNC_PASSWORD"}
+
+    objects = airflow(git_sync(**KEYED))
+    found = git_connection(objects)
+    assert found["host"] == SSH
+    assert of_setup(objects, found["extra"].pop("private_key")) == {"name": "key", "key": "gitSshKey"}
+    assert found["extra"] == {"known_hosts_file": "/etc/airflow/known_hosts", "strict_host_key_checking": "yes"}
+    hosts = find(objects, "ConfigMap", "maestro-airflow-config")["data"]["known_hosts"]
+    assert hosts.strip() == KEYED["knownHosts"]
+    for name, spec in readers(objects, "LocalExecutor").items():
+        mounts = {m["mountPath"]: m["name"] for m in container(name, spec)["volumeMounts"]}
+        assert mounts["/etc/airflow"] == "config"
+
+
+@pytest.mark.parametrize(
+    ("values", "port"),
+    [
+        ({}, 443),
+        ({"repo": "https://git.example.com:8443/team/dags.git"}, 8443),
+        ({"repo": "http://git.example.com/team/dags.git"}, 80),
+        (KEYED, 22),
+        (KEYED | {"repo": "ssh://git@git.example.com/team/dags.git"}, 22),
+        (KEYED | {"repo": "ssh://git@git.example.com:2222/team/dags.git"}, 2222),
+    ],
+)
+def test_who_clones_a_repository_is_let_at_its_host_and_nobody_else_is(values: dict[str, Any], port: int) -> None:
+    outside = {"global": {"networkPolicies": {"outside": {"git": ["203.0.113.7/32"]}}}}
+    objects = airflow({"executor": "CeleryExecutor"} | git_sync(**values) | outside)
+    rule = {"to": [{"ipBlock": {"cidr": "203.0.113.7/32"}}], "ports": [{"protocol": "TCP", "port": port}]}
+    let = {
+        entry["metadata"]["name"]
+        for entry in objects
+        if entry["kind"] == "NetworkPolicy" and rule in (entry["spec"].get("egress") or ())
+    }
+    cloning = ("airflow-dag-processor", "airflow-scheduler", "airflow-worker", "airflow-test")
+    assert let == {f"maestro-{who}-network" for who in cloning}
+    assert "203.0.113.7" not in json.dumps(airflow({"executor": "CeleryExecutor"} | outside))
 
 
 # Metrics
@@ -636,6 +786,18 @@ def test_pods_of_a_component_are_spread_over_nodes_and_zones_unless_values_say_o
         (COMBINED | {"apiServer": {"replicas": 2}}, "set scheduler.withApiServer to false or apiServer.replicas to 1"),
         ({"scheduler": {"withApiServer": True, "replicas": 2}}, "set scheduler.withApiServer to false"),
         ({"dags": {"persistence": {"existingClaim": "mine"}}}, "set enabled to true or existingClaim"),
+        (
+            {"dags": {"persistence": {"enabled": True}, "gitSync": {"enabled": True, "repo": HTTPS}}},
+            "DAG files have one source: set one of them to false",
+        ),
+        ({"dags": {"gitSync": {"enabled": True}}}, "dags.gitSync.repo is empty: set it to"),
+        ({"dags": {"gitSync": {"repo": HTTPS}}}, "set enabled to true or repo"),
+        (git_sync(repo="https://me:secret@git.example.com/dags.git"), "set dags.gitSync.credentialsSecret"),
+        (git_sync(repo="http://git.example.com/d.git", credentialsSecret="x"), "set an address of https"),
+        (git_sync(repo=SSH), "set dags.gitSync.sshKeySecret"),
+        (git_sync(repo=SSH, sshKeySecret="key"), "dags.gitSync.knownHosts to what ssh-keyscan says"),
+        (git_sync(sshKeySecret="key"), "which no SSH key opens: set credentialsSecret"),
+        (git_sync(**KEYED, credentialsSecret="x"), "where only a key counts"),
         ({"global": {"postgresql": {"external": {"enabled": True}}}}, "set global.postgresql.external.host"),
         ({"global": {"postgresql": {"databases": ["mlflow"]}}}, "add it there"),
         ({"global": {"redis": {"external": {"enabled": True}}}}, "set global.redis.external.host"),

@@ -264,6 +264,13 @@ def workers(**values: Any) -> dict[str, Any]:
     return {"airflow": {"executor": "CeleryExecutor", "workers": values}}
 
 
+OF_SSH = ("sshKeySecret", "knownHosts")
+
+
+def git_sync(**values: str) -> dict[str, Any]:
+    return {"airflow": {"dags": {"gitSync": {"enabled": True, **values}}}}
+
+
 GRAFANA = {"monitoring": {"grafana": {"enabled": True, "image": "grafana:1"}}}
 MAIL = {"global": {"notifications": {"mail": {"host": "smtp.example.com", "existingSecret": "x"}}}}
 # A value that is rendered only together with another.
@@ -303,6 +310,10 @@ NEEDS: dict[str, dict[str, Any]] = {
     "airflow.workers.replicas": workers(sets={"fixed": {"hpa": {"enabled": False}}}),
     "airflow.workers": CELERY,
     "airflow.dags.persistence": {"airflow": {"dags": {"persistence": {"enabled": True}}}},
+    # By SSH where a key is told of, otherwise not.
+    **{f"airflow.dags.gitSync.{key}": git_sync(repo="git@x:y", sshKeySecret="key", knownHosts="x y") for key in OF_SSH},
+    "airflow.dags.gitSync": git_sync(repo="https://x/y"),
+    "global.networkPolicies.outside.git": git_sync(repo="https://x/y"),
     "feast.replicas": {"feast": {"autoscaling": {"enabled": False}}},
     "modelServer.replicas": {"modelServer": {"autoscaling": {"enabled": False}}},
     "sensorTrainer.replicas": {"sensorTrainer": {"autoscaling": {"enabled": False}}},
@@ -324,7 +335,7 @@ OTHER: dict[str, Callable[[str], Any]] = {
     "global.networkPolicies.egress": lambda mark: {"task": [{"to": [{"podSelector": {"matchLabels": {"x": mark}}}]}]},
     **{
         f"global.networkPolicies.outside.{what}": lambda _: ["192.0.2.0/24"]
-        for what in ("kubernetes", "postgresql", "redis", "s3", "webhook", "mail")
+        for what in ("kubernetes", "postgresql", "redis", "s3", "webhook", "mail", "git")
     },
     "global.notifications.mail.security": lambda _: "tls",
     **{f"global.notifications.addresses.{page}": lambda mark: f"https://{mark}" for page in ("airflow", "mlflow")},
@@ -345,6 +356,9 @@ OTHER: dict[str, Callable[[str], Any]] = {
     "airflow.logs.format": lambda _: "json",
     "airflow.statsd": lambda _: None,  # is refused
     "airflow.dags.persistence.accessMode": lambda _: "ReadWriteOnce",
+    "airflow.dags.gitSync.enabled": lambda _: None,  # tests/charts/test_airflow.py
+    "airflow.dags.gitSync.repo": lambda mark: f"https://{mark}/dags.git",
+    "airflow.dags.gitSync.period": lambda _: "61s",
     "airflow.taskPods.images": lambda _: ["task"],
     "feast.autoscaling.targetCPUUtilizationPercentage": lambda _: 71,
     "modelServer.autoscaling.targetCPUUtilizationPercentage": lambda _: 71,
@@ -504,7 +518,7 @@ def test_the_pods_together_have_no_more_connections_than_postgresql_allows(profi
         for entry in objects
         if entry["kind"] in ("Deployment", "StatefulSet", "Job")
         for container in containers(entry["spec"]["template"]["spec"])
-        if container["name"] not in ("release-gate", "dags-from-image")
+        if container["name"] not in ("release-gate", "dags-gate")
     }
     needed = sum(together.values())
     assert needed > 100, "nothing was counted"

@@ -147,7 +147,7 @@ def test_only_a_server_has_its_key(objects: list[Object]) -> None:
         for container in containers(pod["spec"]):
             mounts = [mount["name"] for mount in container.get("volumeMounts", ())]
             owner = owner_of(container["name"], name)
-            main = container["name"] not in ("release-gate", "dags-from-image", "scheduler", "restore")
+            main = container["name"] not in ("release-gate", "dags-gate", "scheduler", "restore")
             assert ("tls" in mounts) == (owner in speaking() and main), (name, container["name"])
 
 

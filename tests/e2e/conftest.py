@@ -3,7 +3,6 @@
 import fcntl
 import io
 import os
-import subprocess
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -14,8 +13,9 @@ import pytest
 import requests
 from xdist.scheduler import LoadScopeScheduling
 
+from infrastructure import dags
 from infrastructure.airflow import Airflow
-from infrastructure.release import NAMESPACE, kubectl, object_name, selector, wait_until
+from infrastructure.release import kubectl, selector, wait_until
 from infrastructure.services import mlflow_writer, object_store_keys, port_forward
 from tests.e2e import features
 from tests.e2e.runs import finished
@@ -165,14 +165,10 @@ def changeable(services):
     services.s3.put_object(Bucket="data", Key=RAW, Body=real)
 
 
-# Who reads DAG files: one parses them, the other runs their tasks.
-DAG_READERS = (("airflow-dag-processor", "dag-processor"), ("airflow-scheduler", "scheduler"))
-
-
 @contextmanager
 def placed_dags(services, dag_ids, source: str):
     """Puts a file with these DAGs into the release, ready to run, and takes them out of it afterwards."""
-    path = f"/opt/maestro/dags/{dag_ids[0]}.py"
+    name = f"{dag_ids[0]}.py"
     since = datetime.now(UTC).isoformat()
 
     def parsed(dag_id: str) -> bool:
@@ -184,9 +180,7 @@ def placed_dags(services, dag_ids, source: str):
         return not dag["is_stale"] and (dag["last_parsed_time"] or "") > since
 
     try:
-        for component, container in DAG_READERS:
-            place = ["kubectl", "-n", NAMESPACE, "exec", "-i", object_name("deployment", component), "-c", container]
-            subprocess.run([*place, "--", "sh", "-c", f"cat > {path}"], input=source, text=True, check=True)
+        dags.put({name: source.encode()})
         for dag_id in dag_ids:
             wait_until(lambda dag_id=dag_id: parsed(dag_id), 180, f"the DAG {dag_id}", 1)
             services.airflow.call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
@@ -195,5 +189,4 @@ def placed_dags(services, dag_ids, source: str):
         for dag_id in dag_ids:
             with suppress(requests.HTTPError):  # one that was never seen
                 services.airflow.call("PATCH", f"/dags/{dag_id}", json={"is_paused": True})
-        for component, container in DAG_READERS:
-            kubectl("exec", object_name("deployment", component), "-c", container, "--", "rm", "-f", path)
+        dags.put({}, [name])

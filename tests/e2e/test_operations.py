@@ -12,13 +12,14 @@ import pytest
 import requests
 
 from infrastructure import install
+from infrastructure.dags import put
 from infrastructure.release import find, kubectl, object_name, wait_until
 from infrastructure.services import admin, mlflow_writer, object_store_keys, port_forward, service
 from infrastructure.ui import PAGES, installed
 from mlops.registry.record import FEATURE_SERVICE
 from mlops.stores.deployments import VERSION_ANNOTATION
 from tests.e2e.asking import pod
-from tests.e2e.conftest import DAG_READERS, placed_dags
+from tests.e2e.conftest import placed_dags
 from tests.e2e.disturb import reconnect
 from tests.e2e.runs import finished, versions
 from tests.e2e.test_pipeline import DAG as PIPELINE
@@ -204,9 +205,7 @@ def test_a_new_dag_file_is_in_the_release_after_make_dags(services, tmp_path):
         known = lambda: {dag["dag_id"] for dag in services.airflow.call("GET", "/dags")["dags"]}  # noqa: E731
         wait_until(lambda: {"e2e_new_late", "e2e_new_rollback"} <= known(), 180, "the new DAGs", 1)
     finally:
-        for component, container in DAG_READERS:
-            place = ("exec", object_name("deployment", component), "-c", container, "--")
-            kubectl(*place, "rm", "-f", "/opt/maestro/dags/e2e_new.py")
+        put({}, ["e2e_new.py"])
 
 
 @contextmanager

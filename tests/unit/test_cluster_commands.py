@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -43,7 +42,6 @@ def record(tmp_path, programs, monkeypatch):
         path = programs / name
         path.write_text(
             f'#!/bin/sh\necho "{name} $*" >> {log}\necho "$KUBECONFIG" >> {tmp_path}/kubeconfigs\n'
-            f'case "$*" in *" -i "*) cat > {tmp_path}/stdin;; esac\n'
             f'case "$*" in *"{fails_on}"*) exit 1;; esac\n'
         )
         path.chmod(0o755)
@@ -214,10 +212,7 @@ TARGETS = {
     "check-connections": [
         f"kubectl --namespace team exec deployment/ours-airflow-scheduler -c scheduler -- {CHECK_CONNECTIONS}"
     ],
-    "dags": [
-        f"kubectl --namespace team exec -i deployment/ours-airflow-{part} -c {part} -- tar -C /opt/maestro/dags -xf -"
-        for part in ("dag-processor", "scheduler")
-    ],
+    "dags": ["python -m infrastructure.dags dags"],
 }
 
 
@@ -252,14 +247,6 @@ def test_the_logs_of_a_check_that_failed_are_asked_for(target, record):
     target("check", fails_on="test ours")
     assert record[1]()[1].startswith("kubectl --namespace team logs ")
     assert "--field-selector status.phase=Failed" in record[1]()[1]
-
-
-def test_all_files_of_the_dags_are_copied(target, tmp_path):
-    assert target("dags").returncode == 0
-    with tarfile.open(tmp_path / "stdin") as sent:
-        names = set(sent.getnames())
-    dags = REPOSITORY / "dags"
-    assert names == {str(path.relative_to(dags)) for path in dags.rglob("*") if "__pycache__" not in path.parts}
 
 
 def test_the_demo_runs_on_what_it_has_built_installed_and_loaded(make):
