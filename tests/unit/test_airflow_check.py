@@ -288,8 +288,14 @@ def test_in_a_pod_of_airflows_own_connections_and_variables_are_read_without_a_l
 ) -> None:
     airflow = own_airflow(postgresql, tmp_path)
     working = {key: value for key, value in connection(server, "http").items() if key in ("conn_type", "host", "port")}
+    subprocess.run(["git", "init", "--bare", tmp_path / "dags.git"], check=True, capture_output=True)
     airflow.setup(
-        connections={"working": working, "gone": {"conn_type": "http", "host": "127.0.0.1", "port": "1"}},
+        connections={
+            "working": working,
+            "gone": {"conn_type": "http", "host": "127.0.0.1", "port": "1"},
+            "git_dags": {"conn_type": "git", "host": (tmp_path / "dags.git").as_uri()},
+            "git_gone": {"conn_type": "git", "host": (tmp_path / "gone.git").as_uri()},
+        },
         variables={"model_f1_threshold": "0.80"},
     )
     result = subprocess.run(
@@ -301,4 +307,6 @@ def test_in_a_pod_of_airflows_own_connections_and_variables_are_read_without_a_l
     assert result.returncode == 1, result.stderr
     assert f"ok     connection working: {server.address} answers 200" in result.stdout
     assert "FAILED connection gone: http://127.0.0.1:1 does not answer" in result.stdout
+    assert f"ok     connection git_dags: 0 branches at {(tmp_path / 'dags.git').as_uri()}" in result.stdout
+    assert "FAILED connection git_gone: its branches cannot be listed" in result.stdout
     assert "ok     variable model_f1_threshold: 0.8" in result.stdout

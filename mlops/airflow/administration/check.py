@@ -147,7 +147,9 @@ def check_dags(api: Api) -> str:
         files = ", ".join(sorted(error["filename"] for error in errors))
         raise CheckFailed(f"{files} cannot be imported: the UI shows the cause under 'Dag import errors'")
     if not count:
-        raise CheckFailed("there is no DAG: look whether the dag-processor finds files in [core] dags_folder")
+        raise CheckFailed(
+            "there is no DAG: look at the log of the dag-processor, and at airflow.dags, where DAG files come from"
+        )
     return f"{count} listed"
 
 
@@ -158,6 +160,8 @@ def use(connection: Mapping[str, Any]) -> str:
         return _list_buckets(extra)
     if connection["conn_type"] == "kubernetes":
         return _list_pods(extra)
+    if connection["conn_type"] == "git":
+        return _list_branches(connection["connection_id"])
     if not (connection["host"] and connection["port"]):
         return "has no host and port to reach: not used"
     if connection["conn_type"] == "http":
@@ -188,6 +192,22 @@ def _list_pods(extra: Mapping[str, Any]) -> str:
     except (client.ApiException, config.ConfigException, HTTPError) as error:
         raise CheckFailed(f"pods of {namespace} cannot be listed ({error}): look at the Role of Airflow") from error
     return f"lists pods of {namespace}"
+
+
+def _list_branches(connection_id: str) -> str:
+    from airflow.exceptions import AirflowException
+    from airflow.providers.git.hooks.git import GitHook
+    from git import Git, GitCommandError
+
+    try:
+        hook = GitHook(connection_id)
+        with hook.configure_hook_env():
+            found = Git().ls_remote("--heads", hook.repo_url, env=hook.env, kill_after_timeout=_TIMEOUT)
+    except (GitCommandError, AirflowException, ValueError) as error:
+        raise CheckFailed(
+            f"its branches cannot be listed ({error}): compare address and Secret with airflow.dags.gitSync"
+        ) from error
+    return f"{len(found.splitlines())} branches at {hook.repo_url}"
 
 
 def _get(url: str) -> str:
