@@ -2,6 +2,7 @@
 
 import base64
 import json
+import random
 import shlex
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def test_an_empty_folder_and_one_that_kubernetes_would_not_take_are_refused_with
     with pytest.raises(ValueError, match="name a folder with DAG files"):
         dags.files_of(tmp_path)
     with pytest.raises(ValueError, match="leave out what is no DAG file"):
-        dags.archive({"large": bytes(range(256)) * 4, **{str(n): str(n).encode() * 7 for n in range(60_000)}})
+        dags.archive({"large": random.Random(0).randbytes(1_000_000)})
 
 
 def run(job: Object, places: dict[str, Path], database: str, monkeypatch: pytest.MonkeyPatch) -> None:
