@@ -34,7 +34,7 @@ wheels := $(wheelhouse:%=--wheelhouse %) --torch $(TORCH)
 
 cluster_local := python3 infrastructure/local
 cluster_minikube := infrastructure/minikube/cluster
-cluster_current := infrastructure/production/cluster
+cluster_current := infrastructure/current/cluster
 cluster := $(cluster_$(CLUSTER))
 ifeq ($(cluster),)
 $(error CLUSTER=$(CLUSTER) is not known: use local, minikube or current)

@@ -1,5 +1,6 @@
 """The platform as each profile renders it, and the pods of it: those of Jobs, tests and tasks among them."""
 
+import copy
 import re
 import uuid
 from collections.abc import Sequence
@@ -53,18 +54,39 @@ EVERYTHING: dict[str, Any] = {
         "retention": {"enabled": True},
     },
 }
+
+
+def of_file(path: str) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((ROOT / path).read_text())
+    return values
+
+
+def merge(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
+    """The values of both; where both say something, the second one's count, as with helm's `-f one -f two`."""
+    merged = copy.deepcopy(one)
+    for key, value in two.items():
+        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+PRODUCTION = of_file("charts/maestro/values-prod.yaml")
 PROFILES: dict[str, dict[str, Any]] = {
     "default": {},
-    "minikube": yaml.safe_load((ROOT / "charts/maestro/values-minikube.yaml").read_text()),
-    "prod": yaml.safe_load((ROOT / "charts/maestro/values-prod.yaml").read_text()),
+    "minikube": of_file("charts/maestro/values-minikube.yaml"),
+    "prod": PRODUCTION,
     "everything": EVERYTHING,
+}
+CLOUDS = {
+    path.stem: merge(PRODUCTION, of_file(f"infrastructure/clouds/{path.name}"))
+    for path in sorted((ROOT / "infrastructure/clouds").glob("*.yaml"))
 }
 
 
 @cache
 def maestro(profile: str) -> list[Object]:
     """The objects of the platform, the pod of a task, and that of a command which a person runs."""
-    objects = render("maestro", PROFILES[profile])
+    objects = render("maestro", {**PROFILES, **CLOUDS}[profile])
     return [*objects, task_pod(objects), command_pod(objects)]
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import configparser
-import copy
 import json
 import re
 import shutil
@@ -38,7 +37,7 @@ from tests.charts.conftest import (
     unrestricted,
 )
 from tests.charts.images import RECIPES
-from tests.charts.profiles import PROFILES, command_job, maestro
+from tests.charts.profiles import CLOUDS, PROFILES, command_job, maestro, merge, platform
 
 CHARTS = ROOT / "charts"
 SUBCHARTS = {
@@ -104,6 +103,16 @@ def _schemas_read_once() -> Iterator[None]:
 def test_every_object_fits_the_schema_of_the_kubernetes_api(objects: list[Object], version: str) -> None:
     for entry in objects:
         kubernetes_validate.validate(entry, version, strict=True)
+
+
+@pytest.mark.usefixtures("_schemas_read_once")
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_the_values_of_a_cloud_fit_beside_those_of_production(cloud: str) -> None:
+    objects = maestro(cloud)
+    for entry in objects:
+        kubernetes_validate.validate(entry, "1.37", strict=True)
+    assert not unrestricted(objects)
+    assert {"nodeSelector", "tolerations"} == platform(objects).placements["gpu"].keys()
 
 
 def test_every_object_belongs_to_its_namespace(objects: list[Object]) -> None:
@@ -273,6 +282,7 @@ def git_sync(**values: str) -> dict[str, Any]:
 
 GRAFANA = {"monitoring": {"grafana": {"enabled": True, "image": "grafana:1"}}}
 MAIL = {"global": {"notifications": {"mail": {"host": "smtp.example.com", "existingSecret": "x"}}}}
+STORE_OF_BACKUPS = {"s3": {"endpoint": "https://backups", "existingSecret": "x"}}
 # A value that is rendered only together with another.
 NEEDS: dict[str, dict[str, Any]] = {
     "global.postgresql.external": {
@@ -309,6 +319,12 @@ NEEDS: dict[str, dict[str, Any]] = {
     "airflow.workers.hpa": workers(hpa={"enabled": True}),
     "airflow.workers.replicas": workers(sets={"fixed": {"hpa": {"enabled": False}}}),
     "airflow.workers": CELERY,
+    "airflow.retention": {"airflow": {"retention": {"enabled": True}}},
+    "mlflow.retention": {"mlflow": {"retention": {"enabled": True}}},
+    "retention": {"retention": {"enabled": True}},
+    "postgresql.backup.enabled": {"postgresql": {"backup": STORE_OF_BACKUPS}},
+    "postgresql.backup": {"postgresql": {"backup": {"enabled": True, **STORE_OF_BACKUPS}}},
+    "postgresql.restore": {"postgresql": {"restore": {"from": "x"}, "backup": STORE_OF_BACKUPS}},
     "airflow.dags.persistence": {"airflow": {"dags": {"persistence": {"enabled": True}}}},
     # By SSH where a key is told of, otherwise not.
     **{f"airflow.dags.gitSync.{key}": git_sync(repo="git@x:y", sshKeySecret="key", knownHosts="x y") for key in OF_SSH},
@@ -344,6 +360,12 @@ OTHER: dict[str, Callable[[str], Any]] = {
         for what in ("days", "renewDays", "certManager.issuerRef.name", "certManager.issuerRef.kind", "existingSecrets")
     },
     "postgresql.conf.max_connections": lambda mark: ROOMY + int(mark[1:]),
+    **{f"{chart}retention.schedule": lambda _: "1 2 * * *" for chart in ("", "airflow.", "mlflow.")},
+    "postgresql.backup.schedule": lambda _: "1 2 * * *",
+    "postgresql.backup.s3.endpoint": lambda mark: f"https://{mark}",
+    "postgresql.restore.at": lambda _: "2026-11-28 09:30:00+00",
+    "minio.lifecycle.expire": lambda mark: {"logs": int(mark[1:])},
+    "minio.lifecycle.versions": lambda mark: {"data": int(mark[1:])},
     "postgresql.reservedConnections": lambda _: None,  # nothing is rendered of it
     "airflow.executor": lambda _: None,  # tests/charts/test_airflow.py
     "airflow.broker.database": lambda _: 7,
@@ -432,12 +454,18 @@ def needed(path: tuple[str, ...]) -> dict[str, Any]:
     return NEEDS[prefixes[0]] if prefixes else {}
 
 
+# Refused beside an external server.
+ALONE = {("postgresql", "backup"), ("postgresql", "restore"), ("minio", "lifecycle")}
+
+
 @cache
 def seen() -> set[int]:
     """The marks that are found when all values are others at once: those that need no other, and all together."""
-    marked = {path: at(path, another(path)) for path, mark in MARKS.items() if str(mark) in str(another(path))}
+    beside = {path: mark for path, mark in MARKS.items() if path[:2] not in ALONE}
+    marked = {path: at(path, another(path)) for path, mark in beside.items() if str(mark) in str(another(path))}
     plain = [changed for path, changed in marked.items() if not needed(path)]
-    objects = [fixed(reduce(merge, values)) for values in (plain, [*NEEDS.values(), *marked.values()])]
+    needs = [values for name, values in NEEDS.items() if tuple(name.split(".")[:2]) not in ALONE]
+    objects = [fixed(reduce(merge, values)) for values in (plain, [*needs, *marked.values()])]
     return {int(mark) for mark in re.findall(r"\bx?(2\d{4})(?:Mi|m)?\b", json.dumps(objects).replace("\\n", "\n"))}
 
 
@@ -447,15 +475,6 @@ def test_every_value_is_used(path: tuple[str, ...]) -> None:
     changed = another(path)
     if changed is not None and MARKS[path] not in seen():
         assert fixed(merge(needed(path), at(path, changed))) != fixed(needed(path))
-
-
-def merge(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
-    merged = copy.deepcopy(one)
-    for key, value in two.items():
-        merged[key] = (
-            merge(merged[key], value) if isinstance(merged.get(key), dict) and isinstance(value, dict) else value
-        )
-    return merged
 
 
 def fixed(values: dict[str, Any]) -> list[Object]:

@@ -16,7 +16,7 @@ from infrastructure.local.config import KUBERNETES_VERSION, NODE_ADDRESS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MINIKUBE = REPOSITORY / "infrastructure/minikube/cluster"
-CURRENT = REPOSITORY / "infrastructure/production/cluster"
+CURRENT = REPOSITORY / "infrastructure/current/cluster"
 MAKE = shutil.which("make")
 
 
