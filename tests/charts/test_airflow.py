@@ -484,7 +484,13 @@ def test_a_repository_is_cloned_by_all_who_run_dags_into_a_folder_of_their_own(e
     assert bundle(objects) == {
         "name": "dags-folder",
         "classpath": "airflow.providers.git.bundles.git.GitDagBundle",
-        "kwargs": {"git_conn_id": "git_dags", "tracking_ref": "v1", "subdir": "some%20flows", "refresh_interval": 30},
+        "kwargs": {
+            "git_conn_id": "git_dags",
+            "repo_url": HTTPS,
+            "tracking_ref": "v1",
+            "subdir": "some%20flows",
+            "refresh_interval": 30,
+        },
     }
     assert cfg(objects)["dag_processor"]["dag_bundle_storage_path"] == PLACE
     assert not [entry for entry in objects if "airflow-dags" in entry["metadata"]["name"]]

@@ -107,7 +107,8 @@ def repository(folder: Path) -> Source:
         git("push", "origin", "HEAD:trunk", of=work)
         return git("rev-parse", "HEAD", of=work)
 
-    return Source("git", bundle | {"name": "git"}, put)
+    own = {"name": "git", "kwargs": bundle["kwargs"] | {"repo_url": bare.as_uri()}}
+    return Source("git", bundle | own, put)
 
 
 def objects(dags: dict[str, Any]) -> list[Object]:
@@ -183,7 +184,6 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, postgresql: str, sources: 
     (folder / "airflow.cfg").write_text(config["data"]["airflow.cfg"])
     address = make_url(database).set(drivername="postgresql+psycopg2")
     repository = next(source for source in sources if source.name == "git")
-    bare = Path(git("remote", "get-url", "origin", of=next(iter(tmp_path_factory.getbasetemp().glob("sources*/work")))))
     here = {
         "DATABASE__SQL_ALCHEMY_CONN": address.render_as_string(hide_password=False),
         "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{api}/execution/",
@@ -202,13 +202,19 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, postgresql: str, sources: 
         "AIRFLOW_CONFIG": str(folder / "airflow.cfg"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "FOLDER": str(folder),
-        f"AIRFLOW_CONN_{repository.bundle['kwargs']['git_conn_id'].upper()}": json.dumps(
-            connection() | {"host": bare.as_uri()}
-        ),
         **{f"AIRFLOW__{key}": value for key, value in here.items()},
     }
     program = [sys.executable, "-m", "airflow"]
-    subprocess.run([*program, "db", "migrate"], env={**os.environ, **told}, check=True, capture_output=True)
+    # As the Job airflow-setup has it in the database, where tasks have none of it by themselves.
+    add = [
+        "connections",
+        "add",
+        "git_dags",
+        "--conn-json",
+        json.dumps(connection() | {"host": repository.bundle["kwargs"]["repo_url"]}),
+    ]
+    for arguments in (["db", "migrate"], add):
+        subprocess.run([*program, *arguments], env={**os.environ, **told}, check=True, capture_output=True)
     server = [
         *program,
         "api-server",

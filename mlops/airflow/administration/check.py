@@ -196,10 +196,15 @@ def _list_pods(extra: Mapping[str, Any]) -> str:
 
 def _list_branches(connection_id: str) -> str:
     from airflow.exceptions import AirflowException
+    from airflow.models.connection import Connection
     from airflow.providers.git.hooks.git import GitHook
     from git import Git, GitCommandError
 
     try:
+        # The hook looks there and, outside of Airflow's servers and tasks, nowhere else.
+        os.environ[f"AIRFLOW_CONN_{connection_id.upper()}"] = Connection.get_connection_from_secrets(
+            connection_id
+        ).as_json()
         hook = GitHook(connection_id)
         with hook.configure_hook_env():
             found = Git().ls_remote("--heads", hook.repo_url, env=hook.env, kill_after_timeout=_TIMEOUT)

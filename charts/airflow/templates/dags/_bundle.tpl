@@ -9,7 +9,8 @@ Of one name whatever the source is, so that runs outlive a change of it.
 {{- $_ = set $bundle "kwargs" (dict "path" "/opt/maestro/dags") -}}
 {{- else if .Values.dags.gitSync.enabled -}}
 {{- $_ := set $bundle "classpath" "airflow.providers.git.bundles.git.GitDagBundle" -}}
-{{- $kwargs := dict "git_conn_id" "git_dags" "tracking_ref" .Values.dags.gitSync.ref -}}
+{{- /* The address here, too: Airflow's commands, which may not read the connection, make the bundle as well. */ -}}
+{{- $kwargs := dict "git_conn_id" "git_dags" "repo_url" .Values.dags.gitSync.repo "tracking_ref" .Values.dags.gitSync.ref -}}
 {{- $_ = set $kwargs "refresh_interval" (trimSuffix "s" .Values.dags.gitSync.period | int) -}}
 {{- with .Values.dags.gitSync.subPath -}}
 {{- $_ = set $kwargs "subdir" . -}}
