@@ -273,13 +273,6 @@ def workers(**values: Any) -> dict[str, Any]:
     return {"airflow": {"executor": "CeleryExecutor", "workers": values}}
 
 
-OF_SSH = ("sshKeySecret", "knownHosts")
-
-
-def git_sync(**values: str) -> dict[str, Any]:
-    return {"airflow": {"dags": {"gitSync": {"enabled": True, **values}}}}
-
-
 GRAFANA = {"monitoring": {"grafana": {"enabled": True, "image": "grafana:1"}}}
 MAIL = {"global": {"notifications": {"mail": {"host": "smtp.example.com", "existingSecret": "x"}}}}
 STORE_OF_BACKUPS = {"s3": {"endpoint": "https://backups", "existingSecret": "x"}}
@@ -326,10 +319,6 @@ NEEDS: dict[str, dict[str, Any]] = {
     "postgresql.backup": {"postgresql": {"backup": {"enabled": True, **STORE_OF_BACKUPS}}},
     "postgresql.restore": {"postgresql": {"restore": {"from": "x"}, "backup": STORE_OF_BACKUPS}},
     "airflow.dags.persistence": {"airflow": {"dags": {"persistence": {"enabled": True}}}},
-    # By SSH where a key is told of, otherwise not.
-    **{f"airflow.dags.gitSync.{key}": git_sync(repo="git@x:y", sshKeySecret="key", knownHosts="x y") for key in OF_SSH},
-    "airflow.dags.gitSync": git_sync(repo="https://x/y"),
-    "global.networkPolicies.outside.git": git_sync(repo="https://x/y"),
     "feast.replicas": {"feast": {"autoscaling": {"enabled": False}}},
     "modelServer.replicas": {"modelServer": {"autoscaling": {"enabled": False}}},
     "sensorTrainer.replicas": {"sensorTrainer": {"autoscaling": {"enabled": False}}},
@@ -351,7 +340,7 @@ OTHER: dict[str, Callable[[str], Any]] = {
     "global.networkPolicies.egress": lambda mark: {"task": [{"to": [{"podSelector": {"matchLabels": {"x": mark}}}]}]},
     **{
         f"global.networkPolicies.outside.{what}": lambda _: ["192.0.2.0/24"]
-        for what in ("kubernetes", "postgresql", "redis", "s3", "webhook", "mail", "git")
+        for what in ("kubernetes", "postgresql", "redis", "s3", "webhook", "mail")
     },
     "global.notifications.mail.security": lambda _: "tls",
     **{f"global.notifications.addresses.{page}": lambda mark: f"https://{mark}" for page in ("airflow", "mlflow")},
@@ -378,9 +367,25 @@ OTHER: dict[str, Callable[[str], Any]] = {
     "airflow.logs.format": lambda _: "json",
     "airflow.statsd": lambda _: None,  # is refused
     "airflow.dags.persistence.accessMode": lambda _: "ReadWriteOnce",
-    "airflow.dags.gitSync.enabled": lambda _: None,  # tests/charts/test_airflow.py
-    "airflow.dags.gitSync.repo": lambda mark: f"https://{mark}/dags.git",
-    "airflow.dags.gitSync.period": lambda _: "61s",
+    **{
+        name: lambda _: None  # tests/charts/test_airflow.py: not beside the volume of DAG files
+        for name in (
+            "global.networkPolicies.outside.git",
+            *(
+                f"airflow.dags.gitSync.{key}"
+                for key in (
+                    "enabled",
+                    "repo",
+                    "ref",
+                    "subPath",
+                    "credentialsSecret",
+                    "sshKeySecret",
+                    "knownHosts",
+                    "period",
+                )
+            ),
+        )
+    },
     "airflow.taskPods.images": lambda _: ["task"],
     "feast.autoscaling.targetCPUUtilizationPercentage": lambda _: 71,
     "modelServer.autoscaling.targetCPUUtilizationPercentage": lambda _: 71,

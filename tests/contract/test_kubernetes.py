@@ -223,9 +223,14 @@ OTHER_WORKERS: dict[str, tuple[Callable[[Object, Object], object], str]] = {
     "another service account": (lambda s, _: s.update(serviceAccountName="maestro-deployer"), "service account"),
     "another image": (lambda _, c: c.update(image="docker.io/library/busybox"), "Airflow's image"),
     "a second container": (lambda s, c: s["containers"].append({**c, "name": "more"}), "one container"),
-    "an init container of another image": (lambda s, _: s["initContainers"][0].update(image="x"), "Airflow's image"),
+    "an init container of another image": (
+        lambda s, c: s.update(initContainers=[{**c, "name": "before", "image": "x"}]),
+        "Airflow's image",
+    ),
     "an init container that is told a Secret": (
-        lambda s, _: s["initContainers"][0]["env"].append(told_of("maestro-airflow", "fernet-key")),
+        lambda s, c: s.update(
+            initContainers=[{**c, "name": "before", "env": [told_of("maestro-airflow", "fernet-key")]}]
+        ),
         "envFrom",
     ),
     "a whole Secret": (lambda _, c: c.update(envFrom=[{"secretRef": {"name": "maestro-minio"}}]), "envFrom"),
@@ -236,6 +241,10 @@ OTHER_WORKERS: dict[str, tuple[Callable[[Object, Object], object], str]] = {
         "no volumes but",
     ),
     "a store's volume": (volume(persistentVolumeClaim={"claimName": "data-maestro-minio-0"}), "no volumes but"),
+    "DAG files that it could write": (
+        volume(persistentVolumeClaim={"claimName": "maestro-airflow-dags"}),
+        "DAG files to read",
+    ),
     "the node's files": (volume(hostPath={"path": "/"}), "no volumes but|PodSecurity"),
     "a node": (lambda s, _: s.update(nodeName="node"), "nothing of its node"),
 }
@@ -243,7 +252,7 @@ OTHER_WORKERS: dict[str, tuple[Callable[[Object, Object], object], str]] = {
 
 def test_the_scheduler_makes_labels_and_deletes_pods_of_workers_and_no_others(kube_apiserver: KubeApiserver) -> None:
     namespace = kube_apiserver.namespace()
-    values = {"airflow": {"executor": "KubernetesExecutor"}}
+    values = {"airflow": {"executor": "KubernetesExecutor", "dags": {"persistence": {"enabled": True}}}}
     objects = render("maestro", values, namespace=namespace.namespace)
     namespace.grant(objects)
     told = find(objects, "ConfigMap", "maestro-airflow-pods")["data"]["worker-template.yaml"]
