@@ -195,9 +195,9 @@ def _list_pods(extra: Mapping[str, Any]) -> str:
 
 
 def _list_branches(connection_id: str) -> str:
-    from airflow.exceptions import AirflowException
     from airflow.models.connection import Connection
     from airflow.providers.git.hooks.git import GitHook
+    from airflow.sdk.exceptions import AirflowException
     from git import Git, GitCommandError
 
     try:
@@ -207,7 +207,7 @@ def _list_branches(connection_id: str) -> str:
         ).as_json()
         hook = GitHook(connection_id)
         with hook.configure_hook_env():
-            found = Git().ls_remote("--heads", hook.repo_url, env=hook.env, kill_after_timeout=_TIMEOUT)
+            found = str(Git().ls_remote("--heads", hook.repo_url, env=hook.env, kill_after_timeout=_TIMEOUT))
     except (GitCommandError, AirflowException, ValueError) as error:
         raise CheckFailed(
             f"its branches cannot be listed ({error}): compare address and Secret with airflow.dags.gitSync"
