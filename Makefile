@@ -13,7 +13,11 @@ DATASET ?= shuttle
 # gpu: PyTorch's image with the index's wheel, which knows CUDA and is several GB larger.
 TORCH ?= cpu
 DAGS ?= dags
-VALUES ?= charts/maestro/values-minikube.yaml
+# What is installed: demo, for one small node; prod, with a second of each pod that can have one.
+PROFILE ?= demo
+values_demo := charts/maestro/values-minikube.yaml
+values_prod := charts/maestro/values-prod.yaml $(if $(filter local,$(CLUSTER)),charts/maestro/values-prod-local.yaml)
+VALUES ?= $(or $(values_$(PROFILE)),$(error PROFILE=$(PROFILE) is not known: use demo or prod))
 
 # Everything below is Python's; a fresh Debian need not have it.
 ifeq ($(shell command -v python3),)
@@ -57,7 +61,7 @@ export PYTHONPATH := $(CURDIR)
 export KUBECONFIG := $(if $(filter current,$(CLUSTER)),$(KUBECONFIG),$(shell $(cluster) kubeconfig))
 export NO_PROXY := $(unproxied)
 export no_proxy := $(unproxied)
-export CLUSTER RELEASE NAMESPACE DATASET VALUES SECRET MODEL VERSION WHY
+export CLUSTER RELEASE NAMESPACE DATASET PROFILE VALUES SECRET MODEL VERSION WHY
 
 ##@ Start here
 .PHONY: demo
@@ -76,10 +80,10 @@ dashboard: $(VENV)/ready ## Draw the dashboards from the release's Prometheus, o
 .PHONY: help
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9%_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\nSettings: CLUSTER=%s NAMESPACE=%s RELEASE=%s REGISTRY=%s DATASET=%s\n' '$(CLUSTER)' '$(NAMESPACE)' '$(RELEASE)' '$(REGISTRY)' '$(DATASET)'
+	@printf '\nSettings: CLUSTER=%s PROFILE=%s NAMESPACE=%s RELEASE=%s REGISTRY=%s DATASET=%s\n' '$(CLUSTER)' '$(PROFILE)' '$(NAMESPACE)' '$(RELEASE)' '$(REGISTRY)' '$(DATASET)'
 
 ##@ Cluster
-.PHONY: cluster-up cluster-down cluster-delete cluster-status kubeconfig
+.PHONY: cluster-up cluster-down cluster-delete cluster-status kubeconfig keda
 cluster-up: ## Create or start the cluster; does nothing when it runs
 	$(cluster) up
 	@mkdir -p $(BUILD)/bin
@@ -96,6 +100,10 @@ cluster-status: ## Tell how the cluster is
 
 kubeconfig: ## Print the path of the cluster's kubeconfig
 	@$(cluster) kubeconfig
+
+keda: cluster-up ## Have KEDA scale workers on the local node; it is built where it is not yet
+	$(if $(filter local,$(CLUSTER)),,$(error CLUSTER=$(CLUSTER) has a KEDA of its own: install it as https://keda.sh/docs/latest/deploy says))
+	$(cluster_local) keda
 
 ##@ Images
 registry = $(or $(REGISTRY),$(error REGISTRY is empty: name where images are pushed to and pulled from, as in REGISTRY=registry.example.com/maestro))
@@ -117,7 +125,7 @@ image-%: cluster-up ## Build one image and what it stands on, as in image-task
 
 ##@ Platform
 .PHONY: install uninstall data models promote rollback export dags restore check check-connections rotate
-install: images $(VENV)/ready ## Install the platform into the cluster, or upgrade it
+install: images $(VENV)/ready $(if $(filter prod,$(PROFILE)),$(if $(filter local,$(CLUSTER)),keda)) ## Install the platform into the cluster, or upgrade it
 	@echo '[install] the platform (usually 1 min)'
 	$(PYTHON) -m infrastructure.install $(VALUES) $(BUILD)/images.yaml
 
@@ -172,7 +180,7 @@ lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell, char
 	$(VENV)/bin/mypy --cache-dir $(CACHE)/mypy
 	for folder in charts docs images infrastructure/local; do MYPYPATH=$$folder $(VENV)/bin/mypy --cache-dir $(CACHE)/mypy $$folder/*.py; done
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/hadolint images/*/Dockerfile infrastructure/local/node/Dockerfile
+	$(VENV)/bin/hadolint images/*/Dockerfile infrastructure/local/node/Dockerfile infrastructure/local/addons/keda/Dockerfile
 	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/postgresql/postgresql-restore images/postgresql/pgbackrest images/redis/redis-start images/redis/redis-cli images/builder/*-*
 	$(PYTHON) charts/values.py --check
 	$(PYTHON) charts/dashboards.py --check
