@@ -47,6 +47,8 @@ endif
 engine_local := --engine buildah --node "$(cluster_local)"
 engine_minikube := --engine minikube
 engine_current := --engine docker --push
+# As tests build them that need an image of their own.
+export BUILD_IMAGES = --registry $(REGISTRY) $(engine_$(CLUSTER)) $(wheels)
 
 comma := ,
 # The local node's address, which make can read without a process. No proxy knows the way there.
@@ -171,8 +173,8 @@ rotate: $(VENV)/ready ## Another password in place of one: SECRET=redis; without
 	$(PYTHON) -m infrastructure.rotate
 
 ##@ Development
-.PHONY: lint test e2e e2e-full e2e-changed security security-short bench constraints values advisories
-lint test e2e e2e-full e2e-changed security security-short bench: $(VENV)/test-tools
+.PHONY: lint test e2e e2e-full e2e-changed chaos security security-short bench constraints values advisories
+lint test e2e e2e-full e2e-changed chaos security security-short bench: $(VENV)/test-tools
 
 lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell, charts and links
 	$(VENV)/bin/ruff format --check .
@@ -194,12 +196,16 @@ test: $(BUILD)/bin/helm $(BUILD)/bin/minio ## Unit, DAG, contract and chart test
 e2e: data ## Tests on the running cluster: first those that do not disturb each other, side by side, then the others
 	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 -m 'not full and not alone' --numprocesses 4
 	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 -m 'alone and not full'
+	$(if $(filter prod,$(PROFILE)),$(PYTHON) -m tests.chaos $(SEED:%=--seed %))
 
 e2e-full: data ## What is too long for that, in groups with a time budget each; GROUP=operator for one of them
 	$(PYTHON) -m tests.full $(GROUP)
 
 e2e-changed: data ## The groups of e2e-full whose inputs changed since they were last green, one at least
 	$(PYTHON) -m tests.full --changed
+
+chaos: data ## Every fault, one after the other, while work goes on: SEED=... for an earlier order, FAULT=... for that one alone
+	$(PYTHON) -m tests.chaos $(SEED:%=--seed %) $(FAULT:%=--fault %)
 
 security: data ## Attack the running platform: a table of what is open, known secrets looked for everywhere, bad inputs
 	$(VENV)/bin/pytest -v tests/e2e/test_security_*.py --timeout 1200

@@ -1,7 +1,7 @@
 """KEDA on the node: built once from its Go module, brought to the node as an image, applied as its sources describe it.
 
 Its module has `replace` directives, so Go builds its programs in that module alone: in a copy of it. What
-Go downloads and compiles for it, 5 GB for the clients of every cloud, is not kept.
+Go downloads and compiles for it, 8 GB for the clients of every cloud, is not kept.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ DEPLOYMENTS = ("keda-operator", "keda-metrics-apiserver")
 METRICS = "apiservice/v1beta1.external.metrics.k8s.io"
 # The operator makes certificates, ends, and is started with them; what serves the metrics waits for them.
 SECONDS = 300
+# What a build takes meanwhile, in bytes, and some more: a node whose disk is full ends pods.
+DISK = 10 * 10**9
 
 
 def folder() -> Path:
@@ -41,15 +43,18 @@ def build() -> Path:
     programs.install_packages()
     programs.build_binaries()  # kubectl among them
     partial = folder().parent / "partial-keda"
+    if (free := shutil.disk_usage(BIN).free) < DISK:
+        wanted = f"{DISK // 10**9} GB are wanted and {free // 10**9} GB free in {BIN}"
+        raise Failure(f"KEDA cannot be built: {wanted}: make room, or do without KEDA (airflow.workers.hpa)")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    with step(f"building KEDA {KEDA_VERSION}", usually="20 min, and 5 GB of disk meanwhile"):
+    with step(f"building KEDA {KEDA_VERSION}", usually="15 min"):
         try:
             _compile(partial / "source", partial)
             _describe(partial / "source", partial / "keda.yaml")
             _pack(partial)
         finally:
-            for name in ("source", "modules", "compiled"):
+            for name in ("source", "modules", "compiled", "linked"):
                 shutil.rmtree(partial / name, ignore_errors=True)
     partial.rename(folder())
     return folder()
@@ -66,6 +71,7 @@ def _compile(source: Path, partial: Path) -> None:
         "GOTOOLCHAIN": "local",
         "GOMODCACHE": str(partial / "modules"),
         "GOCACHE": str(partial / "compiled"),
+        "GOTMPDIR": str(partial / "linked"),
     }
     module = [str(compiler), "mod", "download", "-json", f"{KEDA_MODULE}@{KEDA_VERSION}"]
     downloaded = subprocess.run(module, env=env, cwd=partial, stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -74,6 +80,7 @@ def _compile(source: Path, partial: Path) -> None:
     if "Dir" not in answer:
         raise Failure(f"{KEDA_MODULE}@{KEDA_VERSION} cannot be had: {answer.get('Error') or downloaded.stderr.strip()}")
     shutil.copytree(answer["Dir"], source)
+    (partial / "linked").mkdir()
     flags = f"-s -w -X {KEDA_MODULE}/version.Version={KEDA_VERSION.removeprefix('v')}"
     packages = [f"./cmd/{program}" for program in PROGRAMS]
     logged(

@@ -23,6 +23,7 @@ from mlops.cli import parser
 from mlops.registry import rollout
 from mlops.sensor_trainer.api import app
 from mlops.stores import feature_store
+from tests.chaos.faults import COMPONENTS, covers
 from tests.charts.conftest import (
     ROOT,
     Loader,
@@ -609,6 +610,13 @@ def test_the_production_profile_has_two_of_what_can_have_a_second_and_workers_th
     assert 8 * 1024 <= requested <= 16 * 1024
     claim = find(objects, "PersistentVolumeClaim", "maestro-airflow-dags")["spec"]
     assert claim["accessModes"] == ["ReadWriteMany"]
+
+
+@pytest.mark.parametrize("profile", ["minikube", "prod"])
+def test_chaos_kills_the_pods_of_each_component_of_the_platform(profile: str) -> None:
+    workloads = [entry for entry in maestro(profile) if entry["kind"] in ("Deployment", "StatefulSet")]
+    components = {entry["metadata"]["labels"]["app.kubernetes.io/component"] for entry in workloads}
+    assert [each for each in components if not any(covers(name, each) for name in COMPONENTS)] == []
 
 
 def test_the_profile_of_production_on_one_node_is_that_for_several_with_less_for_each_pod() -> None:

@@ -403,7 +403,15 @@ def keda(state, monkeypatch):
     module = importlib.import_module("keda")
     monkeypatch.setattr(module.programs, "install_packages", lambda: None)
     monkeypatch.setattr(module.programs, "build_binaries", lambda: None)
+    monkeypatch.setattr(module, "DISK", 0)
     return module
+
+
+def test_keda_is_not_built_where_it_would_fill_the_disk(keda, state, monkeypatch):
+    monkeypatch.setattr(keda, "DISK", 10**18)
+    with pytest.raises(keda.Failure, match="make room, or do without KEDA"):
+        keda.build()
+    assert not (state / "asked").exists()
 
 
 def test_keda_is_built_once_and_what_it_was_built_from_is_not_kept(keda, state):
