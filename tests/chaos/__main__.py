@@ -179,7 +179,7 @@ def run(names: list[str], seed: int, files: tuple[str, ...]) -> list[report.Outc
     known = faults(Release(files, chaos.trigger, chaos.state))
     try:
         for dag_id in (ledger.DAG, "chaos_burst"):
-            wait_until(lambda dag_id=dag_id: parsed(services, dag_id), PARSED_SECONDS, f"the DAG {dag_id}", 2)  # type: ignore[misc]
+            wait_until(lambda dag_id=dag_id: parsed(services, dag_id), PARSED_SECONDS, f"the DAG {dag_id}", 2)
         load.start()
         for name in names:
             chaos.inflict(name, known[name])
