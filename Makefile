@@ -13,7 +13,11 @@ DATASET ?= shuttle
 # gpu: PyTorch's image with the index's wheel, which knows CUDA and is several GB larger.
 TORCH ?= cpu
 DAGS ?= dags
-VALUES ?= charts/maestro/values-minikube.yaml
+# What is installed: demo, for one small node; prod, with a second of each pod that can have one.
+PROFILE ?= demo
+values_demo := charts/maestro/values-minikube.yaml
+values_prod := charts/maestro/values-prod.yaml $(if $(filter local,$(CLUSTER)),charts/maestro/values-prod-local.yaml)
+VALUES ?= $(or $(values_$(PROFILE)),$(error PROFILE=$(PROFILE) is not known: use demo or prod))
 
 # Everything below is Python's; a fresh Debian need not have it.
 ifeq ($(shell command -v python3),)
@@ -43,6 +47,8 @@ endif
 engine_local := --engine buildah --node "$(cluster_local)"
 engine_minikube := --engine minikube
 engine_current := --engine docker --push
+# As tests build them that need an image of their own.
+export BUILD_IMAGES = --registry $(REGISTRY) $(engine_$(CLUSTER)) $(wheels)
 
 comma := ,
 # The local node's address, which make can read without a process. No proxy knows the way there.
@@ -57,7 +63,7 @@ export PYTHONPATH := $(CURDIR)
 export KUBECONFIG := $(if $(filter current,$(CLUSTER)),$(KUBECONFIG),$(shell $(cluster) kubeconfig))
 export NO_PROXY := $(unproxied)
 export no_proxy := $(unproxied)
-export CLUSTER RELEASE NAMESPACE DATASET VALUES SECRET MODEL VERSION WHY
+export CLUSTER RELEASE NAMESPACE DATASET PROFILE VALUES SECRET MODEL VERSION WHY
 
 ##@ Start here
 .PHONY: demo
@@ -76,10 +82,10 @@ dashboard: $(VENV)/ready ## Draw the dashboards from the release's Prometheus, o
 .PHONY: help
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9%_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\nSettings: CLUSTER=%s NAMESPACE=%s RELEASE=%s REGISTRY=%s DATASET=%s\n' '$(CLUSTER)' '$(NAMESPACE)' '$(RELEASE)' '$(REGISTRY)' '$(DATASET)'
+	@printf '\nSettings: CLUSTER=%s PROFILE=%s NAMESPACE=%s RELEASE=%s REGISTRY=%s DATASET=%s\n' '$(CLUSTER)' '$(PROFILE)' '$(NAMESPACE)' '$(RELEASE)' '$(REGISTRY)' '$(DATASET)'
 
 ##@ Cluster
-.PHONY: cluster-up cluster-down cluster-delete cluster-status kubeconfig
+.PHONY: cluster-up cluster-down cluster-delete cluster-status kubeconfig keda
 cluster-up: ## Create or start the cluster; does nothing when it runs
 	$(cluster) up
 	@mkdir -p $(BUILD)/bin
@@ -96,6 +102,10 @@ cluster-status: ## Tell how the cluster is
 
 kubeconfig: ## Print the path of the cluster's kubeconfig
 	@$(cluster) kubeconfig
+
+keda: cluster-up ## Have KEDA scale workers on the local node; it is built where it is not yet
+	$(if $(filter local,$(CLUSTER)),,$(error CLUSTER=$(CLUSTER) has a KEDA of its own: install it as https://keda.sh/docs/latest/deploy says))
+	$(cluster_local) keda
 
 ##@ Images
 registry = $(or $(REGISTRY),$(error REGISTRY is empty: name where images are pushed to and pulled from, as in REGISTRY=registry.example.com/maestro))
@@ -117,7 +127,7 @@ image-%: cluster-up ## Build one image and what it stands on, as in image-task
 
 ##@ Platform
 .PHONY: install uninstall data models promote rollback export dags restore check check-connections rotate
-install: images $(VENV)/ready ## Install the platform into the cluster, or upgrade it
+install: images $(VENV)/ready $(if $(filter prod,$(PROFILE)),$(if $(filter local,$(CLUSTER)),keda)) ## Install the platform into the cluster, or upgrade it
 	@echo '[install] the platform (usually 1 min)'
 	$(PYTHON) -m infrastructure.install $(VALUES) $(BUILD)/images.yaml
 
@@ -159,8 +169,8 @@ rotate: $(VENV)/ready ## Another password in place of one: SECRET=redis; without
 	$(PYTHON) -m infrastructure.rotate
 
 ##@ Development
-.PHONY: lint test e2e e2e-full e2e-changed security security-short bench constraints values advisories
-lint test e2e e2e-full e2e-changed security security-short bench: $(VENV)/test-tools
+.PHONY: lint test e2e e2e-full e2e-changed chaos security security-short bench constraints values advisories
+lint test e2e e2e-full e2e-changed chaos security security-short bench: $(VENV)/test-tools
 
 lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell, charts and links
 	$(VENV)/bin/ruff format --check .
@@ -168,7 +178,7 @@ lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell, char
 	$(VENV)/bin/mypy --cache-dir $(CACHE)/mypy
 	for folder in charts docs images infrastructure/local; do MYPYPATH=$$folder $(VENV)/bin/mypy --cache-dir $(CACHE)/mypy $$folder/*.py; done
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/hadolint images/*/Dockerfile infrastructure/local/node/Dockerfile
+	$(VENV)/bin/hadolint images/*/Dockerfile infrastructure/local/node/Dockerfile infrastructure/local/addons/keda/Dockerfile
 	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/postgresql/postgresql-restore images/postgresql/pgbackrest images/redis/redis-start images/redis/redis-cli images/builder/*-*
 	$(PYTHON) charts/values.py --check
 	$(PYTHON) charts/dashboards.py --check
@@ -182,12 +192,16 @@ test: $(BUILD)/bin/helm $(BUILD)/bin/minio ## Unit, DAG, contract and chart test
 e2e: data ## Tests on the running cluster: first those that do not disturb each other, side by side, then the others
 	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 -m 'not full and not alone' --numprocesses 4
 	$(VENV)/bin/pytest -v tests/e2e --timeout 1200 -m 'alone and not full'
+	$(if $(filter prod,$(PROFILE)),$(PYTHON) -m tests.chaos $(SEED:%=--seed %))
 
 e2e-full: data ## What is too long for that, in groups with a time budget each; GROUP=operator for one of them
 	$(PYTHON) -m tests.full $(GROUP)
 
 e2e-changed: data ## The groups of e2e-full whose inputs changed since they were last green, one at least
 	$(PYTHON) -m tests.full --changed
+
+chaos: data ## Every fault, one after the other, while work goes on: SEED=... for an earlier order, FAULT=... for that one alone
+	$(PYTHON) -m tests.chaos $(SEED:%=--seed %) $(FAULT:%=--fault %)
 
 security: data ## Attack the running platform: a table of what is open, known secrets looked for everywhere, bad inputs
 	$(VENV)/bin/pytest -v tests/e2e/test_security_*.py --timeout 1200

@@ -6,15 +6,16 @@ import argparse
 import subprocess
 from contextlib import nullcontext
 
+import keda
 import node
 import programs
 from config import BIN, KUBECONFIG
 from preflight import require_root
 from steps import alone, main
 
-NEED_ROOT = ("up", "down", "delete", "status", "packages", "images", "blobs", "load")
+NEED_ROOT = ("up", "down", "delete", "status", "packages", "images", "blobs", "load", "keda")
 # Neither packages nor images: they are brought while another run builds the node's programs for minutes.
-CHANGE_THE_NODE = ("up", "down", "delete", "build", "go")
+CHANGE_THE_NODE = ("up", "down", "delete", "build", "go", "keda")
 
 
 def parse() -> argparse.Namespace:
@@ -27,6 +28,7 @@ def parse() -> argparse.Namespace:
         ("status", "tell how the node is; exits with 3 unless it is ready"),
         ("packages", "install the Debian packages that the node and its images are built with"),
         ("build", "build the node's programs without starting it"),
+        ("keda", "have KEDA scale workers on the running node, built where it is not yet"),
         ("kubeconfig", "print the path of the kubeconfig"),
         ("bin", "print the directory of kubectl and helm"),
         ("images", "print the images that the node has whole"),
@@ -63,6 +65,8 @@ def carry_out(arguments: argparse.Namespace) -> int | None:
             programs.install_packages()
         case "build":
             node.build()
+        case "keda":
+            keda.apply()
         case "bin":
             print(BIN)
         case "kubeconfig":

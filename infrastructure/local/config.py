@@ -20,6 +20,7 @@ PAUSE_VERSION = "3.10.1"
 METRICS_SERVER_VERSION = _MODULES["sigs.k8s.io/metrics-server"]  # 0.9.0 needs a newer Kubernetes library than 1.35 has
 # Not Debian's: 1.6.20 loses the end of what a container writes right before it exits (containerd/containerd #7289).
 CONTAINERD = "github.com/containerd/containerd/v2/cmd/{program}@v2.4.2"
+KEDA_MODULE, KEDA_VERSION = "github.com/kedacore/keda/v2", "v2.21.0"
 GO_MINIMUM = tuple(map(int, re.findall(r"^go (\d+)\.(\d+)", _GO_MOD, re.MULTILINE)[0]))
 # The images are built with the same.
 _BUILDER = (REPOSITORY / "images/builder/Dockerfile").read_text()

@@ -328,6 +328,11 @@ def blobs() -> list[str]:
     return _listed("content", "ls", "--quiet")
 
 
+def import_image(archive: Path) -> None:
+    """Give the node the image in an archive."""
+    logged("images.log", _containerd("images", "import", str(archive)))
+
+
 def load(references: Sequence[str]) -> None:
     """Import the images in an OCI archive on standard input, which may leave out what `blobs` tells.
 

@@ -86,7 +86,8 @@ def go() -> Path:
     return own
 
 
-def _digest(*parts: bytes) -> str:
+def digest(*parts: bytes) -> str:
+    """Names what is made from these."""
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
@@ -127,13 +128,13 @@ def _builds() -> list[list[Build]]:
     version += f" -X k8s.io/component-base/version.gitMajor={major} -X k8s.io/component-base/version.gitMinor={minor}"
     module = [(HERE / "node" / name).read_bytes() for name in SOURCES]
     build, install = ["build", "-trimpath", "-o", "{out}", "-ldflags"], ["install", "-trimpath", "-ldflags", "-s -w"]
-    node = Build("node", _digest(*module, version.encode()), ["node"], [*build, f"-s -w {version}", "."])
-    helm = Build("helm", _digest(*module), ["helm"], [*build, "-s -w", "helm.sh/helm/v3/cmd/helm"])
+    node = Build("node", digest(*module, version.encode()), ["node"], [*build, f"-s -w {version}", "."])
+    helm = Build("helm", digest(*module), ["helm"], [*build, "-s -w", "helm.sh/helm/v3/cmd/helm"])
     packages = [CONTAINERD.format(program=program) for program in CONTAINERD_PROGRAMS]
     # Of its snapshotters the node uses overlayfs.
     containerd = Build(
         "containerd",
-        _digest(CONTAINERD.encode()),
+        digest(CONTAINERD.encode()),
         CONTAINERD_PROGRAMS,
         [*install, "-tags", "no_btrfs,no_devmapper,no_zfs", *packages],
     )
@@ -184,8 +185,8 @@ def build_node_images() -> list[Path]:
     """Archives with all images of the node, built from the binaries when those are newer. One archive a target."""
     node = BIN / "node"
     dockerfile = HERE / "node" / "Dockerfile"
-    digest = _digest(dockerfile.read_bytes(), str(node.readlink()).encode())
-    archives = {target: STATE / "images" / f"{target}-{digest}.tar" for target in sorted(set(node_images().values()))}
+    version = digest(dockerfile.read_bytes(), str(node.readlink()).encode())
+    archives = {target: STATE / "images" / f"{target}-{version}.tar" for target in sorted(set(node_images().values()))}
     if all(archive.exists() for archive in archives.values()):
         return list(archives.values())
     shutil.rmtree(STATE / "images", ignore_errors=True)
@@ -199,7 +200,7 @@ def build_node_images() -> list[Path]:
             (context / "links" / component).symlink_to("node")
         env = {**os.environ, "STORAGE_DRIVER": "overlay", "BUILDAH_ISOLATION": "chroot"}
         for target, archive in archives.items():
-            image = f"localhost/node-{target}:{digest}"
+            image = f"localhost/node-{target}:{version}"
             logged(
                 "images.log",
                 ["buildah", "bud", "--layers", "-q", "-t", image, "--target", target, "-f", dockerfile, context],

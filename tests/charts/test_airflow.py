@@ -645,13 +645,20 @@ def test_workers_are_scaled_by_what_they_use_or_by_the_tasks_that_there_are() ->
     scaler = find(by_tasks, "ScaledObject", "maestro-airflow-worker")["spec"]
     assert (scaler["minReplicaCount"], scaler["maxReplicaCount"]) == (3, 20)
     (trigger,) = scaler["triggers"]
-    assert trigger["metadata"]["host"] == "maestro-postgresql.maestro", "it asks from its own namespace"
+    asked = trigger["metadata"]
+    assert asked["host"] == "maestro-postgresql.maestro", "it asks from its own namespace"
+    # What KEDA's scaler reads (pkg/scalers/postgresql_scaler.go), each of it a string; the password comes by Secret.
+    assert asked.keys() == {"host", "port", "userName", "dbName", "sslmode", "query", "targetQueryValue"}
+    assert {type(value) for value in asked.values()} == {str}
     authentication = find(by_tasks, "TriggerAuthentication", trigger["authenticationRef"]["name"])
     (password,) = authentication["spec"]["secretTargetRef"]
     assert (password["name"], password["key"]) == ("maestro-postgresql", "airflow-password")
     for objects in (scaled, by_tasks):
         target = find(objects, "Deployment", "maestro-airflow-worker")
         assert "replicas" not in target["spec"], "an upgrade would undo what the autoscaler said"
+        for container in target["spec"]["template"]["spec"]["containers"]:
+            wanted = container["resources"]["requests"]
+            assert {"cpu", "memory"} <= wanted.keys(), f"of {container['name']} the share in use cannot be told"
     assert not [entry for entry in by_tasks if entry["kind"] == "HorizontalPodAutoscaler"], "KEDA makes its own"
 
 

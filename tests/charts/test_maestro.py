@@ -22,6 +22,7 @@ from mlops.cli import parser
 from mlops.registry import rollout
 from mlops.sensor_trainer.api import app
 from mlops.stores import feature_store
+from tests.chaos.faults import COMPONENTS, covers
 from tests.charts.conftest import (
     ROOT,
     Loader,
@@ -647,6 +648,43 @@ def test_the_production_profile_has_two_of_what_can_have_a_second_and_workers_th
     assert 8 * 1024 <= requested <= 16 * 1024
     claim = find(objects, "PersistentVolumeClaim", "maestro-airflow-dags")["spec"]
     assert claim["accessModes"] == ["ReadWriteMany"]
+
+
+@pytest.mark.parametrize("profile", ["minikube", "prod"])
+def test_chaos_kills_the_pods_of_each_component_of_the_platform(profile: str) -> None:
+    workloads = [entry for entry in maestro(profile) if entry["kind"] in ("Deployment", "StatefulSet")]
+    components = {entry["metadata"]["labels"]["app.kubernetes.io/component"] for entry in workloads}
+    assert [each for each in components if not any(covers(name, each) for name in COMPONENTS)] == []
+
+
+def test_the_profile_of_production_on_one_node_is_that_for_several_with_less_for_each_pod() -> None:
+    """Of the same objects, but that KEDA scales the workers: so what holds there is said of the other too."""
+    several, prod = maestro("prod"), PROFILES["prod"]
+    overlay = CHARTS / "maestro/values-prod-local.yaml"
+    printed = template("maestro", prod, "maestro", "maestro", "--values", str(overlay))
+    one = [document for document in yaml.load_all(printed, Loader) if document]
+
+    def replicas(objects: list[Object]) -> dict[tuple[str, str], int | None]:
+        kinds = ("Deployment", "StatefulSet")
+        workloads = (entry for entry in objects if entry["kind"] in kinds)
+        return {(each["kind"], each["metadata"]["name"]): each["spec"].get("replicas") for each in workloads}
+
+    def memory(objects: list[Object]) -> int:
+        return sum(
+            (entry["spec"].get("replicas") or 1) * mebibytes(container["resources"]["requests"]["memory"])
+            for entry in objects
+            if entry["kind"] in ("Deployment", "StatefulSet")
+            for container in entry["spec"]["template"]["spec"]["containers"]
+        )
+
+    assert replicas(one) == replicas(several)
+    assert memory(one) < memory(several) * 2 / 3
+    scaler = find(one, "ScaledObject", "maestro-airflow-worker")["spec"]
+    assert scaler["minReplicaCount"] == 3
+    autoscalers = {entry["metadata"]["name"] for entry in one if entry["kind"] == "HorizontalPodAutoscaler"}
+    assert autoscalers == {
+        entry["metadata"]["name"] for entry in several if entry["kind"] == "HorizontalPodAutoscaler"
+    } - {"maestro-airflow-worker"}
 
 
 def test_the_minikube_profile_is_the_small_one() -> None:

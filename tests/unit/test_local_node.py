@@ -367,3 +367,102 @@ def test_a_long_step_says_beforehand_how_long_it_usually_takes(state, capsys):
     steps = importlib.import_module("steps")
     with steps.step("building the node", usually="5 min"):
         assert capsys.readouterr().out == "[cluster] building the node (usually 5 min) ... "
+
+
+GO = """#!/bin/sh
+case "$*" in
+version) echo go version go9.9 ;;
+*"mod download"*)
+  [ -e {state}/unknown ] && echo '{{"Error": "no such version"}}' && exit 1
+  mkdir -p "$GOMODCACHE/keda/config"
+  echo "{{\\"Dir\\": \\"$GOMODCACHE/keda\\"}}" ;;
+build*)
+  echo "$PWD $*" >>{state}/asked
+  [ -e {state}/broken ] && echo 'undefined: x' && exit 1
+  while [ "$1" != -o ]; do shift; done
+  echo operator >"$2/operator" && echo adapter >"$2/adapter" ;;
+esac
+"""
+# The last argument of a push is where the archive is to be.
+BUILDAH = """#!/bin/sh
+[ "$1" = push ] || exit 0
+for last; do :; done
+path=${last#docker-archive:}
+echo image >"${path%%:*}"
+"""
+KUBECTL = '#!/bin/sh\n[ "$1" = kustomize ] && cp "$2/kustomization.yaml" "$4"\nexit 0\n'
+
+
+@pytest.fixture
+def keda(state, monkeypatch):
+    """What builds KEDA and brings it to a node, with programs that do as Go, buildah and kubectl do."""
+    for name, program in (("go", GO.format(state=state)), ("buildah", BUILDAH), ("kubectl", KUBECTL)):
+        (state / "bin" / name).write_text(program)
+        (state / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{state}/bin", prepend=os.pathsep)
+    module = importlib.import_module("keda")
+    monkeypatch.setattr(module.programs, "install_packages", lambda: None)
+    monkeypatch.setattr(module.programs, "build_binaries", lambda: None)
+    monkeypatch.setattr(module, "DISK", 0)
+    return module
+
+
+def test_keda_is_not_built_where_it_would_fill_the_disk(keda, state, monkeypatch):
+    monkeypatch.setattr(keda, "DISK", 10**18)
+    with pytest.raises(keda.Failure, match="make room, or do without KEDA"):
+        keda.build()
+    assert not (state / "asked").exists()
+
+
+def test_keda_is_built_once_and_what_it_was_built_from_is_not_kept(keda, state):
+    built = keda.build()
+    assert {path.name for path in built.iterdir()} == {"image.tar", "keda.yaml"}
+    assert "VERSION" not in (built / "keda.yaml").read_text()
+    assert f"localhost/keda:{keda.KEDA_VERSION}" in (built / "keda.yaml").read_text()
+    asked = (state / "asked").read_text()
+    assert asked.endswith("./cmd/operator ./cmd/adapter\n")
+    assert asked.split()[0].endswith("/source"), "in a copy of the module, whose replace directives then count"
+    assert keda.build() == built
+    assert (state / "asked").read_text() == asked
+
+
+def test_keda_that_does_not_compile_leaves_neither_a_build_nor_its_gigabytes(keda, state):
+    (state / "broken").touch()
+    with pytest.raises(keda.Failure, match="undefined: x"):
+        keda.build()
+    assert not keda.folder().exists()
+    assert list((keda.folder().parent / "partial-keda").iterdir()) == []
+    (state / "broken").unlink()
+    keda.build()
+    assert keda.folder().exists()
+
+
+def test_a_version_of_keda_that_cannot_be_had_is_told_in_the_words_of_go(keda, state):
+    (state / "unknown").touch()
+    with pytest.raises(keda.Failure, match=r"keda/v2@v\S+ cannot be had: no such version"):
+        keda.build()
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_keda_is_applied_and_waited_for_and_an_image_that_is_there_is_not_imported(keda, present, monkeypatch):
+    asked, imported = [], []
+
+    def kubectl(*arguments):
+        asked.append(arguments)
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(keda.node, "kubectl", kubectl)
+    monkeypatch.setattr(keda.node, "import_image", imported.append)
+    monkeypatch.setattr(keda.node, "images", lambda: [keda.IMAGE] if present else [])
+    keda.apply()
+    assert imported == ([] if present else [keda.folder() / "image.tar"])
+    assert asked[0][0] == "apply"
+    assert asked[-1][:2] == ("wait", keda.METRICS)
+
+
+def test_a_keda_that_does_not_come_up_is_told_in_the_words_of_kubectl(keda, monkeypatch):
+    monkeypatch.setattr(keda.node, "images", lambda: [keda.IMAGE])
+    refusal = SimpleNamespace(returncode=1, stderr="timed out")
+    monkeypatch.setattr(keda.node, "kubectl", lambda *_: refusal)
+    with pytest.raises(keda.Failure, match="timed out"):
+        keda.apply()
