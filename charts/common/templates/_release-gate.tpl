@@ -19,7 +19,7 @@ Plain Jobs and waiting pods, because Helm runs a hook only after `--wait` has se
   {{- include "common.containerImage" . | nindent 2 }}
   args: [release-gate, wait, {{ .component }}, {{ .revision | quote }}, --timeout, "600"]
   env:
-    {{- include "common.postgresql.env" . | nindent 4 }}
+    {{- include "common.postgresql.env" (dict "root" .root "database" .database "pooled" true) | nindent 4 }}
   resources:
     requests: {cpu: 10m, memory: 64Mi}
     limits: {memory: 128Mi}

@@ -1,0 +1,419 @@
+"""PgBouncer in front of PostgreSQL, as its chart starts it: what each client does there, and who comes in."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import asyncpg
+import psycopg2
+import pytest
+
+from tests.certificates import Authority
+from tests.conftest import eventually
+from tests.servers import ROOT
+from tests.unit.postgresql_volume import PASSWORDS, hand_over, new_volume, pooler, server
+
+POOLED = ("airflow", "mlflow", "feast")
+CONNECTIONS = 4  # of each database
+PASSWORD = {**PASSWORDS, "FEAST_PASSWORD": "fe'ast", "POOLER_PASSWORD": 'po"ol er'}
+POOLS = {
+    "POOLER_POOLS": " ".join(f"{name}={CONNECTIONS}" for name in POOLED),
+    "POOLER_CLIENTS": "200",
+    "PGPASSWORD": PASSWORD["POOLER_PASSWORD"],
+}
+DATABASES = {"POSTGRES_DATABASES": "airflow mlflow feast", "POSTGRES_POOLED": " ".join(POOLED), **PASSWORD}
+
+
+class Both(NamedTuple):
+    """A server that speaks TLS only, and a pooler in front of it that does, too."""
+
+    volume: Path
+    ca: Path
+    server: int
+    pooler: int
+
+    def connect(self, user: str = "airflow", password: str | None = None, **changed: Any) -> Any:
+        """A connection by the pooler, where no other port is given."""
+        told = {"host": "127.0.0.1", "port": self.pooler, "dbname": user, "connect_timeout": 10, **self.verified}
+        connection = psycopg2.connect(
+            **{**told, "user": user, "password": password or PASSWORD[f"{user.upper()}_PASSWORD"], **changed}
+        )
+        connection.autocommit = True
+        return connection
+
+    def ask(self, query: str, *user: str, **changed: Any) -> Any:
+        connection = self.connect(*user, **changed)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(query)
+                return cursor.fetchone()[0] if cursor.description else None
+        finally:
+            connection.close()
+
+    def refused(self, *user: str, **changed: Any) -> str:
+        """What who asks for a connection is told, who gets none."""
+        with pytest.raises(psycopg2.OperationalError) as refusal:
+            self.connect(*user, **changed).close()
+        return str(refusal.value)
+
+    @property
+    def verified(self) -> dict[str, str]:
+        return {"sslmode": "verify-full", "sslrootcert": str(self.ca)}
+
+    def url(self, database: str, scheme: str = "postgresql+psycopg2", port: int | None = None) -> str:
+        """As the charts write it: password and TLS are told by the environment."""
+        return f"{scheme}://{database}@127.0.0.1:{port or self.pooler}/{database}"
+
+    def environment(self, database: str) -> dict[str, str]:
+        """What a client is told beside the address."""
+        return {
+            "PGPASSWORD": PASSWORD[f"{database.upper()}_PASSWORD"],
+            "PGCONNECT_TIMEOUT": "10",
+            "PGSSLMODE": "verify-full",
+            "PGSSLROOTCERT": str(self.ca),
+        }
+
+
+def certificates(volume: Path) -> tuple[Path, dict[str, str], dict[str, str]]:
+    """The authority's file, and what server and pooler are told of theirs."""
+    authority = Authority(volume / "authority")
+    for name in ("server", "front"):
+        authority.certificate(volume / name, "127.0.0.1")
+    hand_over(volume)
+    volume.chmod(0o755)
+    verified = {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(authority.ca)}
+    return authority.ca, {"POSTGRES_TLS": f"{volume}/server"}, {"POOLER_TLS": f"{volume}/front", **verified}
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[Both]:
+    with new_volume() as volume:
+        ca, of_server, of_pooler = certificates(volume)
+        with (
+            server(volume, **DATABASES, **of_server) as port,
+            pooler(volume, port, **POOLS, **of_pooler) as (_, front),
+        ):
+            yield Both(volume, ca, port, front)
+
+
+# Who comes in
+
+
+def test_a_client_comes_in_as_itself_by_its_own_password(both: Both) -> None:
+    for name in POOLED:
+        assert both.ask("select current_user || '@' || current_database()", name) == f"{name}@{name}"
+        assert "SASL authentication failed" in both.refused(name, "wrong")
+
+
+def test_nobody_else_comes_in(both: Both) -> None:
+    assert "no such user" in both.refused("mlflow", dbname="airflow")
+    assert "no such user" in both.refused("postgres", dbname="airflow")
+    assert "no such user" in both.refused("nobody", "x", dbname="airflow")
+    assert both.refused("airflow", dbname="postgres")
+    assert "TLS required" in both.refused("airflow", sslmode="disable")
+    assert "certificate verify failed" in both.refused("airflow", sslrootcert=str(other_authority(both)))
+
+
+def other_authority(both: Both) -> Path:
+    return Authority(both.volume / "other").ca
+
+
+def test_who_pools_looks_up_the_one_who_owns_the_database_and_may_do_nothing_else(both: Both) -> None:
+    def asked(query: str) -> Any:
+        return both.ask(query, "pooler", dbname="airflow")
+
+    assert asked("select kept from pooler.password('airflow')").startswith("SCRAM-SHA-256$")
+    for name in ("postgres", "mlflow", "pooler"):
+        assert asked(f"select count(*) from pooler.password('{name}')") == 0
+    for forbidden in ("select rolpassword from pg_authid", "create table t ()", "create temporary table t ()"):
+        with pytest.raises((psycopg2.errors.InsufficientPrivilege, psycopg2.errors.ReadOnlySqlTransaction)):
+            asked(f"set transaction read write; {forbidden}")
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        both.ask("select kept from pooler.password('airflow')", "airflow")
+
+
+def test_a_changed_password_holds_at_once_and_who_is_there_stays(both: Both) -> None:
+    there = both.connect("feast")
+    both.ask("alter role feast password 'another'", "postgres", port=both.server)
+    try:
+        assert both.ask("select 1", "feast", "another") == 1
+        assert "SASL authentication failed" in both.refused("feast")
+        with there.cursor() as cursor:
+            cursor.execute("select 1")
+    finally:
+        both.ask(f"alter role feast password $${PASSWORD['FEAST_PASSWORD']}$$", "postgres", port=both.server)
+        there.close()
+    # All that was opened by the one before is of no use to who comes now.
+    both.ask("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'feast'", "postgres", port=both.server)
+    assert both.ask("select 1", "feast") == 1
+
+
+def test_the_poolers_own_password_changes_while_clients_come(both: Both) -> None:
+    """Until its pods start anew, the connections that they have still tell who may come in."""
+    both.ask("select 1", "mlflow")
+    both.ask("alter role pooler password 'another'", "postgres", port=both.server)
+    try:
+        assert both.ask("select 1", "mlflow") == 1
+    finally:
+        both.ask(f"alter role pooler password $${PASSWORD['POOLER_PASSWORD']}$$", "postgres", port=both.server)
+
+
+# What clients do there
+
+SESSIONS = f"""
+import asyncio, json
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from sqlalchemy import text
+from airflow import settings
+from airflow.utils.db import DBLocks
+from airflow.utils.session import create_session, create_session_async
+
+PID = text("select pg_backend_pid(), pg_sleep(0.05)")
+start = Barrier(3 * {CONNECTIONS})
+
+def once(_):
+    start.wait()
+    with create_session(scoped=False) as session:
+        return session.execute(PID).scalar()
+
+async def asynchronously():
+    async def once():
+        async with create_session_async() as session:
+            pids.append((await session.execute(PID)).scalar())
+            await asyncio.sleep(0)
+            arrived.append(1)
+            while len(arrived) < 2 * {CONNECTIONS}:
+                await asyncio.sleep(0.01)
+    pids, arrived = [], []
+    await asyncio.gather(*(once() for _ in range(2 * {CONNECTIONS})))
+    return pids
+
+def locked():
+    # As the scheduler takes its lock: until the transaction ends.
+    take = text("select pg_try_advisory_xact_lock(:id)").bindparams(id=DBLocks.SCHEDULER_CRITICAL_SECTION.value)
+    with create_session(scoped=False) as one, create_session(scoped=False) as other:
+        during = [one.execute(take).scalar(), other.execute(take).scalar()]
+        one.commit()
+        return [*during, other.execute(take).scalar()]
+
+with ThreadPoolExecutor(3 * {CONNECTIONS}) as threads:
+    pids = list(threads.map(once, range(3 * {CONNECTIONS})))
+print(json.dumps({{"pooled": pids, "direct": asyncio.run(asynchronously()), "locked": locked()}}))
+"""
+
+
+def test_airflow_shares_connections_but_for_what_it_does_asynchronously(both: Both, tmp_path: Path) -> None:
+    told = {
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": both.url("airflow"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": both.url("airflow", "postgresql+asyncpg", both.server),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE": "5",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW": "35",
+        **both.environment("airflow"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SESSIONS], env={**os.environ, **told}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert len(said["pooled"]) == 3 * CONNECTIONS
+    assert len(set(said["pooled"])) <= CONNECTIONS
+    assert len(set(said["direct"])) == 2 * CONNECTIONS
+    assert said["locked"] == [True, False, True]
+
+
+def test_what_asyncpg_prepares_is_lost_or_found_by_another_so_it_goes_past(both: Both) -> None:
+    """The premise of docs/decisions/0023: where this holds no more, as in a PgBouncer from 1.21 on, all may be pooled."""
+
+    async def many() -> list[Any]:
+        told = {**both.environment("airflow")}
+        connections = [
+            await asyncpg.connect(
+                host="127.0.0.1", port=both.pooler, user="airflow", database="airflow",
+                password=told["PGPASSWORD"], ssl=_context(both.ca),
+            )
+            for _ in range(3 * CONNECTIONS)
+        ]  # fmt: skip
+        try:
+            return await asyncio.gather(*(c.fetchval("select $1::int", 1) for c in connections), return_exceptions=True)
+        finally:
+            for connection in connections:
+                connection.terminate()
+
+    said = asyncio.run(many())
+    kinds = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
+    assert any(isinstance(one, kinds) for one in said), said
+
+
+def _context(ca: Path) -> Any:
+    import ssl
+
+    return ssl.create_default_context(cafile=str(ca))
+
+
+def test_rows_that_one_client_holds_are_skipped_by_another(both: Both) -> None:
+    both.ask("create table if not exists jobs as select generate_series(1, 2) as id", "airflow")
+    one, other = both.connect("airflow"), both.connect("airflow")
+    try:
+        found = []
+        for connection in (one, other):
+            connection.autocommit = False
+            with connection.cursor() as cursor:
+                cursor.execute("select id from jobs order by id limit 1 for update skip locked")
+                found.append(cursor.fetchone()[0])
+        assert found == [1, 2]
+    finally:
+        one.close()
+        other.close()
+
+
+def test_more_clients_than_connections_all_have_their_turn(both: Both) -> None:
+    clients = 15 * CONNECTIONS
+    there = threading.Barrier(clients, timeout=120)
+
+    def work(_: int) -> int:
+        connection = both.connect("mlflow")
+        try:
+            there.wait()  # all are connected
+            with connection.cursor() as cursor:
+                cursor.execute("select pg_backend_pid(), pg_sleep(0.02)")
+                return int(cursor.fetchone()[0])
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(clients) as threads:
+        pids = list(threads.map(work, range(clients)))
+    assert len(pids) == clients
+    assert len(set(pids)) <= CONNECTIONS
+
+
+def test_mlflow_logs_runs(both: Both, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from mlflow.entities import Metric
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for name, value in both.environment("mlflow").items():
+        monkeypatch.setenv(name, value)
+    SqlAlchemyStore(both.url("mlflow", port=both.server), str(tmp_path))  # migrates, which goes past
+    store = SqlAlchemyStore(both.url("mlflow"), str(tmp_path))
+    run = store.create_run("0", "user", 0, [], "a run")
+
+    def log(step: int) -> None:
+        store.log_batch(run.info.run_id, [Metric("loss", step / 2, 0, step)], [], [])
+
+    with ThreadPoolExecutor(3 * CONNECTIONS) as threads:
+        list(threads.map(log, range(30)))
+    history = store.get_metric_history(run.info.run_id, "loss")
+    assert sorted(metric.step for metric in history) == list(range(30))
+
+
+def test_feast_keeps_its_registry_there(both: Both, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from feast import Entity
+
+    from mlops.stores.feature_store import FeatureStoreConfig, open_configured
+
+    for name, value in both.environment("feast").items():
+        monkeypatch.setenv(name, value)
+    config = FeatureStoreConfig(registry=both.url("feast"), online="127.0.0.1:1", offline=str(tmp_path))
+    open_configured(config).apply([Entity(name="machine")])
+    assert [entity.name for entity in open_configured(config).list_entities()] == ["machine"]
+
+
+def test_pods_wait_there_for_their_migration(both: Both) -> None:
+    told = {**os.environ, **both.environment("airflow"), "DATABASE_URL": both.url("airflow", "postgresql")}
+    gate = [sys.executable, str(ROOT / "images/base/release_gate.py")]
+    direct = {**told, "DATABASE_URL": both.url("airflow", "postgresql", both.server)}
+    subprocess.run([*gate, "mark", "airflow", "1a2b"], env=direct, check=True)
+    subprocess.run([*gate, "wait", "airflow", "1a2b", "--timeout", "60"], env=told, check=True)
+    assert subprocess.run([*gate, "wait", "airflow", "another", "--timeout", "0"], env=told, check=False).returncode == 1
+
+
+# What happens to it
+
+
+def test_a_restart_of_the_server_is_nothing_that_a_client_between_two_transactions_sees() -> None:
+    with new_volume() as volume:
+        ca, of_server, of_pooler = certificates(volume)
+        with server(volume, **DATABASES, **of_server) as port:
+            front = pooler(volume, port, **POOLS, **of_pooler)
+            _, own = front.__enter__()
+            here = Both(volume, ca, port, own)
+            client = here.connect("airflow")
+            with client.cursor() as cursor:
+                cursor.execute("select 1")
+        try:
+            assert probe(here) != 0, "ready, while the server is away"
+            with server(volume, port=port, **DATABASES, **of_server):
+                with client.cursor() as cursor:
+                    cursor.execute("select 2")
+                    assert cursor.fetchone() == (2,)
+                eventually(lambda: probe(here) == 0)
+                assert here.ask("select 3", "mlflow") == 3
+        finally:
+            client.close()
+            front.__exit__(None, None, None)
+
+
+def probe(here: Both) -> int:
+    """What the readiness probe says: its command as the chart has it, but for the port."""
+    from tests.charts.conftest import containers, find, render
+
+    objects = render("postgresql", {"global": {"postgresql": {"pooler": {"enabled": True}}, "tls": {"enabled": True}}})
+    (container,) = containers(find(objects, "Deployment", "maestro-postgresql-pooler")["spec"]["template"]["spec"])
+    words = [word.replace("6432", str(here.pooler)) for word in container["readinessProbe"]["exec"]["command"]]
+    told = {"PGUSER": "pooler", "PGDATABASE": "airflow", "PGPASSWORD": PASSWORD["POOLER_PASSWORD"]}
+    verified = {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(here.ca), "PGCONNECT_TIMEOUT": "5"}
+    return subprocess.run(words, env={**os.environ, **told, **verified}, check=False, timeout=60).returncode
+
+
+def test_one_that_is_told_to_end_ends_when_transactions_have(both: Both) -> None:
+    _, _, of_pooler = certificates_there(both)
+    with pooler(both.volume, both.server, "ending", **POOLS, **of_pooler) as (process, port):
+        client = both.connect("airflow", port=port)
+        client.autocommit = False
+        with client.cursor() as cursor:
+            cursor.execute("create temporary table kept on commit drop as select 42 as answer")
+            process.send_signal(signal.SIGINT)
+            eventually(lambda: "shutting down" in both.refused("airflow", port=port))
+            cursor.execute("select answer from kept")
+            assert cursor.fetchone() == (42,)
+        client.commit()
+        assert process.wait(timeout=60) == 0
+        client.close()
+
+
+def certificates_there(both: Both) -> tuple[None, None, dict[str, str]]:
+    told = {"POOLER_TLS": f"{both.volume}/front", "PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(both.ca)}
+    return None, None, told
+
+
+def test_a_server_that_another_authority_vouches_for_is_not_asked(both: Both) -> None:
+    other = {"POOLER_TLS": f"{both.volume}/front", "PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(other_authority(both))}
+    hand_over(both.volume / "other")
+    with pooler(both.volume, both.server, "deceived", **POOLS, **other) as (_, port):
+        said = both.refused("airflow", port=port, connect_timeout=20)
+        assert "SASL authentication failed" not in said
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"POOLER_POOLS": "airflow"}, "write <database>=<connections>"),
+        ({"POOLER_POOLS": "airflow=0"}, "write <database>=<connections>"),
+        ({"PGPASSWORD": ""}, "PGPASSWORD is not set"),
+    ],
+)
+def test_what_it_could_not_start_with_is_refused_in_words(changed: dict[str, str], said: str) -> None:
+    told = {"PATH": os.environ["PATH"], "PGHOST": "127.0.0.1", "PGPORT": "1", **POOLS, **changed}
+    start = [str(ROOT / "images/postgresql/pooler-start")]
+    done = subprocess.run(start, env=told, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
