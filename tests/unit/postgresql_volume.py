@@ -1,4 +1,4 @@
-"""Servers that postgresql-start and pooler-start start with Debian's programs, as the user whom the image runs them as."""
+"""Servers of postgresql-start and pooler-start, with Debian's programs, as the user whom the image runs them as."""
 
 import os
 import shutil
