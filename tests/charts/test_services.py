@@ -480,8 +480,8 @@ def test_who_needs_no_session_of_its_own_goes_to_the_pooler_and_the_others_past_
     moved = {"services": MOVED, "postgresql": {"pooler": {"enabled": True}}}
     objects = render("maestro", {"global": moved, "airflow": {"executor": "CeleryExecutor"}})
     ways: dict[str, set[str]] = {"postgresql": set(), "postgresqlPooler": set()}
-    told = {**pods(objects), "task": task_pod(objects)}
-    for pod, container in ((name, c) for name, pod in told.items() for c in containers(pod["spec"])):
+    every = {**pods(objects), "task": task_pod(objects)}
+    for pod, container in ((name, c) for name, entry in every.items() for c in containers(entry["spec"])):
         for name, value in environment(container).items():
             for way, found in ways.items():
                 if f"@{MOVED[way]['name']}:{MOVED[way]['port']}/" in str(value):
@@ -498,7 +498,7 @@ def test_who_needs_no_session_of_its_own_goes_to_the_pooler_and_the_others_past_
         *(f"{pod.partition('/')[0]}/release-gate" for pod in airflow - {"test/test"}),
         *("mlflow/mlflow", "mlflow/release-gate", "feast/feast", "feast/release-gate", "feast-apply/apply"),
         *(f"postgresql-test/pooled-{name}" for name in ("airflow", "feast", "mlflow")),
-        *(("task/task",) if "task/task" in {name.partition(" ")[0] for name in ways["postgresqlPooler"]} else ()),
+        "task/task",
     }
     past = {name for name in ways["postgresql"] if not name.startswith(("sensor-trainer", "postgresql-test"))}
     assert {name for name in past if not name.endswith("MAESTRO_LEDGER")} == {
