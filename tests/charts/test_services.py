@@ -498,7 +498,7 @@ def test_who_needs_no_session_of_its_own_goes_to_the_pooler_and_the_others_past_
         *(f"{pod.partition('/')[0]}/release-gate" for pod in airflow - {"test/test"}),
         *("mlflow/mlflow", "mlflow/release-gate", "feast/feast", "feast/release-gate", "feast-apply/apply"),
         *(f"postgresql-test/pooled-{name}" for name in ("airflow", "feast", "mlflow")),
-        "task/task",
+        "task/base",
     }
     past = {name for name in ways["postgresql"] if not name.startswith(("sensor-trainer", "postgresql-test"))}
     assert {name for name in past if not name.endswith("MAESTRO_LEDGER")} == {
