@@ -555,7 +555,7 @@ def test_a_pooler_without_its_chart_is_refused_with_the_remedy() -> None:
 
 
 def test_replicas_that_postgresql_has_no_connections_for_are_refused_with_the_remedy() -> None:
-    with pytest.raises(Refused, match=r"airflow.apiServer.*lower replicas, workers or databaseConnections"):
+    with pytest.raises(Refused, match=r"airflow.apiServer.*lower replicas, workers, pools or databaseConnections"):
         render("maestro", {"airflow": {"apiServer": {"replicas": 9}}})
     external = {"enabled": True, "host": "db"}
     elsewhere = {"global": {"postgresql": {"external": external, "existingSecret": "x"}}}
