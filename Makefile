@@ -179,7 +179,7 @@ lint: $(BUILD)/bin/helm ## Format, lint, types, layers, Dockerfiles, shell, char
 	for folder in charts docs images infrastructure/local; do MYPYPATH=$$folder $(VENV)/bin/mypy --cache-dir $(CACHE)/mypy $$folder/*.py; done
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/hadolint images/*/Dockerfile infrastructure/local/node/Dockerfile infrastructure/local/addons/keda/Dockerfile
-	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/postgresql/postgresql-restore images/postgresql/pgbackrest images/redis/redis-start images/redis/redis-cli images/builder/*-*
+	shellcheck .ci/run infrastructure/packages infrastructure/*/cluster images/postgresql/postgresql-start images/postgresql/postgresql-restore images/postgresql/pgbackrest images/postgresql/pooler-start images/redis/redis-start images/redis/redis-cli images/builder/*-*
 	$(PYTHON) charts/values.py --check
 	$(PYTHON) charts/dashboards.py --check
 	$(PYTHON) docs/links.py
@@ -254,7 +254,7 @@ $(VENV)/ready: $(VENV)/bin/uv constraints.txt infrastructure/packages
 
 # The programs that tests and measurements run on this machine; nothing that is installed needs them.
 $(VENV)/test-tools: $(VENV)/ready
-	infrastructure/packages shellcheck postgresql-15 pgbackrest redis-server prometheus prometheus-alertmanager \
+	infrastructure/packages shellcheck postgresql-15 pgbackrest pgbouncer redis-server prometheus prometheus-alertmanager \
 	  prometheus-postgres-exporter prometheus-pushgateway prometheus-redis-exporter
 	touch $@
 

@@ -232,6 +232,13 @@ ROTATIONS: Mapping[str, Rotation] = {
         f"postgresql-{name}": _database(name)
         for name in ("airflow", "mlflow", "feast", "sensors", "ledger", "monitoring")
     },
+    "postgresql-pooler": Rotation(
+        "postgresql",
+        "pooler-password",
+        tell=alter_role("pooler"),
+        told=("postgresql",),
+        can_tell=lambda: find("deployment", "postgresql-pooler"),
+    ),
     "postgresql": Rotation("postgresql", "postgres-password", tell=alter_role("postgres"), last="postgresql"),
     "redis": _redis("default", "redis-password"),
     **{f"redis-{user}": _redis(user, f"{user}-password") for user in ("features", "queue", "celery", "monitoring")},

@@ -26,8 +26,10 @@ EVERYTHING: dict[str, Any] = {
         },
         "images": {"pullSecrets": ["registry"]},
         "tls": {"enabled": True},
+        "postgresql": {"pooler": {"enabled": True}},
     },
     "postgresql": {
+        "pooler": {"replicas": 2},
         "conf": {"max_connections": 1000},
         "backup": {"enabled": True},
         "restore": {"from": "maestro-before", "at": "2026-11-28 09:30:00+00"},

@@ -299,6 +299,8 @@ NEEDS: dict[str, dict[str, Any]] = {
     "global.notifications.mail": MAIL,
     "airflow.variables.alert_email": MAIL,
     "minio.createExternalBuckets": {"global": {"s3": {"external": {"enabled": True}, "existingSecret": "x"}}},
+    "postgresql.pooler": {"global": {"postgresql": {"pooler": {"enabled": True}}}},
+    "global.services.postgresqlPooler": {"global": {"postgresql": {"pooler": {"enabled": True}}}},
     "postgresql.enabled": {"global": {"postgresql": {"existingSecret": "x"}}},
     "redis.enabled": {"global": {"redis": {"existingSecret": "x"}}},
     "minio.enabled": {"global": {"s3": {"existingSecret": "x"}}},
@@ -356,6 +358,8 @@ OTHER: dict[str, Callable[[str], Any]] = {
     "postgresql.restore.at": lambda _: "2026-11-28 09:30:00+00",
     "minio.lifecycle.expire": lambda mark: {"logs": int(mark[1:])},
     "minio.lifecycle.versions": lambda mark: {"data": int(mark[1:])},
+    "postgresql.pooler.maxClientConnections": lambda _: 20_001,
+    "postgresql.pooler.pools": lambda _: None,  # tests/charts/test_postgresql.py
     "postgresql.reservedConnections": lambda _: None,  # nothing is rendered of it
     "airflow.executor": lambda _: None,  # tests/charts/test_airflow.py
     "airflow.broker.database": lambda _: 7,
@@ -508,6 +512,9 @@ def connections(container: Object, cfg: configparser.ConfigParser) -> int:
         processes = [int(a.partition("=")[2]) for a in container["args"] if a.startswith("--workers=")]
         each = sum(int(told[key]) for key in STORE)
         return processes[0] * MLFLOW_STORES * each if processes else each
+    if name == "pooler":
+        pools = [int(pool.partition("=")[2]) for pool in told["POOLER_POOLS"].split()]
+        return sum(pools) + len(pools) + 1  # its own: images/postgresql/pooler-start
     if name == "celery":
         # One a process, which writes what became of its task, and those of the first of them at its start.
         return cfg.getint("celery", "worker_concurrency") + 2
@@ -516,6 +523,15 @@ def connections(container: Object, cfg: configparser.ConfigParser) -> int:
     if name in ("feast", "apply"):
         return sum(feature_store._POOL.values())
     return {"api": app.CONNECTIONS, "worker": 2 + 1, "migrate": 1}.get(name, 0)
+
+
+POOLER = "maestro-postgresql-pooler:"  # in the addresses of who goes there
+
+
+def pooled_connections(container: Object, cfg: configparser.ConfigParser) -> int:
+    """Those of them that go to the pooler, where there is one: of the api-server not what it does asynchronously."""
+    asynchronous = int(environment(container).get(CONNECTIONS[0], 0)) + ASYNC_OVERFLOW
+    return connections(container, cfg) - (asynchronous if container["name"] == "api-server" else 0)
 
 
 def at_most(entry: Object, objects: list[Object]) -> int:
@@ -538,24 +554,47 @@ def test_the_pods_together_have_no_more_connections_than_postgresql_allows(profi
     cfg.read_string(find(objects, "ConfigMap", "maestro-airflow-config")["data"]["airflow.cfg"])
     (server,) = find(objects, "StatefulSet", "maestro-postgresql")["spec"]["template"]["spec"]["containers"]
     (allowed,) = (int(a.partition("=")[2]) for a in server["args"] if a.startswith("max_connections="))
-    together = {
-        f"{entry['metadata']['name']} {container['name']}": at_most(entry, objects) * connections(container, cfg)
-        for entry in objects
-        if entry["kind"] in ("Deployment", "StatefulSet", "Job")
-        for container in containers(entry["spec"]["template"]["spec"])
-        if container["name"] not in ("release-gate", "dags-gate")
-    }
+    together, clients = {}, {}
+    for entry in objects:
+        if entry["kind"] not in ("Deployment", "StatefulSet", "Job"):
+            continue
+        for container in containers(entry["spec"]["template"]["spec"]):
+            if container["name"] not in ("release-gate", "dags-gate"):
+                name, pods = f"{entry['metadata']['name']} {container['name']}", at_most(entry, objects)
+                pooled = POOLER in str(environment(container).values())
+                if pooled:
+                    clients[name] = pods * pooled_connections(container, cfg)
+                together[name] = pods * (connections(container, cfg) - pooled * pooled_connections(container, cfg))
     needed = sum(together.values())
     assert needed > 100, "nothing was counted"
     assert needed + 30 <= allowed, together
+    assert bool(clients) == PROFILES[profile].get("global", {}).get("postgresql", {}).get("pooler", {}).get(
+        "enabled", False
+    )
     tight = merge(PROFILES[profile], {"postgresql": {"conf": {"max_connections": needed + 29}}})
     with pytest.raises(Refused, match=f"raise postgresql.conf.max_connections to {needed + 30}"):
         render("maestro", tight)
     render("maestro", merge(tight, {"postgresql": {"conf": {"max_connections": needed + 30}}}))
 
 
+def test_clients_that_one_pod_of_the_pooler_could_not_take_are_refused_with_the_remedy() -> None:
+    values = {"global": {"postgresql": {"pooler": {"enabled": True}}}}
+    with pytest.raises(Refused, match=r"raise postgresql\.pooler.maxClientConnections to ([0-9]+)") as refusal:
+        render("maestro", merge(values, {"postgresql": {"pooler": {"maxClientConnections": 20}}}))
+    (enough,) = re.findall("maxClientConnections to ([0-9]+)", str(refusal.value))
+    render("maestro", merge(values, {"postgresql": {"pooler": {"maxClientConnections": int(enough)}}}))
+
+
+def test_a_pooler_without_its_chart_is_refused_with_the_remedy() -> None:
+    values = {"global": {"postgresql": {"pooler": {"enabled": True}, "existingSecret": "x"}}}
+    without = {**values, "postgresql": {"enabled": False}}
+    with pytest.raises(Refused, match=r"name another release's in global\.services.postgresqlPooler"):
+        render("maestro", without)
+    render("maestro", merge(without, {"global": {"services": {"postgresqlPooler": {"name": "theirs"}}}}))
+
+
 def test_replicas_that_postgresql_has_no_connections_for_are_refused_with_the_remedy() -> None:
-    with pytest.raises(Refused, match=r"airflow.apiServer.*lower replicas, workers or databaseConnections"):
+    with pytest.raises(Refused, match=r"airflow.apiServer.*lower replicas, workers, pools or databaseConnections"):
         render("maestro", {"airflow": {"apiServer": {"replicas": 9}}})
     external = {"enabled": True, "host": "db"}
     elsewhere = {"global": {"postgresql": {"external": external, "existingSecret": "x"}}}

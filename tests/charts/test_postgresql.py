@@ -142,6 +142,96 @@ def test_a_release_name_that_leaves_no_room_is_refused_with_the_remedy() -> None
         render("postgresql", name="r" * 42)
 
 
+# The pooler
+
+POOLED = {"pooler": {"enabled": True}}
+
+
+def pooler(objects: list[Object]) -> Object:
+    (container,) = containers(find(objects, "Deployment", "maestro-postgresql-pooler")["spec"]["template"]["spec"])
+    return container
+
+
+def test_without_a_pooler_nothing_of_it_is_there() -> None:
+    objects = postgresql()
+    assert not [entry for entry in objects if entry["kind"] in ("Deployment", "PodDisruptionBudget")]
+    assert "POSTGRES_POOLED" not in environment(server(objects))
+    assert "pooler-password" not in find(objects, "Secret", "maestro-postgresql")["data"]
+
+
+def test_server_and_pooler_agree_on_databases_and_on_the_poolers_password() -> None:
+    objects = postgresql({"pooler": {"pools": {"airflow": 7, "mlflow": 3, "feast": 2}}}, **POOLED)
+    told, served = environment(pooler(objects)), environment(server(objects))
+    assert told["POOLER_POOLS"] == "airflow=7 feast=2 mlflow=3"
+    assert served["POSTGRES_POOLED"] == "airflow feast mlflow"
+    assert told["PGPASSWORD"] == served["POOLER_PASSWORD"]
+    assert (told["PGHOST"], told["PGPORT"]) == ("maestro-postgresql", "5432")
+    assert told["PGDATABASE"] in served["POSTGRES_POOLED"], "where probes ask"
+
+
+def test_the_pooler_holds_the_password_of_no_client_and_not_the_superusers() -> None:
+    objects = postgresql(**POOLED)
+    secrets = [value["secretKeyRef"] for value in environment(pooler(objects)).values() if isinstance(value, dict)]
+    assert secrets == [{"name": "maestro-postgresql", "key": "pooler-password"}]
+
+
+def test_it_is_ready_by_what_the_server_says_and_alive_by_itself() -> None:
+    container = pooler(postgresql(**POOLED))
+    assert container["readinessProbe"]["exec"]["command"][-1] == "--command=SELECT 1"
+    assert container["livenessProbe"]["exec"]["command"][0] == "pg_isready"
+    assert container["lifecycle"]["preStop"]["sleep"]["seconds"] > 0, "it refuses new clients while it ends"
+
+
+def test_its_pods_are_as_many_and_where_values_say() -> None:
+    of = {"replicas": 3, "nodeSelector": {"disk": "none"}, "priorityClassName": "high"}
+    objects = postgresql({"pooler": of, "nodeSelector": {"disk": "fast"}}, **POOLED)
+    spec = find(objects, "Deployment", "maestro-postgresql-pooler")["spec"]
+    assert spec["replicas"] == 3
+    assert spec["template"]["spec"]["nodeSelector"] == {"disk": "none"}
+    assert spec["template"]["spec"]["priorityClassName"] == "high"
+    budget = find(objects, "PodDisruptionBudget", "maestro-postgresql-pooler")["spec"]
+    assert budget["selector"] == spec["selector"]
+    assert not [entry for entry in postgresql(**POOLED) if entry["kind"] == "PodDisruptionBudget"], (
+        "one pod is no quorum"
+    )
+
+
+def test_the_check_asks_by_both_ways() -> None:
+    checks = containers(find(postgresql(**POOLED), "Pod", "maestro-postgresql-test")["spec"])
+    asked = {check["name"]: environment(check)["DATABASE_URL"] for check in checks}
+    assert asked["airflow"] == "postgresql://airflow@maestro-postgresql:5432/airflow"
+    assert asked["pooled-airflow"] == "postgresql://airflow@maestro-postgresql-pooler:6432/airflow"
+    assert "pooled-ledger" not in asked
+
+
+def test_both_ends_speak_tls_and_are_verified() -> None:
+    objects = render("postgresql", {"global": {"postgresql": POOLED, "tls": {"enabled": True}}})
+    told = environment(pooler(objects))
+    assert (told["POOLER_TLS"], told["PGSSLMODE"]) == ("/etc/tls", "verify-full")
+    mounts = {mount["mountPath"] for mount in pooler(objects)["volumeMounts"]}
+    assert {"/etc/tls", "/etc/tls-ca"} <= mounts
+    plain = environment(pooler(postgresql(**POOLED)))
+    assert not plain.keys() & {"POOLER_TLS", "PGSSLMODE"}
+
+
+@pytest.mark.parametrize(
+    ("values", "shared", "remedy"),
+    [
+        ({"pools": {"airflow": None}}, {}, r"set pooler\.pools\.airflow to a number"),
+        ({"pools": {"ledger": 2}}, {}, "pooler.pools has ledger, which nobody opens by the pooler"),
+        ({}, {"databases": ["airflow", "mlflow"]}, r"feast.* is not in global\.postgresql\.databases: add it there"),
+        ({"pools": {"airflow": 0}}, {}, "pools"),
+        ({"replicas": 0}, {}, "replicas"),
+        ({}, {"external": EXTERNAL, "existingSecret": "ours"}, "set pooler.enabled to false"),
+    ],
+)
+def test_a_pooler_that_would_not_serve_its_clients_is_refused_with_the_remedy(
+    values: dict[str, Any], shared: dict[str, Any], remedy: str
+) -> None:
+    with pytest.raises(Refused, match=remedy):
+        postgresql({"pooler": values}, **POOLED, **shared)
+
+
 # Backups
 
 BACKUPS = {"backup": {"enabled": True}}

@@ -127,6 +127,7 @@ AIRFLOW_OPTIONS = yaml.load((AIRFLOW / "config_templates/config.yml").read_text(
 OWN_PORTS = {
     "pod-states": {8080},
     "postgresql": {5432},
+    "pooler": {6432},
     "redis": {6379},
     "api-server": {airflow_default("api", "port")},
     "scheduler": {airflow_default("logging", "worker_log_server_port"), LIVENESS},
@@ -308,6 +309,7 @@ def small(port: str, ready: str, alive: str) -> dict[str, Probe]:
 
 
 TCP = "pg_isready --host=127.0.0.1 --username=postgres"
+POOLED = "psql --no-psqlrc --quiet --tuples-only --host=127.0.0.1 --port=6432 --command=SELECT 1"
 PROBES: dict[str, dict[str, Probe]] = {
     "mlflow": health(),
     "feast": health(),
@@ -322,6 +324,11 @@ PROBES: dict[str, dict[str, Probe]] = {
         "startupProbe": (TCP, 2, 5, 1800),
         "readinessProbe": (TCP, 5, 10, 3),
         "livenessProbe": (TCP, *PATIENT),
+    },
+    "pooler": {
+        "startupProbe": (POOLED, 2, 5, 1800),
+        "readinessProbe": (POOLED, 5, 10, 3),
+        "livenessProbe": ("pg_isready --quiet --host=127.0.0.1 --port=6432", *PATIENT),
     },
     "redis": {
         "startupProbe": ("redis-cli -e ping", 2, 5, 1800),
@@ -373,8 +380,8 @@ def serving(objects: list[Object]) -> Iterator[tuple[Object, Object]]:
 
 def test_probes_ask_what_they_are_to_ask_as_patiently(objects: list[Object]) -> None:
     found = {container["name"]: probes(container) for container, _ in serving(objects)}
-    # Workers there are with one executor alone.
-    assert {"celery": PROBES["celery"], **found} == PROBES
+    # Workers there are with one executor alone, and a pooler where values ask for one.
+    assert {"celery": PROBES["celery"], "pooler": PROBES["pooler"], **found} == PROBES
 
 
 def test_what_is_merely_busy_is_not_restarted(objects: list[Object]) -> None:
@@ -469,6 +476,38 @@ def test_every_address_that_a_pod_is_told_is_that_of_its_service(moved: list[Obj
     assert found == {name: {f"{MOVED[key]['name']}:{MOVED[key]['port']}"} for name, key in LEADS.items()}
 
 
+def test_who_needs_no_session_of_its_own_goes_to_the_pooler_and_the_others_past_it() -> None:
+    moved = {"services": MOVED, "postgresql": {"pooler": {"enabled": True}}}
+    objects = render("maestro", {"global": moved, "airflow": {"executor": "CeleryExecutor"}})
+    ways: dict[str, set[str]] = {"postgresql": set(), "postgresqlPooler": set()}
+    every = {**pods(objects), "task": task_pod(objects)}
+    for pod, container in ((name, c) for name, entry in every.items() for c in containers(entry["spec"])):
+        for name, value in environment(container).items():
+            for way, found in ways.items():
+                if f"@{MOVED[way]['name']}:{MOVED[way]['port']}/" in str(value):
+                    found.add(f"{pod.removeprefix('airflow-')}/{container['name']} {name}")
+    airflow = {
+        f"{pod}/{container}"
+        for pod, container in (
+            *((name, name) for name in ("api-server", "scheduler", "triggerer", "dag-processor")),
+            *(("worker", "celery"), ("test", "test")),
+        )
+    }
+    assert {name.partition(" ")[0] for name in ways["postgresqlPooler"]} == {
+        *airflow,
+        *(f"{pod.partition('/')[0]}/release-gate" for pod in airflow - {"test/test"}),
+        *("mlflow/mlflow", "mlflow/release-gate", "feast/feast", "feast/release-gate", "feast-apply/apply"),
+        *(f"postgresql-test/pooled-{name}" for name in ("airflow", "feast", "mlflow")),
+        "task/base",
+    }
+    past = {name for name in ways["postgresql"] if not name.startswith(("sensor-trainer", "postgresql-test"))}
+    assert {name for name in past if not name.endswith("MAESTRO_LEDGER")} == {
+        *(f"{name} AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC" for name in airflow),
+        *("setup/setup DATABASE_URL", "mlflow-migrate/migrate DATABASE_URL"),
+        "mlflow-migrate/migrate MLFLOW_BACKEND_STORE_URI",
+    }
+
+
 def test_a_task_is_told_where_and_of_what_it_is_and_whom_it_may_roll(moved: list[Object]) -> None:
     (container,) = containers(pods(moved)["task"]["spec"])
     told = environment(container)
@@ -483,7 +522,12 @@ def test_a_task_is_told_where_and_of_what_it_is_and_whom_it_may_roll(moved: list
 
 
 def test_every_address_elsewhere_is_one_of_a_service(moved: list[Object]) -> None:
-    there = {f"{service['name']}:{service[port]}" for service in MOVED.values() for port in service.keys() - {"name"}}
+    there = {
+        f"{service['name']}:{service[port]}"
+        for key, service in MOVED.items()
+        for port in service.keys() - {"name"}
+        if key != "postgresqlPooler"
+    }
     services = {
         f"{entry['metadata']['name']}:{port['port']}"
         for _, entry in asked_services(moved)

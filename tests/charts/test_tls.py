@@ -21,7 +21,8 @@ from tests.charts.conftest import ROOT, Object, Refused, containers, environment
 from tests.charts.network import arrows
 from tests.charts.profiles import EVERYTHING, command_pod, pods, task_pod
 
-TLS = {"global": {"tls": {"enabled": True}}}
+POOLER = {"pooler": {"enabled": True}}
+TLS: dict[str, Any] = {"global": {"tls": {"enabled": True}, "postgresql": POOLER}}
 KEDA = {"worker": {"autoscaling": {"keda": True}}}
 ISSUER = {"issuerRef": {"name": "platform.example.com", "kind": "ClusterIssuer"}}
 CA, CERTIFICATE, KEY = "/etc/tls-ca/ca.crt", "/etc/tls/tls.crt", "/etc/tls/tls.key"
@@ -43,6 +44,7 @@ PLAIN = {
 # How a server is told of its files;
 TOLD = {
     "postgresql": {"POSTGRES_TLS": "/etc/tls"},
+    "postgresql-pooler": {"POOLER_TLS": "/etc/tls"},
     "redis": ["--tls-cert-file", CERTIFICATE, "--tls-key-file", KEY, "--port", "0", "--tls-port", "6379"],
     "minio": ["--certs-dir", "/etc/tls"],
     "mlflow": [f"--uvicorn-opts=--ssl-certfile={CERTIFICATE} --ssl-keyfile={KEY}"],
@@ -54,6 +56,8 @@ TOLD = {
 # Per kind of client, what it is told of the server, and what it verifies the server by.
 VERIFIED = {
     "DATABASE_URL": {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": CA},
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": CA},
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": CA},
     "MLFLOW_BACKEND_STORE_URI": {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": CA},
     "MAESTRO_FEAST_REGISTRY": {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": CA},
     "AIRFLOW_CONFIG": {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": CA, "AIRFLOW__API__SSL_CA_FILE": CA},
@@ -176,7 +180,12 @@ def strings(value: Any) -> Iterator[str]:
 
 # In an address a host may have a user before it and a namespace behind it.
 ADDRESS = re.compile(r"([a-z][a-z0-9+]*)://(?:[^/\s@\"']*@)?([a-z0-9-]+)(?:\.[a-z.-]+)?(?::(\d+))?")
-SCHEMES = {"postgresql": {"postgresql", "postgresql+psycopg2"}, "redis": {"rediss"}}
+DRIVERS = {"postgresql", "postgresql+psycopg2"}
+SCHEMES = {
+    "postgresql": {*DRIVERS, "postgresql+asyncpg"},
+    "postgresql-pooler": DRIVERS,
+    "redis": {"rediss"},
+}
 
 
 def test_every_address_of_a_server_of_ours_is_one_of_tls(objects: list[Object]) -> None:
@@ -241,7 +250,8 @@ def test_prometheus_asks_by_https_what_speaks_it_and_knows_the_name_in_the_certi
 
 
 def test_a_certificate_has_the_names_of_its_service_and_is_signed_by_what_clients_trust() -> None:
-    values = {"global": {"services": {"mlflow": {"name": "tracking"}}, "tls": {"enabled": True, "days": 100}}}
+    tls = {"enabled": True, "days": 100}
+    values = {"global": {"services": {"mlflow": {"name": "tracking"}}, "tls": tls, "postgresql": POOLER}}
     objects = render("maestro", values, namespace="ours")
     secrets = {o["metadata"]["name"]: o for o in objects if o["kind"] == "Secret" and "-tls-" in o["metadata"]["name"]}
     assert secrets.keys() == {f"maestro-tls-{name}" for name in [*speaking(), "ca", "authority"]}
@@ -286,7 +296,7 @@ def test_all_model_servers_are_in_one_certificate() -> None:
 
 
 def test_cert_manager_makes_the_same_secrets() -> None:
-    values = {"global": {"tls": {"enabled": True, "certManager": ISSUER}}}
+    values = {"global": {"tls": {"enabled": True, "certManager": ISSUER}, "postgresql": POOLER}}
     text = template("maestro", values, "maestro", "maestro", "--api-versions", "cert-manager.io/v1")
     objects = [entry for entry in yaml.safe_load_all(text) if entry]
     assert not [o for o in objects if o["kind"] == "Secret" and "-tls-" in o["metadata"]["name"]]
@@ -300,7 +310,7 @@ def test_cert_manager_makes_the_same_secrets() -> None:
 
 
 def test_secrets_of_ones_own_take_the_place_of_each() -> None:
-    objects = made({"global": {"tls": {"enabled": True, "existingSecrets": OWN}}})
+    objects = made({"global": {"tls": {"enabled": True, "existingSecrets": OWN}, "postgresql": POOLER}})
     assert not [o for o in objects if "-tls-" in o["metadata"]["name"]]
     mounted = {
         (volume["name"], volume["secret"]["secretName"])
@@ -309,6 +319,13 @@ def test_secrets_of_ones_own_take_the_place_of_each() -> None:
         if volume["name"] in ("tls", "tls-ca")
     }
     assert mounted == {("tls-ca", "our-ca"), *(("tls", f"our-{name}") for name in speaking())}
+
+
+def test_without_a_pooler_there_is_no_certificate_of_it_and_people_need_make_none() -> None:
+    own = {name: secret for name, secret in OWN.items() if name != "postgresql-pooler"}
+    for tls in ({}, {"existingSecrets": own}):
+        objects = render("maestro", {"global": {"tls": {"enabled": True, **tls}}})
+        assert not [entry for entry in objects if "pooler" in entry["metadata"]["name"]]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Servers that postgresql-start starts with Debian's PostgreSQL, as the user whom the image runs it as."""
+"""Servers of postgresql-start and pooler-start, with Debian's programs, as the user whom the image runs them as."""
 
 import os
 import shutil
@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg2
 
 from tests.conftest import eventually, free_ports
+from tests.processes import is_free
 
 SCRIPTS = Path(__file__).parents[2] / "images/postgresql"
 PROGRAMS = "/usr/lib/postgresql/15/bin"
@@ -52,9 +53,9 @@ def command(volume, port):
 
 
 @contextmanager
-def server(volume, **environment):
-    """A server that is ready; yields its port. It ends as in the image, by SIGINT."""
-    (port,) = free_ports(1)
+def server(volume, port=None, **environment):
+    """A server that is ready; yields its port, a free one where none is given. It ends as in the image, by SIGINT."""
+    port = port or free_ports(1)[0]
     words, fixed = command(volume, port)
     process = subprocess.Popen(words, env={**fixed, **environment}, start_new_session=True, **UNPRIVILEGED)
     try:
@@ -64,6 +65,31 @@ def server(volume, **environment):
         yield port
     finally:
         os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=240)
+
+
+@contextmanager
+def pooler(volume, port, name="pooler", **environment):
+    """A pooler in front of the server at that port, which listens; yields its process and port."""
+    (own,) = free_ports(1)
+    (volume / name).mkdir()
+    hand_over(volume / name)
+    fixed = {
+        "PATH": "/usr/sbin:/usr/bin:/bin",
+        "TMPDIR": str(volume / name),
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(port),
+        "POOLER_PORT": str(own),
+    }
+    command = [str(volume / "image/pooler-start")]
+    process = subprocess.Popen(command, env={**fixed, **environment}, start_new_session=True, **UNPRIVILEGED)
+    try:
+        eventually(lambda: process.poll() is not None or not is_free(own))
+        assert process.poll() is None, "pooler-start has ended"
+        yield process, own
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=240)
 
 

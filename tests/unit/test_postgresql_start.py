@@ -62,6 +62,29 @@ def test_a_start_adds_databases_applies_changed_passwords_and_keeps_the_data(vol
         assert answers(port, "feature-store", "f")
 
 
+def test_a_password_that_is_the_same_stays_as_it_is_kept(volume):
+    """The pooler logs in by what it was shown: another salt, and it could not."""
+    kept = "SELECT string_agg(rolname || rolpassword, ' ' ORDER BY rolname) FROM pg_authid WHERE rolname IN {}"
+    told = {**PASSWORDS, "FEAST_PASSWORD": "ümlaut", "MONITORING_PASSWORD": "m", "POOLER_PASSWORD": "p"}
+    databases = {"POSTGRES_DATABASES": "airflow mlflow feast", "POSTGRES_POOLED": "airflow"}
+    found = []
+    for changed in ({}, {}, {"MLFLOW_PASSWORD": "another"}):
+        with server(volume, **databases, **{**told, **changed}) as port:
+            found.append(
+                [ask(port, kept.format(names)) for names in ("('airflow', 'monitoring', 'pooler')", "('mlflow')")]
+            )
+            assert answers(port, "feast", "ümlaut")
+    assert found[0] == found[1]
+    assert found[1][0] == found[2][0]
+    assert found[1][1] != found[2][1]
+
+
+def test_what_could_not_be_pooled_is_refused_in_words(volume):
+    assert "POSTGRES_POOLED holds 'mlflow'" in fails(volume, POSTGRES_POOLED="mlflow", **PASSWORDS)
+    told = {**PASSWORDS, "POSTGRES_DATABASES": "airflow", "POSTGRES_POOLED": "airflow"}
+    assert "POOLER_PASSWORD is not set" in fails(volume, **told)
+
+
 FORBIDDEN = {
     "a table in public": "CREATE TABLE public.t ()",
     "another schema": "CREATE SCHEMA other",

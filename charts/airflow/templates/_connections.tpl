@@ -14,7 +14,7 @@ them. Stronger than airflow.cfg, which holds for programs that end.
 {{/*
 The connections to PostgreSQL that this chart's pods have at most, during an upgrade, as YAML: each component's. The
 api-server has a second pool, of asyncpg, with as many connections kept and SQLAlchemy's ten beside them.
-  (dict "values" .Values), those of this chart
+  (dict "values" .Values), those of this chart; see maestro.databaseConnections
 */}}
 {{- define "airflow.databaseConnections" -}}
 {{- $values := .values -}}
@@ -25,16 +25,22 @@ api-server has a second pool, of asyncpg, with as many connections kept and SQLA
 {{- $recreated := and $together (has $component (list "apiServer" "scheduler")) -}}
 {{- $_ := set $of $component (mul (include "common.podsAtMost" (dict "values" $each "recreated" $recreated)) $each.databaseConnections) -}}
 {{- end -}}
+{{- /* The pooler is none for what asyncpg prepares. */}}
 {{- $servers := include "common.podsAtMost" (dict "values" $values.apiServer "recreated" $together) -}}
-{{- $_ := set $of "apiServer" (add $of.apiServer (mul $servers (add (min 5 (int $values.apiServer.databaseConnections)) 10))) -}}
 {{- /* Each process of a worker writes what became of its task, and the first one that there are tables for it. */}}
 {{- $each := add 2 (dig "celery" "worker_concurrency" 16 $values.config) -}}
 {{- range $component, $set := include "airflow.workerSets" . | fromYaml -}}
 {{- $_ := set $of ($component | trimPrefix "airflow-") (mul $each (include "common.podsAtMost" (dict "values" $set))) -}}
 {{- end -}}
 {{- $cfg := $values.config.database | default dict -}}
-{{- $_ = set $of "setup" (add (int (dig "sql_alchemy_pool_size" 5 $cfg)) (int (dig "sql_alchemy_max_overflow" 10 $cfg))) -}}
+{{- $direct := dict "apiServer.asynchronous" (mul $servers (add (min 5 (int $values.apiServer.databaseConnections)) 10)) -}}
+{{- $_ := set $direct "setup" (add (int (dig "sql_alchemy_pool_size" 5 $cfg)) (int (dig "sql_alchemy_max_overflow" 10 $cfg))) -}}
+pooled:
 {{- range $name, $number := $of }}
-airflow.{{ $name }}: {{ $number }}
+  airflow.{{ $name }}: {{ $number }}
+{{- end }}
+direct:
+{{- range $name, $number := $direct }}
+  airflow.{{ $name }}: {{ $number }}
 {{- end }}
 {{- end -}}

@@ -80,7 +80,15 @@ entries are, so that none of them is seen in a log.
 {{ include "airflow.secretEnv" (dict "root" $root "name" "AIRFLOW__CORE__FERNET_KEY" "existing" $root.Values.fernetKeySecretName "key" "fernet-key") }}
 {{- end }}
 {{- if or (has "database" $opens) (has "results" $opens) }}
-{{ include "common.postgresql.env" (dict "root" $root "database" "airflow") }}
+{{- $pooled := ne .name "setup" }}
+{{ include "common.postgresql.env" (dict "root" $root "database" "airflow" "pooled" $pooled) }}
+{{- if and $pooled (include "common.postgresql.hasPooler" (dict "root" $root)) }}
+# Stronger than airflow.cfg, which holds for what migrates. What asyncpg prepares belongs to a session: it goes past the pooler.
+- name: AIRFLOW__DATABASE__SQL_ALCHEMY_CONN
+  value: {{ include "common.postgresql.url" (dict "root" $root "database" "airflow" "scheme" "postgresql+psycopg2" "pooled" true) | quote }}
+- name: AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC
+  value: {{ include "common.postgresql.url" (dict "root" $root "database" "airflow" "scheme" "postgresql+asyncpg") | quote }}
+{{- end }}
 {{- end }}
 {{- $queues := dict }}
 {{- range $size, $of := $root.Values.taskSizes }}

@@ -48,7 +48,7 @@ them.
 - name: MAESTRO_FEAST_BUCKET
   value: {{ .root.Values.global.buckets.feast | quote }}
 - name: MAESTRO_FEAST_REGISTRY
-  value: {{ include "common.postgresql.url" (dict "root" .root "database" "feast" "scheme" "postgresql+psycopg2") | quote }}
+  value: {{ include "common.postgresql.url" (dict "root" .root "database" "feast" "scheme" "postgresql+psycopg2" "pooled" true) | quote }}
 - name: MAESTRO_FEAST_REGISTRY_PASSWORD
   valueFrom:
     secretKeyRef:

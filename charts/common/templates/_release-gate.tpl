@@ -20,7 +20,7 @@ name: of the container, where it is the second one of its pod.
   {{- include "common.containerImage" . | nindent 2 }}
   args: [release-gate, wait, {{ .component }}, {{ .revision | quote }}, --timeout, "600"]
   env:
-    {{- include "common.postgresql.env" . | nindent 4 }}
+    {{- include "common.postgresql.env" (dict "root" .root "database" .database "pooled" true) | nindent 4 }}
   resources:
     requests: {cpu: 10m, memory: 64Mi}
     limits: {memory: 128Mi}

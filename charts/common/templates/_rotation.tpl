@@ -14,6 +14,7 @@ feast: [postgresql/feast-password, redis/features-password, s3-feast/access-key,
 model-server: [mlflow/reader-password]
 sensor-trainer: [postgresql/sensors-password, redis/queue-password, mlflow/reader-password, sensor-trainer/token]
 sensor-trainer-worker: [postgresql/sensors-password, postgresql/ledger-password, redis/queue-password, mlflow/writer-password]
+postgresql-pooler: [postgresql/pooler-password]
 postgresql-exporter: [postgresql/monitoring-password]
 redis-exporter: [redis/monitoring-password]
 redis: [redis/redis-password, redis/features-password, redis/queue-password, redis/celery-password, redis/monitoring-password]

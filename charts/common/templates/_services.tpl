@@ -1,6 +1,7 @@
 {{/* The component behind a key of global.services, as YAML. */}}
 {{- define "common.serviceComponents" -}}
 postgresql: postgresql
+postgresqlPooler: postgresql-pooler
 minio: minio
 mlflow: mlflow
 airflow: airflow-api-server

@@ -4,6 +4,7 @@ other ports stay plain (docs/security.md). Servers, clients, probes and certific
 */}}
 {{- define "common.tls.ports" -}}
 postgresql: [5432]
+postgresql-pooler: [6432]
 redis: [6379]
 minio: [9000, 9001]
 mlflow: [5000]
@@ -14,13 +15,16 @@ airflow-api-server: [8080]
 {{- end -}}
 
 {{/*
-Whether a component speaks TLS: "yes" or nothing. A store elsewhere is not ours to say.
+Whether a component speaks TLS: "yes" or nothing. A store elsewhere is not ours to say, and a pooler need not be there.
   (dict "root" $ "component" "mlflow"), and "port" 5000 to ask about one port
 */}}
 {{- define "common.tls.speaks" -}}
 {{- $ports := get (include "common.tls.ports" . | fromYaml) .component -}}
 {{- $store := get .root.Values.global (eq .component "minio" | ternary "s3" .component) | default dict -}}
 {{- $elsewhere := dig "external" "enabled" false $store -}}
+{{- if eq .component "postgresql-pooler" -}}
+{{- $elsewhere = include "common.postgresql.hasPooler" . | empty -}}
+{{- end -}}
 {{- if and .root.Values.global.tls.enabled $ports (not $elsewhere) -}}
 {{- if or (not .port) (has (toString .port) (splitList "," (join "," $ports))) -}}yes{{- end -}}
 {{- end -}}

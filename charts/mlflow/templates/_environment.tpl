@@ -1,25 +1,26 @@
 {{/*
 The environment of the server and of the migration: where the tables lie.
+  (dict "root" $ "pooled" true), for who needs no session of its own
 */}}
 {{- define "mlflow.databaseEnv" -}}
 - name: HOME
   value: /tmp
-{{- with include "common.tls.env" (dict "root" .) }}
+{{- with include "common.tls.env" (dict "root" .root) }}
 {{ . }}
 {{- end }}
 - name: MLFLOW_BACKEND_STORE_URI
-  value: {{ include "common.postgresql.url" (dict "root" . "database" "mlflow" "scheme" "postgresql+psycopg2") | quote }}
-{{ include "common.postgresql.env" (dict "root" . "database" "mlflow") }}
+  value: {{ include "common.postgresql.url" (dict "root" .root "database" "mlflow" "scheme" "postgresql+psycopg2" "pooled" .pooled) | quote }}
+{{ include "common.postgresql.env" (dict "root" .root "database" "mlflow" "pooled" .pooled) }}
 - name: MLFLOW_SQLALCHEMYSTORE_POOL_SIZE
   value: "1"
 - name: MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW
-  value: {{ sub (int .Values.databaseConnections) 1 | quote }}
+  value: {{ sub (int .root.Values.databaseConnections) 1 | quote }}
 - name: MLFLOW_DISABLE_TELEMETRY
   value: "true"
 {{- end -}}
 
 {{- define "mlflow.serverEnv" -}}
-{{ include "mlflow.databaseEnv" . }}
+{{ include "mlflow.databaseEnv" (dict "root" . "pooled" true) }}
 {{ include "common.s3.env" (dict "root" . "user" "mlflow") }}
 # Jobs of the server itself, such as LLM judges, are not used here and take four times the memory.
 - name: MLFLOW_SERVER_ENABLE_JOB_EXECUTION
