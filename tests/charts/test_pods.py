@@ -242,12 +242,15 @@ SECRETS: dict[str, dict[str, str]] = {
     "model-server-trial model-server": MLFLOW_READER,
     "model-server-clicks model-server": MLFLOW_READER | FEATURES | s3("serving"),
     "postgresql postgresql": {
-        f"{name.upper()}_PASSWORD": f"postgresql/{name}-password" for name in ("postgres", "monitoring", *DATABASES)
+        f"{name.upper()}_PASSWORD": f"postgresql/{name}-password"
+        for name in ("postgres", "monitoring", "pooler", *DATABASES)
     },
+    "postgresql-pooler pooler": database("pooler"),
     "postgresql-backup backup": database("postgres"),
     "postgresql-stanza backup": database("postgres"),
     "postgresql-exporter postgresql-exporter": {"DATA_SOURCE_PASS": "postgresql/monitoring-password"},
     **{f"postgresql-test {name}": database(name) for name in DATABASES},
+    **{f"postgresql-test pooled-{name}": database(name) for name in ("airflow", "feast", "mlflow")},
     "redis-exporter redis-exporter": {"REDIS_PASSWORD": "redis/monitoring-password"},
     "redis redis": {
         "REDISCLI_AUTH": "redis/redis-password",
@@ -384,7 +387,7 @@ def test_a_store_has_one_pod_which_an_upgrade_replaces_even_where_it_never_becam
 
 def test_a_budget_lets_one_pod_go_and_any_that_is_not_ready() -> None:
     budgets = [entry for entry in maestro("everything") if entry["kind"] == "PodDisruptionBudget"]
-    assert len(budgets) == 13
+    assert len(budgets) == 14
     for budget in budgets:
         spec = {key: value for key, value in budget["spec"].items() if key != "selector"}
         assert spec == {"maxUnavailable": 1, "unhealthyPodEvictionPolicy": "AlwaysAllow"}, budget["metadata"]["name"]
