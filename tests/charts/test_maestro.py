@@ -903,7 +903,7 @@ def test_the_umbrella_is_made_of_links() -> None:
     assert packaged.stdout.strip() != "false", "git was told to check links out as files: git config core.symlinks true"
 
 
-USERS = ("airflow", "features", "feast", "mlflow", "serving", "tasks")  # of the object store
+USERS = ("airflow", "backups", "features", "feast", "mlflow", "serving", "tasks")  # of the object store
 SERVED = tuple(PROFILES["everything"]["modelServer"]["models"])  # each has objects of its own, by the same templates
 KUBECTLS_SHORT_NAMES = {
     "hpa": "horizontalpodautoscaler",

@@ -97,6 +97,7 @@ def test_the_containers_that_run_a_command_of_the_platform_are_these() -> None:
         "sensor-trainer api": ("sensor-trainer", "serve"),
         "sensor-trainer-worker worker": ("sensor-trainer", "work"),
         "sensor-trainer-migrate migrate": ("sensor-trainer", "migrate"),
+        "retention retention": ("retention", "runs"),
     }
 
 

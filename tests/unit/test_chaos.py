@@ -209,12 +209,11 @@ def tried(number, *seconds):
 
 def program_of_the_dag():
     """As it stands in the DAG file, which nothing but Airflow imports."""
+    tree = ast.parse((ROOT / "tests/chaos/dags/chaos.py").read_text())
     (found,) = (
-        node.value.value
-        for node in ast.parse((ROOT / "tests/chaos/dags/chaos.py").read_text()).body
-        if isinstance(node, ast.Assign) and node.targets[0].id == "PROGRAM"
+        node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PROGRAM"
     )
-    return found
+    return ast.literal_eval(found.value)
 
 
 def test_tries_write_the_ledger_that_is_read_and_one_of_them_has_done_the_work(platform):

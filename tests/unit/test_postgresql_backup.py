@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from ssl import create_default_context
@@ -275,15 +276,27 @@ def test_without_its_store_the_server_starts_works_and_ends_and_archives_later_w
         assert ask(port, "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'") == 0
 
 
-@pytest.mark.parametrize("at", ["2001-01-01 00:00:00+00", "2101-01-01 00:00:00+00"])
-def test_a_point_in_time_that_was_not_archived_is_refused_and_said(store, volume, at):
-    told = repository(store, volume, f"of-{at[:4]}")
+def test_a_point_in_time_after_what_was_archived_is_refused_and_said(store, volume):
+    told = repository(store, volume, "of-tomorrow")
     with server(volume, **ARCHIVED, **told) as port:
         write(port, 1, 10)
         back_up(volume, told, port)
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%d %H:%M:%S+00")
     with new_volume() as other:
         own = repository(store, other, "other")
-        assert restore(other, own, told["PGBACKREST_STANZA"], at).returncode == 0
+        assert restore(other, own, told["PGBACKREST_STANZA"], tomorrow).returncode == 0
         done = run(other, ["postgresql-start", "-c", "port=1"], {**own, **ARCHIVED})
         assert done.returncode != 0
         assert "has to lie in what was archived" in done.stderr
+
+
+def test_a_point_in_time_before_the_first_backup_is_refused_and_nothing_is_restored(store, volume):
+    told = repository(store, volume, "of-2001")
+    with server(volume, **ARCHIVED, **told) as port:
+        back_up(volume, told, port)
+    with new_volume() as other:
+        own = repository(store, other, "other")
+        done = restore(other, own, told["PGBACKREST_STANZA"], "2001-01-01 00:00:00+00")
+        assert done.returncode != 0
+        assert "unable to find backup set with stop time less than '2001-01-01" in done.stderr
+        assert not (other / "data/pgdata").exists()
