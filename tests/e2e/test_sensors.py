@@ -110,6 +110,10 @@ def test_an_hourly_run_trains_and_serves_a_model(services, trained):
     assert str(version.version) == str(result["served_version"])
     assert result["metrics"]
     assert str(result["model_version"]) in {str(number) for number in versions(services, MODEL)}
+    card = services.s3.get_object(Bucket="reports", Key=f"models/{MODEL}/v{result['model_version']}/model_card.html")
+    assert MODEL in card["Body"].read().decode()
+    links = services.airflow.call("GET", f"/dags/{DAG}/dagRuns/{trained}/taskInstances/monitor_training/links")
+    assert links["extra_links"]["Report"].endswith("/model_card.html")
 
 
 def test_a_failure_is_flagged_and_a_healthy_reading_is_not(services, trained, sent, api):
