@@ -59,7 +59,7 @@ _NEEDS = {
     "sensor-trainer check-mlflow": ("mlflow-reader",),
     "sensor-trainer check-trainer": ("sensor-trainer",),
     "sensor-trainer trigger": ("sensor-trainer",),
-    "sensor-trainer monitor": ("sensor-trainer",),
+    "sensor-trainer monitor": ("s3", "mlflow-reader", "sensor-trainer"),
     "sensor-trainer collect": ("s3", "sensor-trainer"),
     "sensor-trainer replay": ("s3", "sensor-trainer"),
     "health runs": ("s3", "airflow"),

@@ -21,7 +21,7 @@ from mlops.sensor_trainer.client import JobReport, Submitted, Trainer
 from mlops.stores.dataset_files import DatasetFiles, EventTimeShift
 from mlops.stores.http import patiently
 from mlops.stores.object_store import data_bucket
-from mlops.stores.tracking import health_check
+from mlops.stores.tracking import Tracking, health_check
 
 _PATIENCE = 90.0  # seconds; a pod that was killed is back by then, and for longer there are the task's own retries
 _POLL = 2.0  # seconds
@@ -64,8 +64,12 @@ def trigger(*, minimum_new_readings: int | None, patience: float) -> Result:
 def monitor(*, job_id: str, patience: float, poll: float) -> Result:
     """Waits for the end of a job and hands back its metrics and its model's version; skipped where the job was.
 
-    While the trainer is away it is asked again, until the time is up.
+    While the trainer is away it is asked again, until the time is up. The version's card is put beside the reports of
+    the task.
     """
+    from mlops.registry.registration import keep_card
+    from mlops.sensor_trainer.model.served import MODEL
+
     trainer, deadline = Trainer.from_environment(), time.monotonic() + patience
     logged = None
     while True:
@@ -74,7 +78,9 @@ def monitor(*, job_id: str, patience: float, poll: float) -> Result:
             log.info("job %s: %s", job.id, job.where)
             logged = job.where
         if job.ended:
-            return _outcome(job)
+            outcome = _outcome(job)
+            keep_card(Tracking.from_environment(), MODEL, str(outcome["model_version"]))
+            return outcome
         if time.monotonic() + poll > deadline:
             raise Failure(
                 f"job {job.id} has not ended within {patience:.0f} s, it is {job.where}: the next try of this task "

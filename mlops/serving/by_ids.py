@@ -89,7 +89,10 @@ class Service:
 
 
 def rows_of(body: bytes, keys: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a request, one object or a list of them. Raises Refused that says what is wrong, and where."""
+    """The rows of a request, one object or a list of them, their keys as text: a whole number is taken by its digits.
+
+    Raises Refused that says what is wrong, and where.
+    """
     if len(body) > MOST_BYTES:
         raise Refused(f"the request has more than {MOST_BYTES} bytes: send fewer rows at a time")
     try:
@@ -101,10 +104,18 @@ def rows_of(body: bytes, keys: Sequence[str]) -> list[dict[str, str]]:
         raise Refused(f"the list is empty: give at least one row with {_named(keys)}")
     if len(rows) > MOST_ROWS:
         raise Refused(f"there are {len(rows)} rows: send at most {MOST_ROWS} at a time")
-    for place, row in enumerate(rows):
+    taken = [_digits_as_text(row) for row in rows]
+    for place, row in enumerate(taken):
         if fault := _fault(row, keys):
             raise Refused(f"row {place}: {fault}")
-    return rows
+    return taken
+
+
+def _digits_as_text(row: Any) -> Any:
+    if not isinstance(row, dict):
+        return row
+    # type(), since true and false are int as well
+    return {key: str(value) if type(value) is int else value for key, value in row.items()}
 
 
 def _fault(row: object, keys: Sequence[str]) -> str | None:
@@ -117,7 +128,7 @@ def _fault(row: object, keys: Sequence[str]) -> str | None:
         return f"{_named(strange[:3])[: 3 * _SHOWN]} is unknown: the model is asked by {_named(keys)} and nothing else"
     for key in keys:
         if not isinstance(row[key], str):
-            return f"{key!r} is {_shown(row[key])}: give a text"
+            return f"{key!r} is {_shown(row[key])}: give a text or a whole number"
         if not 0 < len(row[key]) <= MOST_CHARACTERS:
             return f"{key!r} has {len(row[key])} characters: give 1 to {MOST_CHARACTERS}"
         if not row[key].isprintable():

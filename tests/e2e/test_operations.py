@@ -123,8 +123,8 @@ def mail_objects(server):
 
 
 @pytest.fixture
-def mailbox(tmp_path):
-    """What a mail server in the cluster has taken: values name it until the test ends."""
+def mailbox(tmp_path, services):
+    """What a mail server in the cluster has taken: values name it until the test ends. Airflow has new pods then."""
     program = ("python", "-Wignore", "-um", "smtpd", "-nc", "DebuggingServer", f"0.0.0.0:{PORT}")
     mail = {"host": MAIL_SERVER, "port": PORT, "security": "none", "existingSecret": MAIL_SERVER}
     values = tmp_path / "mail.yaml"
@@ -135,9 +135,11 @@ def mailbox(tmp_path):
             kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
         kubectl("wait", f"pod/{MAIL_SERVER}", "--for=condition=Ready", "--timeout=120s")
         assert install.main([*FILES, str(values)]) == 0
+        reconnect(services)
         yield lambda: kubectl("logs", MAIL_SERVER)
     finally:
         assert install.main([*FILES]) == 0
+        reconnect(services)
         for kind in ("pod", "service", "secret", "networkpolicy"):
             kubectl("delete", kind, MAIL_SERVER, "--ignore-not-found", "--now")
 
@@ -278,7 +280,7 @@ VISITS = {
 
 def test_every_page_is_visited_but_those_that_only_programs_ask():
     """And Grafana's, whose image a release has to be given."""
-    assert {page.title for page in PAGES} - VISITS.keys() == {"Model server", "Features", "Grafana"}
+    assert {page.title for page in PAGES} - VISITS.keys() == {"Model server", "Clicks", "Features", "Grafana"}
 
 
 def test_each_page_shows_in_a_browser_what_the_readme_says(services, deployed):

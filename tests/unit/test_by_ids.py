@@ -93,6 +93,15 @@ def test_what_is_missing_is_said_of_each_row_and_an_entity_that_nobody_knows_is_
     assert 0 <= unknown["score"] < known["score"] <= 1
 
 
+def test_a_whole_number_is_the_key_of_its_digits(redis, online):
+    put(redis, "user_profile", "1", {"age": 30})
+    rows = [{"user_id": 1, "item_id": 7}, {"user_id": "1", "item_id": "7"}]
+    _, answer = ask(ByIds(Model(), SERVICE, online), rows)
+    number, text = answer["predictions"]
+    assert "age" not in number["missing"]
+    assert (number["missing"], number["score"]) == (text["missing"], text["score"])
+
+
 def test_values_older_than_the_service_declares_are_stale_unless_a_materialization_has_looked_since(redis, online):
     old = NOW - SERVICE.spec.served_age.longest.total_seconds() - 60
     put(redis, "user_profile", "1", {"age": 30}, event=old)
@@ -136,8 +145,9 @@ def test_what_was_pushed_is_as_old_as_its_event_whatever_was_materialized():
         ({"user_id": "1"}, "row 0: 'item_id' is missing: the model is asked by 'user_id', 'item_id'"),
         ([{"user_id": "1", "item_id": "2"}, {}], "row 1: 'user_id', 'item_id' is missing"),
         ({"user_id": "1", "item_id": "2", "age": 3}, "row 0: 'age' is unknown"),
-        ({"user_id": 1, "item_id": "2"}, "row 0: 'user_id' is 1: give a text"),
-        ({"user_id": None, "item_id": "2"}, "'user_id' is null: give a text"),
+        ({"user_id": 1.5, "item_id": "2"}, "row 0: 'user_id' is 1.5: give a text or a whole number"),
+        ({"user_id": True, "item_id": "2"}, "row 0: 'user_id' is true: give a text or a whole number"),
+        ({"user_id": None, "item_id": "2"}, "'user_id' is null: give a text or a whole number"),
         ({"user_id": "", "item_id": "2"}, "'user_id' has 0 characters"),
         ({"user_id": "x" * 501, "item_id": "2"}, "'user_id' has 501 characters"),
         ({"user_id": "\ud800", "item_id": "2"}, "holds what is no text"),

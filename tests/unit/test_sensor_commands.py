@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import mlflow
 import polars as pl
 import pytest
 
 from mlops import datasets
 from mlops.cli import main
-from mlops.config import SensorApiSettings
+from mlops.config import RunIdentity, SensorApiSettings
 from mlops.datasets.declaration import EVENT_TIME
+from mlops.registry import card_page
 from mlops.result import EXIT_REFUSED, EXIT_SKIPPED, Refused
 from mlops.sensor_trainer import replay
 from mlops.sensor_trainer.client import Trainer
+from mlops.sensor_trainer.model.served import MODEL
 from mlops.sensor_trainer.store.database import open_pool
 from mlops.sensor_trainer.store.jobs import Jobs
 from mlops.stores import http
 from tests.conftest import answers, free_ports, running
+from tests.unit.conftest import Platform
 from tests.unit.sensor_api import sensor_settings, told
 from tests.unit.sensor_servers import migrated_database
 from tests.unit.trainer_api import Api, Reply, job, serving
@@ -138,11 +142,29 @@ def test_a_parameter_that_is_not_set_leaves_the_trainers_own(run, queue, api: Ap
     assert api.asked[-1][2] == {}
 
 
-def test_monitor_waits_for_the_end_and_hands_the_result_back(run, api: Api, caplog) -> None:
+@pytest.fixture
+def published(platform: Platform) -> dict[str, Any]:
+    """What a job says that published a version with its card."""
+    with platform.tracking.new_run(MODEL, "a job", {}) as run_id:
+        platform.tracking.log_text(run_id, card_page.FILE, "<h1>The card</h1>")
+    client = mlflow.MlflowClient(platform.mlflow.tracking_uri)
+    if not client.search_registered_models(f"name = '{MODEL}'"):
+        client.create_registered_model(MODEL)
+    version = client.create_model_version(MODEL, client.get_run(run_id).info.artifact_uri, run_id)
+    return {**RESULT, "model_version": str(version.version)}
+
+
+def test_monitor_waits_for_the_end_and_hands_the_result_back_beside_the_card(
+    platform: Platform, published, api: Api, caplog
+) -> None:
     caplog.set_level("INFO")
     running = job("running", step="fit", progress=0.4)
-    api.says((200, job("queued")), (200, running), (200, running), (200, job("succeeded", result=RESULT)))
-    assert run("monitor", "--job-id=j1", "--poll=0") == (0, {"job_id": "j1", "attempt": 1, **RESULT})
+    api.says((200, job("queued")), (200, running), (200, running), (200, job("succeeded", result=published)))
+    result = platform.result_of("sensor-trainer", "monitor", "--job-id=j1", "--poll=0", task="monitor_training")
+    assert result == {"job_id": "j1", "attempt": 1, **published}
+    version, task = published["model_version"], RunIdentity.from_environment().run_key
+    for key in (f"models/{MODEL}/v{version}/{card_page.FILE}", f"{task}/{card_page.FILE}"):
+        assert platform.reports.read_bytes(key) == b"<h1>The card</h1>"
     assert [line for line in caplog.messages if line.startswith("job ")] == [
         "job j1: queued",
         "job j1: running, step fit, 40% done",
@@ -171,10 +193,10 @@ def test_a_cancelled_job_fails_the_task_for_good(run, api: Api) -> None:
     assert "was cancelled" in cause
 
 
-def test_a_trainer_that_is_away_for_a_while_is_asked_again(run, api: Api) -> None:
+def test_a_trainer_that_is_away_for_a_while_is_asked_again(platform: Platform, published, api: Api) -> None:
     away = (503, {"title": "A server behind this one is away"})
-    api.says((200, job("running")), away, away, away, (200, job("succeeded", result=RESULT)))
-    assert run("monitor", "--job-id=j1", "--poll=0")[0] == 0
+    api.says((200, job("running")), away, away, away, (200, job("succeeded", result=published)))
+    assert platform.run("sensor-trainer", "monitor", "--job-id=j1", "--poll=0")[0] == 0
 
 
 def test_a_job_that_does_not_end_in_time_may_be_waited_for_again(run, api: Api) -> None:

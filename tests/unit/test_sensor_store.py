@@ -16,7 +16,7 @@ from psycopg.errors import InsufficientPrivilege, NotNullViolation
 
 from mlops.config import DatabaseSettings
 from mlops.result import Failure
-from mlops.sensor_trainer.store.database import check, open_pool, upgrade
+from mlops.sensor_trainer.store.database import check, open_pool, transaction, upgrade
 from mlops.sensor_trainer.store.errors import AccessDenied, Unavailable
 from mlops.sensor_trainer.store.readings import Ingested, NewReading, Readings
 from tests.conftest import free_ports
@@ -307,6 +307,17 @@ def test_a_role_without_permission_is_named_as_the_cause(server, own_config):
             Readings(pool).ingest([reading(1)])
     with pytest.raises(AccessDenied, match="role guest"):
         upgrade(guest, patience=30)
+
+
+def test_a_server_that_ends_while_it_answers_is_away_and_a_fault_of_the_statement_is_none(own_config):
+    def raised(error):
+        with open_pool(own_config) as pool, transaction(pool):
+            raise error
+
+    with pytest.raises(Unavailable, match="received 2 results"):
+        raised(psycopg.InternalError("received 2 results from command 'FETCH FORWARD 20000'"))
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+        raised(psycopg.errors.InFailedSqlTransaction("current transaction is aborted"))
 
 
 def test_the_trainers_role_can_touch_its_own_schema_only(server, own_config):

@@ -186,7 +186,9 @@ def _explained(error: psycopg.Error, url: str) -> Failure:
         return Unavailable(
             "postgresql", f"PostgreSQL at {server} has not the tables of this release ({text}): {remedy}"
         )
-    if isinstance(error, psycopg.OperationalError | errors.ReadOnlySqlTransaction):
+    # psycopg's own, without a code of the server, which ended while it answered: its last words are a second answer.
+    cut_off = isinstance(error, psycopg.InternalError) and error.sqlstate is None
+    if cut_off or isinstance(error, psycopg.OperationalError | errors.ReadOnlySqlTransaction):
         remedy = "check that it runs and that global.services.postgresql or global.postgresql.external names it"
         return Unavailable("postgresql", f"PostgreSQL at {server} failed ({text}): {remedy}")
     raise error
