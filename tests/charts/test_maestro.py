@@ -465,16 +465,19 @@ def needed(path: tuple[str, ...]) -> dict[str, Any]:
 
 
 # Refused beside an external server.
-ALONE = {("postgresql", "backup"), ("postgresql", "restore"), ("minio", "lifecycle")}
+ALONE = (
+    *("postgresql.backup", "postgresql.restore", "postgresql.pooler"),
+    *("global.services.postgresqlPooler", "minio.lifecycle"),
+)
 
 
 @cache
 def seen() -> set[int]:
     """The marks that are found when all values are others at once: those that need no other, and all together."""
-    beside = {path: mark for path, mark in MARKS.items() if path[:2] not in ALONE}
+    beside = {path: mark for path, mark in MARKS.items() if not ".".join(path).startswith(ALONE)}
     marked = {path: at(path, another(path)) for path, mark in beside.items() if str(mark) in str(another(path))}
     plain = [changed for path, changed in marked.items() if not needed(path)]
-    needs = [values for name, values in NEEDS.items() if tuple(name.split(".")[:2]) not in ALONE]
+    needs = [values for name, values in NEEDS.items() if not name.startswith(ALONE)]
     objects = [fixed(reduce(merge, values)) for values in (plain, [*needs, *marked.values()])]
     return {int(mark) for mark in re.findall(r"\bx?(2\d{4})(?:Mi|m)?\b", json.dumps(objects).replace("\\n", "\n"))}
 
@@ -676,6 +679,7 @@ def test_the_production_profile_has_two_of_what_can_have_a_second_and_workers_th
     more = ("airflow-api-server", "airflow-dag-processor", "airflow-scheduler", "airflow-triggerer", "feast", "mlflow")
     assert {name: number for name, number in least.items() if number > 1} == {
         **{f"maestro-{name}": 2 for name in (*more, "model-server", "sensor-trainer", "sensor-trainer-worker")},
+        "maestro-postgresql-pooler": 2,
         "maestro-airflow-worker": 3,
     }
     requested = sum(
@@ -923,5 +927,12 @@ def test_a_template_is_named_for_the_kind_that_it_renders_and_its_folder_for_the
         # The names of what is of the whole cluster begin with the namespace.
         name = entry["metadata"]["name"].removeprefix("maestro.")
         part = re.sub(rf"^maestro(-{SUBCHARTS.get(chart, chart)})?-?|-[0-9a-f]{{8}}$", "", name)
-        ending = {"": SERVED, "tests": "test", "metrics": "-metrics", "network": "-network", "users": USERS}
+        ending = {
+            "": SERVED,
+            "tests": "test",
+            "metrics": "-metrics",
+            "network": "-network",
+            "users": USERS,
+            "backup": "stanza",
+        }
         assert part == folder or (folder and part.startswith(f"{folder}-")) or part.endswith(ending[folder]), path
