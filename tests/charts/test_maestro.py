@@ -935,4 +935,4 @@ def test_a_template_is_named_for_the_kind_that_it_renders_and_its_folder_for_the
             "users": USERS,
             "backup": "stanza",
         }
-        assert part == folder or (folder and part.startswith(f"{folder}-")) or part.endswith(ending[folder]), path
+        assert part == folder or (folder and part.startswith(f"{folder}-")) or part.endswith(endings[folder]), path
