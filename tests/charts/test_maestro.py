@@ -927,12 +927,6 @@ def test_a_template_is_named_for_the_kind_that_it_renders_and_its_folder_for_the
         # The names of what is of the whole cluster begin with the namespace.
         name = entry["metadata"]["name"].removeprefix("maestro.")
         part = re.sub(rf"^maestro(-{SUBCHARTS.get(chart, chart)})?-?|-[0-9a-f]{{8}}$", "", name)
-        ending = {
-            "": SERVED,
-            "tests": "test",
-            "metrics": "-metrics",
-            "network": "-network",
-            "users": USERS,
-            "backup": "stanza",
-        }
+        endings = {"": SERVED, "tests": "test", "metrics": "-metrics", "network": "-network"}
+        endings |= {"users": USERS, "backup": "stanza"}
         assert part == folder or (folder and part.startswith(f"{folder}-")) or part.endswith(endings[folder]), path
