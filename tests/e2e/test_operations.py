@@ -82,8 +82,9 @@ def deployed(services):
         assert finished(services, services.airflow.trigger(PIPELINE), PIPELINE) == "success"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def dags(services):
+    """For each test anew: they lie in pods, which an upgrade replaces."""
     with placed_dags(services, ["e2e_late", "e2e_fails", "e2e_rollback"], DAG_FILE):
         yield
 

@@ -358,7 +358,7 @@ OPENS = {
     "mlflow-writer": opens_page("mlflow", "/version", lambda value: {"auth": ("writer", value)}),
     "postgresql-mlflow": opens_database,
     "sensor-trainer": opens_page(
-        sensors.COMPONENT, "/readings?limit=1", lambda value: {"headers": {"Authorization": f"Bearer {value}"}}
+        sensors.COMPONENT, "/readings?after=0", lambda value: {"headers": {"Authorization": f"Bearer {value}"}}
     ),
     "airflow-read-only": opens_page(
         "airflow-api-server", "/auth/token", lambda value: {"json": {"username": READ_ONLY, "password": value}}
