@@ -217,6 +217,7 @@ def test_mlflow_away_for_a_while_is_named_stops_no_reading_and_fails_no_run(serv
         wait_until(lambda: asked_in_vain(pod), 80, "a question to MLflow in vain")
     reconnect(services)
     assert finished(services, run_id, DAG) == "success"
+    assert "asking again" in services.airflow.log(DAG, run_id, "check_mlflow_health", 1)
 
 
 @full
@@ -226,6 +227,7 @@ def test_a_trainer_that_is_away_for_a_while_fails_no_run(services, trained):
         pod = running_pod(services, run_id, "check_trainer_health", DAG)
         wait_until(lambda: asked_in_vain(pod), 80, "a question to the trainer in vain")
     assert finished(services, run_id, DAG) == "success"
+    assert "asking again" in services.airflow.log(DAG, run_id, "check_trainer_health", 1)
 
 
 @full

@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import mlflow
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
@@ -49,3 +50,11 @@ def log(
 def loaded(tracking: Tracking, uri: str) -> Any:
     with TemporaryDirectory() as folder:
         return sklearn.load(tracking.download_model(uri, Path(folder), sklearn.LAYOUT))
+
+
+def version_of(name: str, run_id: str) -> str:
+    """A version of the registered model of this name, made of a run that need not have logged a model."""
+    client = mlflow.MlflowClient()
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    return str(client.create_model_version(name, client.get_run(run_id).info.artifact_uri, run_id=run_id).version)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import mlflow
 import polars as pl
 import pytest
 
@@ -29,6 +28,7 @@ from tests.conftest import answers, free_ports, running
 from tests.unit.conftest import Platform
 from tests.unit.sensor_api import sensor_settings, told
 from tests.unit.sensor_servers import migrated_database
+from tests.unit.small_models import version_of
 from tests.unit.trainer_api import Api, Reply, job, serving
 
 SHUTTLE = datasets.get("shuttle")
@@ -147,11 +147,7 @@ def published(platform: Platform) -> dict[str, Any]:
     """What a job says that published a version with its card."""
     with platform.tracking.new_run(MODEL, "a job", {}) as run_id:
         platform.tracking.log_text(run_id, card_page.FILE, "<h1>The card</h1>")
-    client = mlflow.MlflowClient(platform.mlflow.tracking_uri)
-    if not client.search_registered_models(f"name = '{MODEL}'"):
-        client.create_registered_model(MODEL)
-    version = client.create_model_version(MODEL, client.get_run(run_id).info.artifact_uri, run_id)
-    return {**RESULT, "model_version": str(version.version)}
+    return {**RESULT, "model_version": version_of(MODEL, run_id)}
 
 
 def test_monitor_waits_for_the_end_and_hands_the_result_back_beside_the_card(

@@ -15,6 +15,7 @@ from mlops.sensor_trainer.model.clusters import fit
 from mlops.sensor_trainer.model.scoring import ClusterModel
 from mlops.sensor_trainer.model.served import FILE, MODEL, ServedModel
 from mlops.stores.tracking import Tracking
+from tests.unit.small_models import version_of
 
 COLUMNS = [f"f{number}" for number in range(1, 10)]
 
@@ -28,10 +29,7 @@ def register(tracking: Tracking, text: str) -> str:
     """A version whose run holds this as its clusters; of the model itself nothing is read here."""
     with tracking.new_run(MODEL, "test", {}) as run_id:
         tracking.log_sealed_text(run_id, FILE, text)
-    client = mlflow.MlflowClient()
-    if not client.search_registered_models(f"name = '{MODEL}'"):
-        client.create_registered_model(MODEL)
-    return str(client.create_model_version(MODEL, client.get_run(run_id).info.artifact_uri, run_id=run_id).version)
+    return version_of(MODEL, run_id)
 
 
 def serve(tracking: Tracking, text: str) -> str:
@@ -105,11 +103,9 @@ def test_a_version_whose_file_is_no_model_does_not_replace_the_served_one(tracki
 def test_a_version_without_a_file_does_not_replace_the_served_one(tracking):
     first, served = serve(tracking, model_of(1).to_json()), ServedModel(tracking, MODEL)
     served.refresh()
-    client = mlflow.MlflowClient()
     with tracking.new_run(MODEL, "empty", {}) as run_id:
         pass
-    version = client.create_model_version(MODEL, client.get_run(run_id).info.artifact_uri, run_id=run_id).version
-    tracking.set_alias(MODEL, PRODUCTION, version)
+    tracking.set_alias(MODEL, PRODUCTION, version_of(MODEL, run_id))
     assert not served.refresh()
     assert served.version == first
 
