@@ -94,6 +94,14 @@ GROUPS = {
         e2e("security_api"),
         ("mlops/airflow", "charts/airflow", "charts/postgresql", "charts/common", "tests/e2e/test_security_api.py"),
     ),
+    "executors": Group(
+        15, e2e("executors"), ("charts/airflow", "mlops/airflow", "dags", "tests/e2e/test_executors.py")
+    ),
+    "backup": Group(
+        20,
+        e2e("backup"),
+        ("charts/postgresql", "charts/minio", "charts/common", "images/postgresql", "tests/e2e/test_backup.py"),
+    ),
     "operations": Group(12, e2e("operations", "images"), ("charts", "dags", "mlops", "tests/e2e"), ("chromium",)),
     "sensors": Group(
         12,

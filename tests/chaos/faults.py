@@ -31,7 +31,8 @@ SHRUNK_SECONDS = 600
 # All whose pods are killed, in charts/; a release has those that its values ask for.
 COMPONENTS = (
     *("airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", WORKER),
-    *("postgresql", "redis", "minio", "mlflow", "feast", "model-server", "sensor-trainer", "sensor-trainer-worker"),
+    *("postgresql", "postgresql-pooler", "redis", "minio", "mlflow", "feast", "model-server"),
+    *("sensor-trainer", "sensor-trainer-worker"),
     *("prometheus", "alertmanager", "pushgateway", "statsd", "postgresql-exporter", "redis-exporter", "pod-states"),
 )
 # Of which a release may have more, each with a name of its own behind this one.

@@ -34,9 +34,9 @@ def secrets(namespace):
 
 
 def psql(namespace, statement, database="airflow"):
-    script = f'PGPASSWORD="$POSTGRES_PASSWORD" psql -h /tmp -U postgres -d {database} -Atc "{statement}"'
-    place = ("exec", "-n", namespace, object_name("statefulset", "postgresql", namespace), "--")
-    return kubectl(*place, "sh", "-c", script).strip()
+    script = f'PGPASSWORD="$POSTGRES_PASSWORD" psql -h /tmp -U postgres -d {database} -At --set=ON_ERROR_STOP=1'
+    place = ("exec", "-i", "-n", namespace, object_name("statefulset", "postgresql", namespace), "--")
+    return kubectl(*place, "sh", "-c", script, stdin=statement).strip()
 
 
 def test_every_service_answers_from_inside_the_cluster(services):

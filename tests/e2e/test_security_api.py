@@ -21,7 +21,8 @@ for dag_id in ("{CROWD}", "{GONE}"):
     with DAG(dag_id=dag_id, schedule=None, is_paused_upon_creation=False, max_active_runs=1, tags=["e2e"]):
         EmptyOperator(task_id="work")
 """
-PARTS = ("airflow-api-server", "airflow-scheduler", "airflow-triggerer", "airflow-dag-processor", "postgresql")
+AIRFLOW = ("api-server", "scheduler", "triggerer", "dag-processor", "worker")
+PARTS = (*(f"airflow-{part}" for part in AIRFLOW), "postgresql", "postgresql-pooler")
 TRIGGERS = 100
 P99_SECONDS = 20  # on two cores, all asked at once; it takes 2.3 where nothing else runs
 BUSY_MINUTES = 10
