@@ -21,6 +21,10 @@ _LARGEST = 1 << 18  # bytes of MLmodel; 1,000 columns take 60 kB
 _OF_THE_CLIENT = "registered_model_meta"
 _REQUIREMENTS = "requirements.txt"
 _TYPES = {"any", "boolean", "integer", "long", "float", "double", "string", "datetime"}
+_ARRAYS = tuple(
+    f'[{{"type": "tensor", "tensor-spec": {{"dtype": "{name}", "shape": [-1]}}}}]'
+    for name in ("bool", "int32", "int64", "float32", "float64")
+)
 
 Shape = Any  # a mapping of keys to shapes, a function that says whether a value will do, or the one value that does
 
@@ -169,6 +173,14 @@ def _is_column(column: object) -> bool:
     )
 
 
+def _predictions(value: object) -> bool:
+    """Whether it is JSON of such columns, or the one array that MLflow itself infers from predictions.
+
+    It did for models that were logged by early releases, and these are served still.
+    """
+    return _columns(value) or value in _ARRAYS
+
+
 def _size(value: object) -> bool:
     return type(value) is int and value >= 0
 
@@ -197,7 +209,7 @@ _DECLARED: Mapping[str, Shape] = {
             "type": "dataframe",
         }
     ),
-    "signature": {"inputs": _columns, "outputs": Optional(_columns), "params": _NOTHING},
+    "signature": {"inputs": _columns, "outputs": Optional(_predictions), "params": _NOTHING},
     "type_hint_from_example": Optional(False),
     "utc_time_created": text,
 }

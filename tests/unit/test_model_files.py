@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -326,6 +327,21 @@ def test_what_mlflow_writes_is_all_that_is_looked_at(stored):
 
     written = inspect.signature(Model).parameters.keys() - {"kwargs"}
     assert written <= {*model_files._DECLARED, "flavors"}
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32", "int64", "float32", "float64"])
+def test_a_model_with_the_signature_that_mlflow_infers_as_early_releases_had_it_is_served(
+    stored, registered, trained, tmp_path, dtype
+):
+    rows = trained[1].head(20)
+    folder = Path(shutil.copytree(stored, tmp_path / "model"))
+    declared = yaml.safe_load((folder / DECLARATION).read_text())
+    inferred = mlflow.models.infer_signature(rows, np.zeros(20, dtype)).to_dict()["outputs"]
+    declared["signature"]["outputs"] = inferred
+    (folder / DECLARATION).write_text(yaml.safe_dump(declared))
+    *found, _, predict = load(folder, rows)
+    assert found == registered[0]
+    assert predict() == found[1]
 
 
 def test_the_copy_that_is_served_holds_the_model_and_what_is_written_here(stored, tmp_path):
