@@ -270,6 +270,19 @@ def test_every_address_that_a_pod_is_told_is_one_that_it_may_reach(objects: list
         assert ways & listed, f"{who} is told {host}:{number}"
 
 
+def test_every_pod_reaches_the_database_that_it_is_told_of(objects: list[Object]) -> None:
+    """Those of Airflow, too, whose configuration names more than each of them asks: each waits for its migration."""
+    listed = {(who, whom, port.number) for who, whom, port in arrows()}
+    for name, pod in pods(objects).items():
+        who = component(Pod(name, pod["metadata"]["labels"]))
+        if who in ("task", "command"):
+            continue
+        for container in containers(pod["spec"]):
+            if address := re.search(r"@(maestro-[\w-]+):(\d+)/", str(environment(container).get("DATABASE_URL"))):
+                whom, port = behind(objects, address[1], int(address[2]))
+                assert (who, whom, port) in listed, f"{container['name']} of {name} asks {address[0]}"
+
+
 def test_nobody_has_an_arrow_to_what_it_is_not_told() -> None:
     known = {
         (who, behind(objects, host, number)[0])

@@ -7,7 +7,7 @@ The api-server runs in the scheduler's pod where airflow.scheduler.withApiServer
 postgresql:
   5432/TCP: [airflow-api-server, airflow-scheduler, airflow-worker, airflow-dag-processor, airflow-triggerer, airflow-setup, airflow-dags, airflow-retention, airflow-test, mlflow, mlflow-migrate, mlflow-retention, feast, feast-apply, sensor-trainer, sensor-trainer-worker, sensor-trainer-migrate, postgresql-exporter, postgresql-backup, postgresql-pooler, postgresql-stanza, postgresql-test, opens-feast, opens-ledger]
 postgresql-pooler:
-  6432/TCP: [airflow-api-server, airflow-scheduler, airflow-worker, airflow-dag-processor, airflow-triggerer, airflow-test, mlflow, feast, feast-apply, postgresql-test, opens-feast]
+  6432/TCP: [airflow-api-server, airflow-scheduler, airflow-worker, airflow-dag-processor, airflow-triggerer, airflow-dags, airflow-test, mlflow, feast, feast-apply, postgresql-test, opens-feast]
 redis:
   6379/TCP: [airflow-scheduler, airflow-worker, feast, feast-apply, sensor-trainer, sensor-trainer-worker, redis-exporter, redis-test, opens-redis]
 minio:
