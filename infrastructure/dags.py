@@ -123,6 +123,8 @@ def make_job(release: Mapping[str, Any], given: str = "", removed: Sequence[str]
         container["args"] = [*add, *(("--remove", *map(literal, removed)) if removed else ())]
         container["volumeMounts"].append({"name": "given", "mountPath": _GIVEN, "readOnly": True})
         template["spec"]["volumes"].append({"name": "given", "configMap": {"name": given}})
+    else:  # whatever was brought before
+        container["env"] = [entry for entry in container["env"] if entry["name"] != "DAGS_OF"]
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

@@ -313,7 +313,12 @@ def restarts(
     def component(workload: Object) -> str:
         return str(workload["metadata"]["labels"]["app.kubernetes.io/component"])
 
-    for workload in sorted(workloads, key=lambda entry: (component(entry) == rotation.last, component(entry))):
+    def order(workload: Object) -> tuple[bool, bool, str]:
+        """Schedulers behind workers: a result that one of these could not write takes a place there till a new start."""
+        name = component(workload)
+        return name == rotation.last, name == "airflow-scheduler", name
+
+    for workload in sorted(workloads, key=order):
         read = set(reads(workload["spec"]["template"]["spec"]))
         if value not in read or component(workload) in rotation.told:
             continue

@@ -113,7 +113,7 @@ GROUPS = {
         e2e("security_net"),
         ("charts", "mlops", "dags", "tests/security", "docs/security.md", "tests/e2e/test_security_net.py"),
     ),
-    # Four faults of those that tests/chaos has, drawn anew each time, of which the other profile has more.
+    # Two faults of those that tests/chaos has, drawn anew each time, of which the other profile has more.
     "chaos": Group(
         15,
         [sys.executable, "-m", "tests.chaos", "--short"],

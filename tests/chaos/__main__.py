@@ -2,7 +2,7 @@
 
     python -m tests.chaos                          all faults, in an order drawn by a seed that is printed
     python -m tests.chaos --seed 7                 the same order again
-    python -m tests.chaos --short                  four of those that are over within minutes
+    python -m tests.chaos --short                  two of those that are over within minutes
     python -m tests.chaos --fault redis-flush --fault kill-redis    these, in this order
 
 It exits with 1 where a fault broke something or was not recovered from. The release is that of RELEASE and NAMESPACE,
@@ -22,6 +22,10 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
+from botocore.exceptions import BotoCoreError, ClientError
+from kubernetes.client import ApiException
+from urllib3.exceptions import HTTPError
+
 from infrastructure.release import NAMESPACE, RELEASE, NotInstalled, kubectl, wait_until
 from tests.chaos import ledger, report
 from tests.chaos.faults import Fault, Release, faults, unhealthy, unsettled
@@ -32,7 +36,7 @@ from tests.e2e.conftest import Services
 from tests.e2e.disturb import PATIENCE, reconnect
 from tests.e2e.runs import kubernetes
 
-SHORT = 4
+SHORT = 2
 WIDTH = 3
 SETTLED_SECONDS = 900
 PARSED_SECONDS = 300
@@ -40,7 +44,10 @@ VALUES = os.environ.get("VALUES", "charts/maestro/values-minikube.yaml").split()
 IMAGES = ".build/images.yaml"
 REPORT = Path(".build/chaos.json")
 # What a fault that was not inflicted or not put back is told by.
-FAILED = (NotInstalled, TimeoutError, subprocess.CalledProcessError, *AWAY)
+FAILED = (
+    *(NotInstalled, TimeoutError, subprocess.CalledProcessError, json.JSONDecodeError, *AWAY),
+    *(ApiException, HTTPError, BotoCoreError, ClientError),
+)
 
 
 class Chaos:
@@ -53,13 +60,14 @@ class Chaos:
 
     def inflict(self, name: str, fault: Fault) -> None:
         """One fault, its recovery, and the verdict on all runs that went on meanwhile."""
-        if not fault.there():
-            self._say(report.Outcome(name, report.ABSENT))
-            return
-        wait_until(lambda: "running" in self.load.states.values(), PATIENCE, "a run that goes on")
         before, started = set(self.load.states) - set(self.load.under_way()), time.monotonic()
         remark, outcome = "", report.HELD
         try:
+            if not fault.there():
+                self._say(report.Outcome(name, report.ABSENT))
+                return
+            wait_until(lambda: "running" in self.load.states.values(), PATIENCE, "a run that goes on")
+            before, started = set(self.load.states) - set(self.load.under_way()), time.monotonic()
             try:
                 remark = fault.inflict() or ""
             finally:
@@ -69,8 +77,12 @@ class Chaos:
             remark, outcome = str(failure), report.LASTED
         seconds = time.monotonic() - started
         states = self.load.end_of(set(self.load.states) - before)
-        rows = ledger.rows(self._written(states))
-        findings = [*ledger.findings(states, rows), *self.orphans()]
+        try:
+            rows = ledger.rows(self._written(states))
+            findings = [*ledger.findings(states, rows), *self.orphans()]
+        except FAILED as failure:
+            self._say(report.Outcome(name, report.LASTED, seconds, len(states), 0, f"no verdict: {failure}"))
+            return
         if findings and outcome == report.HELD:
             outcome = report.BROKE
         again = ledger.tried(rows, states)

@@ -122,8 +122,14 @@ def _kill_each(component: str) -> None:
 
 
 def _as_many_without(component: str, before: set[str], killed: str) -> bool:
+    """As before, or as an autoscaler wants them by now."""
     now = ready(component)
-    return killed not in now and len(now) >= len(before)
+    return killed not in now and len(now) >= min(len(before), _wanted(component))
+
+
+def _wanted(component: str) -> int:
+    listing = ("get", "deployments,statefulsets", "-l", selector(component), "-o", "json")
+    return sum(each["spec"]["replicas"] for each in json.loads(kubectl(*listing))["items"])
 
 
 def _restart_postgresql() -> None:
@@ -291,6 +297,8 @@ def _install(release: Release, *more: str) -> None:
 
 
 def _roll_back(release: Release) -> str:
+    # Its Secrets are those of now: with those of before a rotation it would bring the old passwords back.
+    _install(release)
     _upgrade(release)
     started = time.monotonic()
     command = ["helm", "rollback", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout", f"{SECONDS}s"]

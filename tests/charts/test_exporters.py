@@ -71,7 +71,8 @@ def server(run_folder: Path) -> Iterator[PostgreSQL]:
     """A server of its own, since roles are one's for all databases, with Airflow's database and who watches it."""
     archiving = PostgreSQL(run_folder)
     # As where there is no store to archive to.
-    archiving.command += ["-c", "archive_mode=on", "-c", "archive_command=pgbackrest archive-push %p"]
+    (command,) = re.findall(r"archive_command=(\w[^\"]*)", (ROOT / "images/postgresql/postgresql-start").read_text())
+    archiving.command += ["-c", "archive_mode=on", "-c", f"archive_command={command}"]
     with archiving as server:
         ended = (datetime.now(UTC) - timedelta(minutes=90)).isoformat()
         server.execute(

@@ -35,7 +35,7 @@ DATABASES = {
     "airflow": "public.task_instance",
     "mlflow": "public.model_versions",
     "feast": "public.feature_views",
-    "sensors": "sensors.jobs",
+    "sensors": "sensors.training_jobs",
     "ledger": "public.promotions",
 }
 TABLES = """

@@ -278,6 +278,7 @@ def test_a_killed_triggerer_loses_nothing(services, dag_file):
 @pytest.mark.full
 def test_two_triggerers_do_not_disturb_each_other(services, dag_file):
     triggerer = object_name("deployment", "airflow-triggerer")
+    before = kubectl("get", triggerer, "-o", "jsonpath={.spec.replicas}")
     kubectl("scale", triggerer, "--replicas=2")
     try:
         kubectl("rollout", "status", triggerer, "--timeout=240s")
@@ -286,4 +287,4 @@ def test_two_triggerers_do_not_disturb_each_other(services, dag_file):
         assert [run.outcome(f"task_{number}") for number in range(6)] == [("success", 1)] * 6
         run.assert_no_orphan()
     finally:
-        kubectl("scale", triggerer, "--replicas=1")
+        kubectl("scale", triggerer, f"--replicas={before}")

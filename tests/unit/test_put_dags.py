@@ -30,9 +30,9 @@ esac
 """
 
 
-def released() -> Object:
+def released(more: Object | None = None) -> Object:
     """The Job as Kubernetes has it: with a uid, and labels by which it finds its pods."""
-    objects = render("airflow", {"dags": {"persistence": {"enabled": True}}})
+    objects = render("airflow", {"dags": {"persistence": {"enabled": True}}, **(more or {})})
     (job,) = (entry for entry in objects if entry["kind"] == "Job" and "airflow-dags-" in entry["metadata"]["name"])
     name = job["metadata"]["name"]
     job["metadata"]["uid"] = "u-1"
@@ -135,7 +135,10 @@ def run(job: Object, places: dict[str, Path], database: str, monkeypatch: pytest
     assert {f"/{word.split('/')[1]}" for word in args if word.startswith("/")} <= mounted
     for place, there in places.items():
         args = [word.replace(place, str(there)) for word in args]
+    told = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert told.get("DAGS_OF") != ""
     monkeypatch.setenv("DATABASE_URL", database)
+    monkeypatch.setenv("DAGS_OF", told.get("DAGS_OF", ""))
     assert inside.main(args[3:]) == 0
 
 
@@ -164,6 +167,11 @@ def test_the_jobs_bring_the_images_files_put_others_over_them_and_bring_the_imag
         (given / name).write_bytes(base64.b64decode(content))
     run(job, places, database, monkeypatch)
     assert now() == {"a.py": "mine", "own.py": "own"}
+    run(released(), places, database, monkeypatch)
+    assert now() == {"a.py": "mine", "own.py": "own"}, "the same image again, as after a change of other values"
+    run(released({"global": {"images": {"tag": "new"}}}), places, database, monkeypatch)
+    assert now() == {"a.py": "image's", "b.py": "image's"}, "another one"
+    run(job, places, database, monkeypatch)
 
     dags.restore()
     run(cluster.created[-1], places, database, monkeypatch)

@@ -8,7 +8,7 @@ values: beside replicas, where its pods run, if not where all of Airflow does.
 */}}
 {{- define "airflow.deployment" -}}
 {{- $awaits := .awaits | default "airflow" -}}
-{{- include "common.deployment" (dict "root" .root "component" .component "role" .role "reads" .reads "values" .values "strategy" (.strategy | default "RollingUpdate") "history" 3) }}
+{{- include "common.deployment" (dict "root" .root "component" .component "role" .role "reads" .reads "values" .values "strategy" (.strategy | default "RollingUpdate") "history" 3 "surge" .surge) }}
       annotations:
         checksum/config: {{ include (print .root.Template.BasePath "/config/configmap.yaml") .root | sha256sum }}
         {{- if .startsPods }}

@@ -30,7 +30,7 @@ api-server has a second pool, of asyncpg, with as many connections kept and SQLA
 {{- /* Each process of a worker writes what became of its task, and the first one that there are tables for it. */}}
 {{- $each := add 2 (dig "celery" "worker_concurrency" 16 $values.config) -}}
 {{- range $component, $set := include "airflow.workerSets" . | fromYaml -}}
-{{- $_ := set $of ($component | trimPrefix "airflow-") (mul $each (include "common.podsAtMost" (dict "values" $set))) -}}
+{{- $_ := set $of ($component | trimPrefix "airflow-") (mul $each (include "common.podsAtMost" (dict "values" $set "surge" "25%"))) -}}
 {{- end -}}
 {{- $cfg := $values.config.database | default dict -}}
 {{- $direct := dict "apiServer.asynchronous" (mul $servers (add (min 5 (int $values.apiServer.databaseConnections)) 10)) -}}

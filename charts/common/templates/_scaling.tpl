@@ -51,12 +51,14 @@ Refuses an autoscaler of fewer pods at most than at least; its arguments are tho
 {{- end -}}
 
 {{/*
-How many pods a Deployment has at most: those of its autoscaler where there is one, and while it rolls one more.
-  (dict "values" .Values "recreated" true), where a pod ends before the next one starts
+How many pods a Deployment has at most: those of its autoscaler where there is one, and while it rolls one more, or a quarter.
+  (dict "values" .Values "recreated" true), where a pod ends before the next one starts; with "surge" "25%" as common.deployment
 */}}
 {{- define "common.podsAtMost" -}}
 {{- $scaling := .values.autoscaling | default dict -}}
-{{- add (int (ternary $scaling.maxReplicas .values.replicas ($scaling.enabled | default false))) (ternary 0 1 (.recreated | default false)) -}}
+{{- $most := int (ternary $scaling.maxReplicas .values.replicas ($scaling.enabled | default false)) -}}
+{{- $more := ternary (div (add $most 3) 4) 1 (eq (.surge | default "") "25%") -}}
+{{- add $most (ternary 0 $more (.recreated | default false)) -}}
 {{- end -}}
 
 {{/*

@@ -1,8 +1,9 @@
 {{/*
 A Deployment up to the labels of its pods, whose annotations and spec follow. With the strategy Recreate a pod ends before
 the next one starts; with none, or RollingUpdate, none ends before another is ready.
-  (dict "root" $ "component" "mlflow" "values" .Values "strategy" "Recreate" "history" 3)
+  (dict "root" $ "component" "mlflow" "values" .Values "strategy" "Recreate" "history" 3 "surge" "25%")
 values: replicas, and autoscaling where there is one. history: earlier states to go back to, Kubernetes' 10 without it.
+surge: how many more there are while they are replaced, 1 without it.
 */}}
 {{- define "common.deployment" -}}
 apiVersion: apps/v1
@@ -21,7 +22,7 @@ spec:
     type: {{ . }}
     {{- end }}
     {{- if ne (.strategy | default "") "Recreate" }}
-    rollingUpdate: {maxUnavailable: 0, maxSurge: 1}
+    rollingUpdate: {maxUnavailable: 0, maxSurge: {{ .surge | default 1 }}}
     {{- end }}
   selector:
     matchLabels:

@@ -39,6 +39,9 @@ def config(told: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str,
     # What became of a message is written by one statement, and a connection that is kept would be one for each process
     # of each worker.
     made["database_engine_options"] = {**told.get("database_engine_options", {}), "poolclass": NullPool}
+    # A database that is away for a minute, or that has another password than this process by now, is asked again.
+    # After that the message is acknowledged without a result, and its place in the scheduler taken until a new start.
+    made |= {"result_backend_always_retry": True, "result_backend_max_retries": 15}
     if "broker_use_ssl" in told:
         made["broker_use_ssl"] = {**told["broker_use_ssl"], "ssl_check_hostname": True}
     if RedisSettings.keys() - {"MAESTRO_REDIS_CA"} <= environment.keys():

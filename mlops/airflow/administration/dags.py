@@ -3,7 +3,8 @@
     python -m mlops.airflow.administration.dags image --volume /dags --keep 10
     python -m mlops.airflow.administration.dags add --volume /dags --keep 10 --archive files.tar.gz --remove old.py
 
-`image` brings those of the image and no others; the chart's Job does, once for each image. `add` puts those of an
+`image` brings those of the image and no others; the chart's Job does, once for each image, which DAGS_OF names: where
+the volume has had its files, they stay with all that came after them. `add` puts those of an
 archive over the ones that are current, and takes away the ones that are named: `make dags` does. Either then removes
 versions that are neither among the newest nor of a run that has not ended.
 """
@@ -40,7 +41,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     versions = DagVersions(options.volume)
     if options.command == "image":
+        of = os.environ.get("DAGS_OF", "")
+        if of and versions.current() and of == versions.brought():
+            print(f"the volume has had the DAG files of {of}: what lies there stays")  # noqa: T201
+            return 0
         version = bring(versions, options.folder)
+        versions.note_brought(of)
     else:
         version = put(versions, options.archive, options.remove)
     print(f"DAG files are version {version} now")  # noqa: T201

@@ -2,6 +2,7 @@
 
     versions/<digest>/    the files of a version, whole from the moment that the folder has this name
     current               a link to one of them
+    image                 the name of the image whose files were brought last
 
 A version is written beside them, brought to the disk, and then gets its name; the link is put in the place of the one
 before. Both are a rename, so that whoever reads sees the old or the new one, also where the writer dies in between.
@@ -29,6 +30,7 @@ class DagVersions:
         self._root = root
         self._folder = root / "versions"
         self._link = root / "current"
+        self._image = root / "image"
 
     def current(self) -> str | None:
         """The version that is current; None where there is none yet."""
@@ -36,6 +38,14 @@ class DagVersions:
             return self._link.readlink().name
         except FileNotFoundError:
             return None
+
+    def brought(self) -> str:
+        """The image whose files were brought last; empty where there was none yet."""
+        return self._image.read_text() if self._image.exists() else ""
+
+    def note_brought(self, image: str) -> None:
+        """Says whose files were brought, once they are current."""
+        self._image.write_text(image)
 
     def path(self, version: str) -> Path:
         """Where the files of a version lie, or would."""
