@@ -2,12 +2,13 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -215,6 +216,32 @@ def test_who_watches_reads_what_the_queries_ask_for_and_nothing_else(server: Pos
         assert re.search(rf"\b{table}\b", asked)
         for column in columns:
             assert re.search(rf"\b{column}\b", asked), f"{table}.{column} is asked for by no query"
+
+
+@contextmanager
+def silent() -> Iterator[int]:
+    """A port at which nobody answers, and nobody is refused: as a Service without pods is where policies hold."""
+    with socket.socket() as listener, ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):  # what the kernel keeps waiting for the program; who comes after them hears nothing
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def test_a_redis_that_does_not_answer_is_told_of_while_prometheus_waits(tmp_path: Path) -> None:
+    exporter = find(render("monitoring"), "Deployment", "maestro-redis-exporter")
+    (container,) = containers(exporter["spec"]["template"]["spec"])
+    (prometheus,) = find(render("monitoring"), "ConfigMap", "maestro-prometheus")["data"].values()
+    timeout = yaml.safe_load(prometheus)["global"].get("scrape_timeout", "10s")
+    with silent() as port:
+        told = {"REDIS_ADDR": f"redis://127.0.0.1:{port}", "REDIS_PASSWORD": PASSWORD, "REDIS_USER": "monitoring"}
+        begun = time.monotonic()
+        with exporting([a for a in container["args"] if "listen" not in a], told, tmp_path) as found:
+            assert found["redis_up"] == 0
+        assert time.monotonic() - begun < float(timeout.removesuffix("s"))
 
 
 def test_names_in_rules_are_those_of_the_exporters(shown: dict[str, float], run_folder: Path, tmp_path: Path) -> None:
