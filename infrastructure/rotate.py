@@ -314,7 +314,7 @@ def restarts(
         return str(workload["metadata"]["labels"]["app.kubernetes.io/component"])
 
     def order(workload: Object) -> tuple[bool, bool, str]:
-        """Schedulers behind workers: a result that one of these could not write takes a place there till a new start."""
+        """Schedulers behind workers: a result that one of these could not write takes a place until a new start."""
         name = component(workload)
         return name == rotation.last, name == "airflow-scheduler", name
 

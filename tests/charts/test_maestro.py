@@ -677,8 +677,12 @@ def test_the_production_profile_has_two_of_what_can_have_a_second_and_workers_th
                 for constraint in spread:
                     assert constraint["labelSelector"] == entry["spec"]["selector"]
     more = ("airflow-api-server", "airflow-dag-processor", "airflow-scheduler", "airflow-triggerer", "feast", "mlflow")
+    more += ("model-server", "model-server-ctr", "sensor-trainer", "sensor-trainer-worker")
     assert {name: number for name, number in least.items() if number > 1} == {
-        **{f"maestro-{name}": 2 for name in (*more, "model-server", "sensor-trainer", "sensor-trainer-worker")},
+        **{
+            f"maestro-{name}": 2
+            for name in (*more, "model-server", "model-server-ctr", "sensor-trainer", "sensor-trainer-worker")
+        },
         "maestro-postgresql-pooler": 2,
         "maestro-airflow-worker": 3,
     }

@@ -211,6 +211,8 @@ SECRETS: dict[str, dict[str, str]] = {
     "airflow-dag-processor dag-processor": AIRFLOW | CHANNELS,
     "airflow-dag-processor release-gate": database("airflow"),
     "airflow-dag-processor dags-gate": database("airflow"),
+    "airflow-worker dags-gate": database("airflow"),
+    "airflow-worker-large dags-gate": database("airflow"),
     "airflow-dags dags": database("airflow"),
     "airflow-dags release-gate": database("airflow"),
     "airflow-scheduler release-gate": database("airflow"),
