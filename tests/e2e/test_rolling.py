@@ -36,7 +36,8 @@ CHANGED = {
 }
 # By Service, on a connection of its own each time, ten times a second, until a file is there.
 PROGRAM = """
-import json, pathlib, sys, threading, time, urllib.request
+import json, pathlib, ssl, sys, threading, time, urllib.request
+plain = ssl._create_unverified_context()  # who answers is another test's
 targets, over = json.loads(sys.argv[1]), pathlib.Path("/tmp/over")
 said = {name: {"asked": 0, "failed": [], "longest": 0} for name in targets}
 def ask(name, address, body):
@@ -44,7 +45,7 @@ def ask(name, address, body):
     while not over.exists():
         begun = time.monotonic()
         try:
-            with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=30) as answer:
+            with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=30, context=plain) as answer:
                 answer.read()
         except Exception as error:
             found["failed"].append(repr(error))
