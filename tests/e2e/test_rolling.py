@@ -45,7 +45,8 @@ def ask(name, address, body):
     while not over.exists():
         begun = time.monotonic()
         try:
-            with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=30, context=plain) as answer:
+            request = urllib.request.Request(address, body, headers)
+            with urllib.request.urlopen(request, timeout=30, context=plain) as answer:
                 answer.read()
         except Exception as error:
             found["failed"].append(repr(error))
