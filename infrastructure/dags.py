@@ -116,6 +116,7 @@ def make_job(release: Mapping[str, Any], given: str = "", removed: Sequence[str]
     # What Kubernetes has added, by which it would take the pods for those of the release's Job.
     added = ("controller-uid", "job-name")
     template["metadata"]["labels"] = {key: labels[key] for key in labels if not key.endswith(added)}
+    template["spec"]["restartPolicy"] = "Never"  # a pod that failed stays, and its log can be read
     (container,) = template["spec"]["containers"]
     if given:
         (script,) = (line for line in container["args"][-1].splitlines() if " image " in line)
@@ -128,8 +129,12 @@ def make_job(release: Mapping[str, Any], given: str = "", removed: Sequence[str]
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        # Without the labels by which the release's own is found.
-        "metadata": {"generateName": f"{_name(release)}-put-", "ownerReferences": _owners(release)},
+        # With labels of its own: one without any gets those of its pods, by which the release's is found.
+        "metadata": {
+            "generateName": f"{_name(release)}-put-",
+            "labels": {"app.kubernetes.io/part-of": "maestro"},
+            "ownerReferences": _owners(release),
+        },
         "spec": {
             "backoffLimit": 3,
             "activeDeadlineSeconds": SECONDS,

@@ -86,7 +86,9 @@ def test_the_files_of_a_folder_are_put_by_a_copy_of_the_releases_job_and_taken_o
     given, job = cluster.created
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": released()["metadata"]["name"], "uid": "u-1"}
     assert given["metadata"]["ownerReferences"] == job["metadata"]["ownerReferences"] == [owner]
-    assert "labels" not in job["metadata"], "the next one finds the release's"
+    # One without any gets those of its pods from Kubernetes.
+    assert job["metadata"]["labels"] == {"app.kubernetes.io/part-of": "maestro"}, "the next one finds the release's"
+    assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never", "the log of one that failed can be read"
     labels = job["spec"]["template"]["metadata"]["labels"]
     assert labels["app.kubernetes.io/component"] == "airflow-dags", "by which it is let at the database"
     assert not [label for label in labels if "job-name" in label or "controller-uid" in label]

@@ -69,13 +69,9 @@ def put(versions: DagVersions, archive: Path | None, removed: Sequence[str] = ()
         if current is not None:
             _copy(versions.path(current), new)
         if archive is not None:
-            with tarfile.open(archive) as opened:
-                opened.extractall(new, filter="data")
+            _unpack(archive, new)
         for name in removed:
-            path = (new / name).resolve()
-            if not path.is_relative_to(new.resolve()):
-                raise ValueError(f"{name!r} lies outside of the DAG files: name a path within them")
-            path.unlink(missing_ok=True)
+            _within(new, name).unlink(missing_ok=True)
 
     return versions.publish(fill)
 
@@ -91,6 +87,25 @@ def unfinished(database: str) -> set[str]:
             return {version for (version,) in cursor.fetchall()}
     finally:
         connection.close()
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """The plain files of an archive. The `filter` of tarfile is not in each Python 3.11."""
+    with tarfile.open(archive) as opened:
+        for member in opened:
+            content = opened.extractfile(member) if member.isfile() else None
+            if content is None:
+                raise ValueError(f"{member.name!r} in the archive is no plain file: put files and nothing else")
+            path = _within(folder, member.name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.read())
+
+
+def _within(folder: Path, name: str) -> Path:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(f"{name!r} lies outside of the DAG files: name a path within them")
+    return path
 
 
 def _copy(source: Path, target: Path) -> None:
