@@ -419,7 +419,7 @@ def test_a_job_is_tried_until_what_it_needs_is_there_and_stays_for_its_log(objec
 def test_what_runs_by_the_clock_runs_once_at_a_time_and_cannot_hang_for_good(objects: list[Object]) -> None:
     for entry in (entry for entry in objects if entry["kind"] == "CronJob"):
         spec = entry["spec"]
-        assert (spec["timeZone"], spec["concurrencyPolicy"]) == ("Etc/UTC", "Forbid")
+        assert (spec["timeZone"], spec["concurrencyPolicy"]) == ("UTC", "Forbid")
         assert spec["jobTemplate"]["spec"]["activeDeadlineSeconds"] < 86400
 
 

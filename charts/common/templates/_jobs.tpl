@@ -25,7 +25,8 @@ metadata:
   {{- include "common.metadata" (dict "root" .root "component" .component) | nindent 2 }}
 spec:
   schedule: {{ .schedule | quote }}
-  timeZone: Etc/UTC
+  {{- /* Known also to an API server on a machine without a list of time zones, which Etc/UTC is not. */}}
+  timeZone: UTC
   concurrencyPolicy: Forbid
   # One that was missed is made up for, a day long at most.
   startingDeadlineSeconds: 86400
