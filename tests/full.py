@@ -95,7 +95,7 @@ GROUPS = {
         ("mlops/airflow", "charts/airflow", "charts/postgresql", "charts/common", "tests/e2e/test_security_api.py"),
     ),
     "executors": Group(
-        15, e2e("executors"), ("charts/airflow", "mlops/airflow", "dags", "tests/e2e/test_executors.py")
+        20, e2e("executors"), ("charts/airflow", "mlops/airflow", "dags", "tests/e2e/test_executors.py")
     ),
     "backup": Group(
         20,
@@ -115,7 +115,7 @@ GROUPS = {
     ),
     # Two faults of those that tests/chaos has, drawn anew each time, of which the other profile has more.
     "chaos": Group(
-        15,
+        30,
         [sys.executable, "-m", "tests.chaos", "--short"],
         ("charts", "dags", "mlops/airflow", "tests/chaos"),
     ),
