@@ -289,3 +289,14 @@ def copied(server: str, name: str, make: Callable[[], str]) -> str:
             made = make().rpartition("/")[2]
             connection.execute(f"alter database {made} rename to {name}")
     return new_database(server, name)
+
+
+def airflow_environment(server: PostgreSQL) -> dict[str, str]:
+    """What Airflow's programs are told, whose metadata are in the database `airflow` of that server."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
+    return own | {
+        "AIRFLOW_HOME": str(server.folder / "airflow"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": server.url.replace("postgresql:", "postgresql+psycopg2:") + "/airflow",
+        "PYTHONPATH": str(ROOT),
+    }

@@ -1,6 +1,5 @@
 """The exporters of charts/monitoring beside real servers: Airflow's database as the user `monitoring` sees it."""
 
-import os
 import re
 import socket
 import subprocess
@@ -20,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mlops.airflow.administration.setup import MONITORED
 from tests.charts.conftest import ROOT, containers, environment, find, render
 from tests.conftest import answers, eventually, free_ports, running
-from tests.servers import PASSWORD, PostgreSQL, Redis
+from tests.servers import PASSWORD, PostgreSQL, Redis, airflow_environment
 
 QUERIES = ROOT / "charts/monitoring/files/postgresql-queries.yaml"
 EMITTED = yaml.safe_load((ROOT / "tests/charts/rules/emitted.yaml").read_text())
@@ -84,14 +83,7 @@ def server(run_folder: Path) -> Iterator[PostgreSQL]:
             f"COMMENT ON DATABASE postgres IS 'backed up {ended}'",
             "SELECT pg_switch_wal()",
         )
-        own = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
-        own |= {
-            "AIRFLOW_HOME": str(server.folder / "airflow"),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": server.url.replace("postgresql:", "postgresql+psycopg2:")
-            + "/airflow",
-            "PYTHONPATH": str(ROOT),
-        }
+        own = airflow_environment(server)
         program = "from mlops.airflow.administration.setup import let_monitor, upgrade_schema\n"
         program += "upgrade_schema(); let_monitor(); let_monitor()"
         subprocess.run([sys.executable, "-c", program], env=own, check=True, capture_output=True)

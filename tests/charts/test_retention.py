@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from mlflow import MlflowClient
 
-from tests.charts.conftest import ROOT, Object, containers, environment, find, pod_template, render
-from tests.servers import MLflow, PostgreSQL
+from tests.charts.conftest import Object, containers, environment, find, pod_template, render
+from tests.servers import MLflow, PostgreSQL, airflow_environment
 
 pytestmark = pytest.mark.timeout(1200)  # the whole of MLflow and of Airflow is imported several times
 
@@ -84,15 +84,7 @@ SELECT dag_id, run_id, 'success', 'scheduled', at, at, at, 0
 def test_old_runs_go_from_airflows_database_but_for_the_newest_of_a_dag(run_folder: Path) -> None:
     with PostgreSQL(run_folder) as server:
         server.execute("postgres", "CREATE DATABASE airflow")
-        own = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
-        own |= {
-            "AIRFLOW_HOME": str(server.folder / "airflow"),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": server.url.replace("postgresql:", "postgresql+psycopg2:")
-            + "/airflow",
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-        }
+        own = airflow_environment(server) | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         subprocess.run(["airflow", "db", "migrate"], env=own, check=True, capture_output=True)
         server.execute("airflow", OLD_RUNS)
         command = container("airflow", "maestro-airflow-retention", {"days": 90})["args"]
